@@ -1,0 +1,1 @@
+"""Generated from `proto/tunefleet`. Do not edit; run `make proto`."""
