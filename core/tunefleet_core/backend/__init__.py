@@ -1,0 +1,33 @@
+"""What a backend is, in Python: see `contract.py`."""
+
+from tunefleet_core.backend.contract import (
+    EngineCommand,
+    EngineDriver,
+    Rank,
+    RunContext,
+    RunStopped,
+)
+from tunefleet_core.backend.exporter import ExporterRank, go_quiet_and_offline
+from tunefleet_core.backend.manifest import (
+    backend_manifest,
+    has_capability,
+    require_capability,
+    trained_formats,
+)
+from tunefleet_core.backend.needs import require_capabilities, require_trainable_base
+
+__all__ = [
+    "EngineCommand",
+    "EngineDriver",
+    "ExporterRank",
+    "Rank",
+    "RunContext",
+    "RunStopped",
+    "backend_manifest",
+    "go_quiet_and_offline",
+    "has_capability",
+    "require_capabilities",
+    "require_capability",
+    "require_trainable_base",
+    "trained_formats",
+]

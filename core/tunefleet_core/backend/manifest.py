@@ -1,0 +1,97 @@
+"""Manifests: how a backend says who it is and what it can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from google.protobuf import json_format
+
+from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, FormatScope
+from tunefleet_core import CONTRACT_VERSION
+from tunefleet_core.errors import Reason, TunefleetError
+
+__all__ = ["backend_manifest", "has_capability", "require_capability", "trained_formats"]
+
+
+def backend_manifest(
+    *,
+    name: str,
+    distribution: str,
+    summary: str,
+    capabilities: Iterable[Capability.ValueType],
+    device_kinds: Iterable[str],
+    rank_entry: str = "",
+    engine_entry: str = "",
+    options_schema: Mapping[str, object] | None = None,
+    keep_warm: bool = False,
+    trained_formats: Iterable[str] = (),
+    exported_formats: Iterable[str] = (),
+    served_formats: Iterable[str] = (),
+    exported_scopes: Mapping[str, Sequence[str]] | None = None,
+    methods: Iterable[str] = (),
+) -> BackendManifest:
+    """Build a manifest for this contract version.
+
+    The formats are names of quantisation formats that it trains on, writes and serves; the
+    scopes are those that it writes for some types of model only, format to types. The methods
+    are training methods beside `sft`.
+
+    Example:
+        backend_manifest(
+            name="mine", distribution="tunefleet-mine", summary="Trains by wishing.",
+            capabilities=[Capability.CAPABILITY_TRAIN, Capability.CAPABILITY_SFT],
+            device_kinds=["cpu"], rank_entry="tunefleet_mine.rank:MineRank",
+        )
+    """
+    try:
+        plugin = f"{distribution}=={version(distribution)}"
+    except PackageNotFoundError:
+        plugin = distribution
+    manifest = BackendManifest(
+        name=name,
+        contract_version=CONTRACT_VERSION,
+        capabilities=sorted(capabilities),
+        plugin=plugin,
+        device_kinds=list(device_kinds),
+        summary=summary,
+        keep_warm=keep_warm,
+        rank_entry=rank_entry,
+        engine_entry=engine_entry,
+        trained_formats=list(trained_formats),
+        exported_formats=list(exported_formats),
+        served_formats=list(served_formats),
+        methods=sorted(methods),
+        exported_scopes=[
+            FormatScope(format=name, model_types=types) for name, types in (exported_scopes or {}).items()
+        ],
+    )
+    if options_schema is not None:
+        json_format.ParseDict(dict(options_schema), manifest.options_schema)
+    return manifest
+
+
+def has_capability(manifest: BackendManifest, capability: Capability.ValueType) -> bool:
+    """Return whether a backend declares a capability."""
+    return capability in manifest.capabilities
+
+
+def trained_formats(manifest: BackendManifest) -> tuple[str, ...]:
+    """Return the quantisation formats that a backend trains adapters on, sorted.
+
+    The capability QLORA_NF4 is older than the list of formats, and says the same of nf4.
+    """
+    nf4 = ("nf4",) if has_capability(manifest, Capability.CAPABILITY_QLORA_NF4) else ()
+    return tuple(sorted({*manifest.trained_formats, *nf4}))
+
+
+def require_capability(manifest: BackendManifest, capability: Capability.ValueType) -> None:
+    """Raise CAPABILITY_UNSUPPORTED unless a backend declares a capability."""
+    if not has_capability(manifest, capability):
+        word = Capability.Name(capability).removeprefix("CAPABILITY_")
+        raise TunefleetError(
+            Reason.CAPABILITY_UNSUPPORTED,
+            f"Backend '{manifest.name}' does not have the capability {word}.",
+            hint="Choose a backend that has it: tunefleet plugins list",
+            metadata={"backend": manifest.name, "capability": word},
+        )

@@ -1,0 +1,166 @@
+"""Which capabilities a spec needs of the backend that runs it: the one list, for both ends.
+
+Asked at submit, so that a person hears of it at once, and again where the work starts: a
+coordinator of another version may know less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
+from tunefleet.job.v1.spec_pb2 import JobSpec, TrainSpec
+from tunefleet.model.v1.base_pb2 import BaseFacts
+from tunefleet_core.backend.manifest import has_capability, require_capability, trained_formats
+from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
+
+__all__ = ["require_capabilities", "require_trainable_base"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Need:
+    """A capability, the field that asks for it (empty: the work itself), what to do without."""
+
+    capability: Capability.ValueType
+    field: str = ""
+    instead: str = "Leave it out"
+
+
+def require_capabilities(spec: JobSpec, manifest: BackendManifest) -> None:
+    """Refuse a spec that a backend cannot run.
+
+    Raises:
+        TunefleetError: CAPABILITY_UNSUPPORTED naming the capability and the field that asks
+            for it; FIELD_INVALID if the spec names no work.
+    """
+    for need in _needs(spec):
+        if not need.field:
+            require_capability(manifest, need.capability)
+        elif not has_capability(manifest, need.capability):
+            word = Capability.Name(need.capability).removeprefix("CAPABILITY_")
+            raise TunefleetError(
+                Reason.CAPABILITY_UNSUPPORTED,
+                f"{need.field}: the backend '{manifest.name}' does not have the capability {word}.",
+                hint=f"{need.instead}, or choose a backend that has it: tunefleet plugins list",
+                metadata={"backend": manifest.name, "capability": word, "field": need.field},
+                violations=(FieldViolation(field=need.field, description=f"needs the capability {word}"),),
+            )
+    if spec.HasField("train"):
+        _require_method(spec.train, manifest)
+    if spec.HasField("train") and spec.train.quantization:
+        wanted = spec.train.quantization
+        _require_format(wanted, manifest, field="train.quantization", what=f"asks for {wanted}")
+
+
+def require_trainable_base(
+    train: TrainSpec, facts: BaseFacts, manifest: BackendManifest, *, is_unpacked: bool = False
+) -> None:
+    """Refuse a base that is stored quantised unless the backend trains adapters on its format.
+
+    Args:
+        train: What is asked for.
+        facts: The base.
+        manifest: Who would train it.
+        is_unpacked: Whether its format is unpacked into whole weights to train on it.
+
+    Raises:
+        TunefleetError: FIELD_INVALID for training it in full, quantising it again, or merging into it;
+            CAPABILITY_UNSUPPORTED naming the format and the formats that the backend trains on.
+    """
+    if not facts.HasField("quantization"):
+        return
+    stored = facts.quantization
+    base = facts.model or facts.path
+    name = stored.format or f"a format that no plugin knows ({stored.carrier})"
+    if train.adapter.WhichOneof("adapter") is None:
+        raise TunefleetError.field(
+            "train.adapter",
+            f"'{base}' is stored in {name}: its weights cannot be trained in full, only an adapter on them",
+            hint="Add adapter: {lora: {}}, or name the base that it was quantised from.",
+        )
+    if train.quantization and train.quantization != stored.format:
+        raise TunefleetError.field(
+            "train.quantization",
+            f"'{base}' is stored in {name} already and cannot be quantised to {train.quantization}",
+            hint="Leave the quantisation out, or name the base that it was quantised from.",
+        )
+    if train.merge and not is_unpacked:
+        raise TunefleetError.field(
+            "train.merge",
+            f"'{base}' is stored in {name}, and nothing can be merged into that",
+            hint="Leave it out and serve the adapter, or name the base that it was quantised from.",
+        )
+    _require_format(stored.format, manifest, field="train.base.model", what=f"'{base}' is stored in {name}")
+
+
+def _require_method(train: TrainSpec, manifest: BackendManifest) -> None:
+    method = train.method.WhichOneof("method") or "sft"
+    if method == "sft" or method in manifest.methods:
+        return
+    known = list(manifest.methods)
+    if has_capability(manifest, Capability.CAPABILITY_SFT):
+        known.insert(0, "sft")
+    field, does = f"train.method.{method}", f"it knows {', '.join(known)}" if known else "it knows no method"
+    raise TunefleetError(
+        Reason.CAPABILITY_UNSUPPORTED,
+        f"{field}: the backend '{manifest.name}' does not train by {method}; {does}.",
+        hint="Use another method, or choose a backend that has it: tunefleet plugins list",
+        metadata={"backend": manifest.name, "capability": "METHODS", "field": field, "method": method},
+        violations=(FieldViolation(field=field, description=f"needs a backend that trains by {method}"),),
+    )
+
+
+def _require_format(wanted: str, manifest: BackendManifest, *, field: str, what: str) -> None:
+    known = trained_formats(manifest)
+    if wanted in known:
+        return
+    word = "QLORA_NF4" if wanted == "nf4" else "TRAINED_FORMATS"
+    does = f"it trains on {', '.join(known)}" if known else "it trains on no quantised base"
+    base = field == "train.base.model"
+    raise TunefleetError(
+        Reason.CAPABILITY_UNSUPPORTED,
+        f"{field}: {what}, which the backend '{manifest.name}' does not train on; {does}.",
+        hint=("Name the base that it was quantised from" if base else "Leave it out")
+        + ", or choose a backend that trains on it: tunefleet catalog formats",
+        metadata={"backend": manifest.name, "capability": word, "field": field, "format": wanted},
+        violations=(FieldViolation(field=field, description=f"needs a backend that trains on {wanted}"),),
+    )
+
+
+def _needs(spec: JobSpec) -> Iterator[_Need]:
+    match spec.WhichOneof("work"):
+        case "train":
+            yield _Need(capability=Capability.CAPABILITY_TRAIN)
+            yield from _training(spec.train)
+        case "evaluate":
+            yield _Need(capability=Capability.CAPABILITY_EVALUATE)
+        case "export" if spec.export.HasField("quantize"):
+            yield _Need(capability=Capability.CAPABILITY_QUANTIZE, field="export.quantize")
+        case "export":
+            yield _Need(capability=Capability.CAPABILITY_MERGE)
+        case _:
+            raise TunefleetError.field("spec.work", "one of train, evaluate, export must be given")
+
+
+def _training(train: TrainSpec) -> Iterator[_Need]:
+    if train.method.WhichOneof("method") in ("sft", None):  # supervised unless another one is named
+        yield _Need(capability=Capability.CAPABILITY_SFT, field="train.method", instead="Use another method")
+    if train.adapter.WhichOneof("adapter") is None:
+        yield _Need(
+            capability=Capability.CAPABILITY_FULL_FINE_TUNING,
+            field="train.adapter",
+            instead="Add adapter: {lora: {}}",
+        )
+        return
+    yield _Need(
+        capability=Capability.CAPABILITY_LORA, field="train.adapter.lora", instead="Leave the adapter out"
+    )
+    if train.adapter.lora.rslora:
+        yield _Need(capability=Capability.CAPABILITY_RSLORA, field="train.adapter.lora.rslora")
+    if train.adapter.lora.dora:
+        yield _Need(capability=Capability.CAPABILITY_DORA, field="train.adapter.lora.dora")
+    if train.adapter.lora.experts:
+        yield _Need(capability=Capability.CAPABILITY_EXPERT_LORA, field="train.adapter.lora.experts")
+    if train.merge:
+        yield _Need(capability=Capability.CAPABILITY_MERGE, field="train.merge")

@@ -1,0 +1,174 @@
+"""Rules for deployments: asked for, placed on a server, reported on, taken down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
+from tunefleet.fleet.v1.fleet_pb2 import DeploymentStatus
+from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.lifecycle.draft import Draft
+from tunefleet_core.lifecycle.inputs import (
+    Accepted,
+    Acknowledged,
+    DeploymentDeleteRequested,
+    DeploymentSubmitted,
+)
+from tunefleet_core.lifecycle.jobs import answered_name, remember
+from tunefleet_core.lifecycle.rows import DeploymentRow
+from tunefleet_core.lifecycle.scheduling import place_deployment
+
+__all__ = [
+    "delete_deployment",
+    "give_up_waiting",
+    "lose_deployments",
+    "report_deployment",
+    "report_held_deployments",
+    "submit_deployment",
+]
+
+_UNDEPLOYED = frozenset({DeploymentState.DEPLOYMENT_STATE_PENDING, DeploymentState.DEPLOYMENT_STATE_FAILED})
+
+
+def submit_deployment(draft: Draft, asked: DeploymentSubmitted) -> Accepted:
+    """Create a deployment, once per request."""
+    name = answered_name(draft, asked.request)
+    if name is not None:
+        return Accepted(name=name, row=None)
+    if draft.world.deployment_by_name(asked.name) is not None:
+        raise TunefleetError(
+            Reason.DEPLOYMENT_EXISTS,
+            f"A deployment '{asked.deployment_id}' exists already in project '{asked.project}'.",
+            hint=f"Pick another id, or delete it first: tunefleet deployments delete {asked.deployment_id}",
+            metadata={"deployment": asked.name},
+        )
+    row = DeploymentRow(
+        uid=asked.uid,
+        name=asked.name,
+        project=asked.project,
+        deployment_id=asked.deployment_id,
+        state=DeploymentState.DEPLOYMENT_STATE_PENDING,
+        version=1,
+        spec=asked.spec,
+        engine=asked.engine,
+        base_facts=asked.base_facts,
+        adapter_manifest_digest=asked.adapter_manifest_digest,
+        engine_model=asked.engine_model,
+        create_time=draft.at.wall,
+        update_time=draft.at.wall,
+    )
+    draft.insert(row)
+    place_deployment(draft, row.uid)
+    remember(draft, asked.request, row.name)
+    return Accepted(name=row.name, row=row)
+
+
+def delete_deployment(draft: Draft, asked: DeploymentDeleteRequested) -> DeploymentRow | Acknowledged:
+    """Take a deployment down: at once if no server holds it, else once its server says so."""
+    repeated = answered_name(draft, asked.request) is not None
+    row = draft.world.deployment_by_name(asked.name)
+    if row is None:
+        if repeated or asked.allow_missing:
+            return Acknowledged()
+        raise TunefleetError(
+            Reason.DEPLOYMENT_NOT_FOUND,
+            f"There is no deployment '{asked.name}'.",
+            hint="See the deployments there are: tunefleet deployments list",
+            metadata={"deployment": asked.name},
+        )
+    if repeated:
+        return row
+    if row.state in _UNDEPLOYED:
+        row = draft.write(row, state=DeploymentState.DEPLOYMENT_STATE_DELETED)
+    elif row.state != DeploymentState.DEPLOYMENT_STATE_STOPPING:
+        # A server that has not begun with it has nothing to report as gone, so its silence must do.
+        patience = draft.at.now + draft.policy.lease_term_seconds
+        row = draft.write(
+            row,
+            state=DeploymentState.DEPLOYMENT_STATE_STOPPING,
+            deadline=None if row.is_held else patience,
+        )
+    remember(draft, asked.request, row.name)
+    return row
+
+
+def report_deployment(draft: Draft, service: str, status: DeploymentStatus) -> None:
+    """Take in where a server says a deployment stands.
+
+    Raises:
+        TunefleetError: FENCED if the deployment is not with this server.
+    """
+    row = draft.deployment(status.deployment_uid)
+    if row is None or row.is_deleted or row.service != service:
+        raise TunefleetError(
+            Reason.FENCED,
+            f"Deployment {status.deployment_uid} is not with {service}.",
+            hint="Take it down; it is not in the desired set.",
+            metadata={"deployment_uid": status.deployment_uid, "service": service},
+        )
+    is_held = status.state != DeploymentState.DEPLOYMENT_STATE_DELETED
+    if row.is_held != is_held:
+        row = draft.touch(row, is_held=is_held, deadline=None if is_held else row.deadline)
+    if row.state == DeploymentState.DEPLOYMENT_STATE_STOPPING:
+        if status.state == DeploymentState.DEPLOYMENT_STATE_DELETED:
+            draft.write(row, state=DeploymentState.DEPLOYMENT_STATE_DELETED)
+    elif row.is_live:
+        _update(draft, row, status)
+
+
+def _update(draft: Draft, row: DeploymentRow, status: DeploymentStatus) -> None:
+    state = status.state
+    if state in (
+        DeploymentState.DEPLOYMENT_STATE_DELETED,
+        DeploymentState.DEPLOYMENT_STATE_PENDING,
+        DeploymentState.DEPLOYMENT_STATE_UNSPECIFIED,
+        DeploymentState.DEPLOYMENT_STATE_STOPPING,
+    ):
+        # It is wanted and not there: the server starts it again from its desired set.
+        state = DeploymentState.DEPLOYMENT_STATE_STARTING
+    address = status.engine_address if state == DeploymentState.DEPLOYMENT_STATE_READY else ""
+    contract = status.contract.SerializeToString() if status.HasField("contract") else row.contract
+    error = status.error.SerializeToString() if status.HasField("error") else b""
+    before = (row.state, row.engine_address, row.contract, row.error)
+    if before != (state, address, contract, error):
+        draft.write(row, state=state, engine_address=address, contract=contract, error=error)
+
+
+def report_held_deployments(draft: Draft, service: str, held: Iterable[DeploymentStatus]) -> None:
+    """Compare what an attaching server holds with what it should hold."""
+    by_uid = {status.deployment_uid: status for status in held}
+    for row in draft.world.deployments_of_service(service):
+        if row.state == DeploymentState.DEPLOYMENT_STATE_FAILED:
+            continue
+        gone = DeploymentStatus(deployment_uid=row.uid, state=DeploymentState.DEPLOYMENT_STATE_DELETED)
+        report_deployment(draft, service, by_uid.get(row.uid, gone))
+
+
+def give_up_waiting(draft: Draft, row: DeploymentRow) -> None:
+    """Let a STOPPING deployment go that its attached server never reported on."""
+    is_due = row.deadline is not None and row.deadline <= draft.at.now
+    if is_due and not row.is_held and row.state == DeploymentState.DEPLOYMENT_STATE_STOPPING:
+        draft.write(row, state=DeploymentState.DEPLOYMENT_STATE_DELETED, deadline=None)
+
+
+def lose_deployments(draft: Draft, service: str) -> None:
+    """Give the deployments of a lost server to others."""
+    moved: list[DeploymentRow] = []
+    for row in draft.world.deployments_of_service(service):
+        if row.state == DeploymentState.DEPLOYMENT_STATE_STOPPING:
+            draft.write(row, state=DeploymentState.DEPLOYMENT_STATE_DELETED)
+        elif row.is_live:
+            moved.append(
+                draft.write(
+                    row,
+                    state=DeploymentState.DEPLOYMENT_STATE_PENDING,
+                    service="",
+                    host_id="",
+                    device_ids=(),
+                    engine_address="",
+                    contract=b"",
+                    is_held=False,
+                )
+            )
+    for row in moved:
+        place_deployment(draft, row.uid)

@@ -1,0 +1,95 @@
+"""What every service is to hold now, and whom a decision concerns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
+from tunefleet.fleet.v1.fleet_pb2 import AssignmentGoal, ServiceKind
+from tunefleet_core.lifecycle.changes import Change, EventsAppended, EventsDropped, RowChange, RowRemoved
+from tunefleet_core.lifecycle.rows import AttemptRow, AttemptState, DeploymentRow, JobRow, ServiceRow
+from tunefleet_core.lifecycle.world import World
+
+__all__ = ["DesiredAssignment", "DesiredView", "desired_for", "jobs_touched", "services_touched"]
+
+
+_GOALS = {
+    AttemptState.STOPPING: AssignmentGoal.ASSIGNMENT_GOAL_CANCEL,
+    AttemptState.PAUSING: AssignmentGoal.ASSIGNMENT_GOAL_PAUSE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredAssignment:
+    """One attempt that a trainer is to hold, and what is wanted of it."""
+
+    job: JobRow
+    attempt: AttemptRow
+    goal: AssignmentGoal.ValueType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredView:
+    """Everything a service is to hold. What is not named is to be stopped."""
+
+    assignments: tuple[DesiredAssignment, ...] = ()
+    deployments: tuple[DeploymentRow, ...] = ()
+    routes: tuple[DeploymentRow, ...] = ()
+    """For gateways: every READY deployment of the fleet."""
+
+
+def desired_for(world: World, service_name: str) -> DesiredView:
+    """Return what a service is to hold; empty for a service that is not known."""
+    service = world.service(service_name)
+    if service is None:
+        return DesiredView()
+    assignments: list[DesiredAssignment] = []
+    for attempt in world.attempts_of_service(service_name):
+        job = world.job(attempt.job_uid)
+        if job is not None:
+            goal = _GOALS.get(attempt.state, AssignmentGoal.ASSIGNMENT_GOAL_RUN)
+            assignments.append(DesiredAssignment(job=job, attempt=attempt, goal=goal))
+    is_gateway = service.kind == ServiceKind.SERVICE_KIND_GATEWAY
+    return DesiredView(
+        assignments=tuple(assignments),
+        deployments=tuple(row for row in world.deployments_of_service(service_name) if row.is_live),
+        routes=tuple(world.ready_deployments()) if is_gateway else (),
+    )
+
+
+def services_touched(world: World, changes: Iterable[Change]) -> frozenset[str]:
+    """Return the services whose desired set may differ after these changes (already applied)."""
+    touched: set[str] = set()
+    routes = False
+    for change in changes:
+        if not isinstance(change, RowChange):
+            continue
+        old, new = change.old, change.new
+        if isinstance(new, AttemptRow):
+            if not isinstance(old, AttemptRow) or old.state != new.state:
+                touched.add(new.service)
+        elif isinstance(new, ServiceRow):
+            if not isinstance(old, ServiceRow) or old.epoch != new.epoch:
+                touched.add(new.name)
+        elif isinstance(new, DeploymentRow) and old is not new:
+            before = old if isinstance(old, DeploymentRow) else None
+            touched.update(row.service for row in (before, new) if row is not None and row.service)
+            ready = DeploymentState.DEPLOYMENT_STATE_READY
+            routes = routes or new.state == ready or (before is not None and before.state == ready)
+    if routes:
+        touched.update(world.gateways())
+    return frozenset(touched)
+
+
+def jobs_touched(changes: Iterable[Change]) -> frozenset[str]:
+    """Return the uids of the jobs that changed or got events."""
+    touched: set[str] = set()
+    for change in changes:
+        if isinstance(change, EventsAppended | EventsDropped):
+            touched.add(change.job_uid)
+            continue
+        row = change.old if isinstance(change, RowRemoved) else change.new
+        if isinstance(row, JobRow):
+            touched.add(row.uid)
+    return frozenset(touched)

@@ -1,0 +1,233 @@
+"""A decision in the making: an overlay over the world that it never writes to.
+
+Rules read rows through the draft, so that a rule sees what earlier rules of the same
+decision did, and write rows and events into it. `changes` is then the whole decision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+from tunefleet.fleet.v1.fleet_pb2 import ServiceKind, ServiceState
+from tunefleet.job.v1.event_pb2 import JobEvent, StateChanged
+from tunefleet.job.v1.job_service_pb2 import JobEvents
+from tunefleet.job.v1.state_pb2 import JobState
+from tunefleet_core.lifecycle.asked import Moment
+from tunefleet_core.lifecycle.changes import Change, EventsAppended, EventsDropped, RowChange, RowRemoved
+from tunefleet_core.lifecycle.ledger import DeviceKey, bookings
+from tunefleet_core.lifecycle.policy import Policy
+from tunefleet_core.lifecycle.rows import (
+    AttemptRow,
+    DeploymentRow,
+    JobRow,
+    Key,
+    Row,
+    ServiceRow,
+)
+from tunefleet_core.lifecycle.world import World
+
+__all__ = ["Draft"]
+
+_Versioned = TypeVar("_Versioned", JobRow, AttemptRow, ServiceRow, DeploymentRow)
+
+_OF_ONE_STATE: dict[str, Any] = {
+    "not_before": None,
+    "avoid": "",
+    "next_try_time": None,
+    "resume_requested": False,
+}
+"""Fields of a job that mean something in one state only, and what they are in every other."""
+
+
+class Draft:
+    """Rows and events of one decision over a world.
+
+    Attributes:
+        world: What the decision is made on; read only.
+        at: When it is made.
+        freed_hosts: Hosts on which a device was freed or a service became able to work, in order.
+        queued_jobs: Jobs that began to wait in this decision.
+            The scheduler looks at these two alone.
+    """
+
+    def __init__(self, world: World, at: Moment, policy: Policy) -> None:
+        self.world = world
+        self.at = at
+        self.policy = policy
+        self.freed_hosts: dict[str, None] = {}
+        self.queued_jobs: dict[str, None] = {}
+        self._rows: dict[Key, Row] = {}
+        self._removed: dict[Key, RowRemoved] = {}
+        self._events: dict[str, list[JobEvent]] = {}
+        self._dropped: dict[str, int] = {}
+        self._released: dict[DeviceKey, set[Key]] = {}
+        self._booked: dict[DeviceKey, set[Key]] = {}
+        self._queue_number = world.next_queue_number
+
+    # --- reading -----------------------------------------------------------------------
+
+    def row(self, key: Key) -> Row | None:
+        if key in self._removed:
+            return None
+        found = self._rows.get(key)
+        return self.world.row(key) if found is None else found
+
+    def job(self, uid: str) -> JobRow | None:
+        return cast("JobRow | None", self.row(("job", uid, 0)))
+
+    def attempt(self, job_uid: str, attempt: int) -> AttemptRow | None:
+        return cast("AttemptRow | None", self.row(("attempt", job_uid, attempt)))
+
+    def service(self, name: str) -> ServiceRow | None:
+        return cast("ServiceRow | None", self.row(("service", name, 0)))
+
+    def deployment(self, uid: str) -> DeploymentRow | None:
+        return cast("DeploymentRow | None", self.row(("deployment", uid, 0)))
+
+    def services_of_host(self, host_id: str) -> list[ServiceRow]:
+        """Return the services of a host, those that this decision put there included."""
+        names = dict.fromkeys(self.world.capacity.services_of_host(host_id))
+        names.update({row.name: None for row in self._rows.values() if isinstance(row, ServiceRow)})
+        found = [self.service(name) for name in names]
+        return [row for row in found if row is not None and row.host_id == host_id]
+
+    def deployments_of_service(self, name: str) -> list[DeploymentRow]:
+        """Return the deployments given to a service, those that this decision gave it included."""
+        uids = {row.uid: None for row in self.world.deployments_of_service(name)}
+        uids.update({row.uid: None for row in self._rows.values() if isinstance(row, DeploymentRow)})
+        found = [self.deployment(uid) for uid in uids]
+        return [row for row in found if row is not None and row.service == name]
+
+    def servers(self) -> list[ServiceRow]:
+        """Return the server services, by name, those that attach in this decision included."""
+        names = dict.fromkeys(self.world.servers())
+        names.update({row.name: None for row in self._rows.values() if isinstance(row, ServiceRow)})
+        found = [self.service(name) for name in sorted(names)]
+        return [row for row in found if row is not None and row.kind == ServiceKind.SERVICE_KIND_SERVER]
+
+    def is_free(self, device: DeviceKey) -> bool:
+        """Return whether a device is free after what this decision has done so far."""
+        if self._booked.get(device):
+            return False
+        return not set(self.world.ledger.holders(device)).difference(self._released.get(device, ()))
+
+    # --- writing -----------------------------------------------------------------------
+
+    def insert(self, row: Row) -> None:
+        """Add a new row."""
+        self._put(row)
+
+    def remove(self, row: JobRow | ServiceRow) -> None:
+        """Forget a row, as it is in the world, and what belongs to it."""
+        self._removed[row.key] = RowRemoved(old=row)
+
+    def write(self, row: _Versioned, **fields: Any) -> _Versioned:
+        """Change durable fields of a row: its version grows. Returns the row as it is now."""
+        if isinstance(row, JobRow | DeploymentRow):
+            fields["update_time"] = self.at.wall
+        new = replace(row, version=row.version + 1, **fields)
+        self._put(new)
+        return new
+
+    def touch(self, row: _Versioned, **fields: Any) -> _Versioned:
+        """Change volatile fields of a row: the store never hears of it."""
+        if not row.VOLATILE.issuperset(fields):
+            raise ValueError(f"{sorted(fields)} of {type(row).__name__} are durable.")
+        new = replace(row, **fields)
+        self._put(new)
+        return new
+
+    def move(self, job: JobRow, state: JobState.ValueType, reason: str, **fields: Any) -> JobRow:
+        """Change a job's state, with the event that says so."""
+        before = job.state
+        for name, nothing in _OF_ONE_STATE.items():
+            fields.setdefault(name, nothing)
+        new = self.write(job, state=state, **fields)
+        changed = StateChanged(to=state, reason=reason)
+        setattr(changed, "from", before)  # `from` is a word of Python
+        return self.append(new, JobEvent(state_changed=changed))
+
+    def append(self, job: JobRow, *events: JobEvent) -> JobRow:
+        """Append events to a job's history; they are numbered and, if need be, dated here.
+
+        The events become the draft's own: their `sequence` is set.
+        """
+        sequence, size = job.last_sequence, job.history_bytes
+        wall = int(self.at.wall * 1e6)
+        for event in events:
+            sequence += 1
+            event.sequence = sequence
+            if not event.HasField("create_time"):
+                event.create_time.FromMicroseconds(wall)
+            size += _stored_bytes(event)
+        self._events.setdefault(job.uid, []).extend(events)
+        return self.write(job, last_sequence=sequence, history_bytes=size)
+
+    def drop_events(self, job: JobRow, through_sequence: int) -> None:
+        """Give up the segments of a job's history that end at or before a sequence."""
+        self._dropped[job.uid] = through_sequence
+
+    def take_queue_number(self) -> int:
+        """Return the next turn in the queue."""
+        number = self._queue_number
+        self._queue_number += 1
+        return number
+
+    # --- the result --------------------------------------------------------------------
+
+    def changes(self) -> tuple[Change, ...]:
+        """Return everything this decision does."""
+        changes: list[Change] = [*self._removed.values()]
+        for key, row in self._rows.items():
+            old = self.world.row(key)
+            if old is not row and key not in self._removed:
+                changes.append(RowChange(old=old, new=row))
+        for uid, events in self._events.items():
+            changes.append(
+                EventsAppended(
+                    job_uid=uid,
+                    first_sequence=events[0].sequence,
+                    last_sequence=events[-1].sequence,
+                    payload=JobEvents(events=events).SerializeToString(),
+                )
+            )
+        for uid, through in self._dropped.items():
+            changes.append(EventsDropped(job_uid=uid, through_sequence=through))
+        return tuple(changes)
+
+    def _put(self, row: Row) -> None:
+        old = self.row(row.key)
+        self._rows[row.key] = row
+        self._rebook(old, row)
+        if isinstance(row, ServiceRow) and row.state == ServiceState.SERVICE_STATE_ATTACHED:
+            before = cast("ServiceRow | None", old)
+            if before is None or not before.takes_work or before.backends != row.backends:
+                self.freed_hosts[row.host_id] = None
+        elif isinstance(row, JobRow) and row.is_queued:
+            self.queued_jobs[row.uid] = None
+
+    def _rebook(self, old: Row | None, new: Row) -> None:
+        before, after = bookings(old), bookings(new)
+        if before == after:
+            return
+        key = new.key
+        for device in before:
+            booked = self._booked.get(device, set())
+            if key in booked:
+                booked.remove(key)
+            else:
+                self._released.setdefault(device, set()).add(key)
+            self.freed_hosts[device[0]] = None
+        for device in after:
+            released = self._released.get(device, set())
+            if key in released:
+                released.remove(key)
+            else:
+                self._booked.setdefault(device, set()).add(key)
+
+
+def _stored_bytes(event: JobEvent) -> int:
+    """Return what an event takes in a segment: a tag of one byte, its length as a varint, itself."""
+    length = event.ByteSize()
+    return 1 + max(1, (length.bit_length() + 6) // 7) + length

@@ -1,0 +1,133 @@
+"""Rules for pause, resume and retry: how a job leaves the devices and comes back to the queue.
+
+A pause asks the attempt to save its exact state and end. Whatever becomes of that (it
+saves, it dies, its service is lost), the job is PAUSED afterwards, from its newest
+committed checkpoint: whoever asked for the device gets it. Only an end that would have
+been final without the pause stays one: success, and an error that would come again.
+"""
+
+from __future__ import annotations
+
+from tunefleet.job.v1.state_pb2 import JobState
+from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.lifecycle.asked import PauseRequested, ResumeRequested, RetryRequested
+from tunefleet_core.lifecycle.draft import Draft
+from tunefleet_core.lifecycle.jobs import answered_name, asked_job, check_etag, remember, state_conflict
+from tunefleet_core.lifecycle.rows import AttemptRow, AttemptState, JobRow
+
+__all__ = ["become_paused", "going_on", "pause_job", "resume_job", "retry_job"]
+
+_QUEUED = frozenset({JobState.JOB_STATE_PENDING, JobState.JOB_STATE_WAITING_RETRY})
+_ENDED_BADLY = frozenset({JobState.JOB_STATE_FAILED, JobState.JOB_STATE_CANCELLED})
+
+
+def pause_job(draft: Draft, asked: PauseRequested) -> JobRow:
+    """Pause a job: at once if nothing of it runs, else once its service has saved and proven it gone."""
+    repeated = answered_name(draft, asked.request) is not None
+    job = asked_job(draft, asked.name)
+    if repeated:
+        return job
+    if job.state == JobState.JOB_STATE_PAUSED:
+        remember(draft, asked.request, job.name)  # a late double must not pause it once more
+        return job
+    check_etag(job, asked.etag)
+    if job.is_terminal or job.state == JobState.JOB_STATE_STOPPING:
+        raise state_conflict(job, "cannot be paused", f"See how it went: tunefleet jobs show {job.job_id}")
+    if job.state == JobState.JOB_STATE_PAUSING:
+        if job.resume_requested:
+            job = draft.write(job, resume_requested=False)
+    elif job.state in _QUEUED:
+        job = draft.move(
+            job, JobState.JOB_STATE_PAUSED, f"Paused while it waited; {going_on(job)}", error=b""
+        )
+    else:
+        attempt = draft.world.live_attempt(job.uid)
+        if attempt is None:
+            raise RuntimeError(f"Job {job.uid} is at work without a live attempt.")
+        _check_resumable(job, attempt)
+        draft.write(attempt, state=AttemptState.PAUSING)
+        job = draft.move(job, JobState.JOB_STATE_PAUSING, "Pause was requested.")
+    remember(draft, asked.request, job.name)
+    return job
+
+
+def become_paused(draft: Draft, job: JobRow, reason: str) -> JobRow:
+    """Note that nothing of a PAUSING job runs any more; a resume that came meanwhile takes hold now."""
+    is_wanted_again = job.resume_requested
+    job = draft.move(job, JobState.JOB_STATE_PAUSED, f"{reason}; {going_on(job)}", error=b"")
+    if is_wanted_again:
+        job = draft.move(job, JobState.JOB_STATE_PENDING, "Resume was requested while it was pausing.")
+    return job
+
+
+def going_on(job: JobRow) -> str:
+    """Say where a job goes on."""
+    if job.checkpoint is None:
+        return "nothing of it was saved yet, so it begins anew."
+    return f"it goes on from step {job.checkpoint.step}."
+
+
+def resume_job(draft: Draft, asked: ResumeRequested) -> JobRow:
+    """Put a paused job back into the queue, with the turn that it had."""
+    repeated = answered_name(draft, asked.request) is not None
+    job = asked_job(draft, asked.name)
+    if repeated:
+        return job
+    check_etag(job, asked.etag)
+    if job.is_terminal or job.state == JobState.JOB_STATE_STOPPING:
+        hint = f"Try it again: tunefleet jobs retry {job.job_id}"
+        raise state_conflict(job, "cannot be resumed", hint)
+    if job.state == JobState.JOB_STATE_PAUSED:
+        job = draft.move(job, JobState.JOB_STATE_PENDING, "Resume was requested.")
+    elif job.state == JobState.JOB_STATE_PAUSING and not job.resume_requested:
+        # What is saving cannot be told to go on; it comes back by itself as soon as it has saved.
+        job = draft.write(job, resume_requested=True)
+    remember(draft, asked.request, job.name)
+    return job
+
+
+def retry_job(draft: Draft, asked: RetryRequested) -> JobRow:
+    """Put an ended job back into the queue with all its attempts ahead of it; end a wait early."""
+    repeated = answered_name(draft, asked.request) is not None
+    job = asked_job(draft, asked.name)
+    if repeated:
+        return job
+    check_etag(job, asked.etag)
+    checkpoint = None if asked.from_start else job.checkpoint
+    if job.state == JobState.JOB_STATE_WAITING_RETRY:
+        job = draft.move(
+            job, JobState.JOB_STATE_PENDING, "Retry was requested before its time.", checkpoint=checkpoint
+        )
+    elif job.state in _ENDED_BADLY:
+        job = draft.move(
+            job,
+            JobState.JOB_STATE_PENDING,
+            "Retry was requested.",
+            checkpoint=checkpoint,
+            failures=0,
+            error=b"",
+            end_time=None,
+            cancel_requested=False,
+        )
+    else:
+        raise state_conflict(job, "cannot be retried", _instead_of_retry(job))
+    remember(draft, asked.request, job.name)
+    return job
+
+
+def _instead_of_retry(job: JobRow) -> str:
+    if job.state == JobState.JOB_STATE_PAUSED:
+        return f"Resume it: tunefleet jobs resume {job.job_id}"
+    if job.state == JobState.JOB_STATE_SUCCEEDED:
+        return "Submit its spec again to have it done once more."
+    return f"See where it stands: tunefleet jobs show {job.job_id}"
+
+
+def _check_resumable(job: JobRow, attempt: AttemptRow) -> None:
+    if not attempt.is_resumable:
+        raise TunefleetError(
+            Reason.CAPABILITY_UNSUPPORTED,
+            f"Backend '{attempt.backend}' cannot save the exact state of a run and resume from it.",
+            hint=f"Let it run, or cancel it: tunefleet jobs cancel {job.job_id}",
+            metadata={"backend": attempt.backend, "capability": "CHECKPOINT_RESUME", "job": job.name},
+        )

@@ -1,0 +1,74 @@
+"""Fill fields of a spec that were left out, and keep a record of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard, cast
+
+from google.protobuf.message import Message
+
+from tunefleet.job.v1.resolved_pb2 import ResolvedValue
+from tunefleet.job.v1.spec_pb2 import JobSpec
+from tunefleet_core.catalog.family import Family
+
+__all__ = ["Defaults", "shown"]
+
+
+class Defaults:
+    """Fills fields of a spec that were left out and keeps a record of each."""
+
+    def __init__(self, spec: JobSpec, family: Family | None = None) -> None:
+        self._spec = spec
+        self._family = family
+        self.values: list[ResolvedValue] = []
+
+    def fill(self, path: str, value: object, reason: str) -> None:
+        """Set a dotted field unless it is set; a family's default for it takes precedence."""
+        message, name = self._parent(path)
+        if _is_set(message, name):
+            return
+        value, reason = self._of_family().get(path, (value, reason))
+        if _is_list(value):
+            getattr(message, name).extend(value)
+        else:
+            setattr(message, name, value)
+        self.note(path, value, reason)
+
+    def note(self, path: str, value: object, reason: str) -> None:
+        """Record a value that was decided."""
+        self.values.append(ResolvedValue(field=path, value=shown(value), reason=reason))
+
+    def _of_family(self) -> Mapping[str, tuple[object, str]]:
+        if self._family is None:
+            return {}
+        method = self._spec.train.method.WhichOneof("method") if self._spec.HasField("train") else None
+        return {**self._family.defaults, **self._family.method_defaults.get(method or "", {})}
+
+    def _parent(self, path: str) -> tuple[Message, str]:
+        message: Message = self._spec
+        *parents, name = path.split(".")
+        for parent in parents:
+            message = cast("Message", getattr(message, parent))
+        return message, name
+
+
+def shown(value: object) -> str:
+    """Return a value as YAML would show it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if _is_list(value):
+        return f"[{', '.join(shown(item) for item in value)}]"
+    return str(value)
+
+
+def _is_set(message: Message, name: str) -> bool:
+    """Return whether a field holds anything: presence where the field has it, else not empty."""
+    if message.DESCRIPTOR.fields_by_name[name].has_presence:
+        return message.HasField(name)
+    return bool(getattr(message, name))
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, list | tuple)

@@ -1,0 +1,36 @@
+"""What depends on how many steps there are and how large the base is."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["micro_batch_size", "warmup_ratio"]
+
+_WARMUP, _WARMUP_STEPS, _WARMUP_MOST = 0.03, 5, 0.10
+# Parameters of the base up to which a micro batch of that many rows is tried.
+_MICRO_BATCHES = ((100_000_000, 8), (1_000_000_000, 4))
+_SMALLEST_MICRO_BATCH = 2
+
+
+def micro_batch_size(batch_size: int, parameters: int) -> tuple[int, str]:
+    """Return rows per forward pass: the largest divisor of the batch that suits the base, and why."""
+    wanted = next((rows for most, rows in _MICRO_BATCHES if 0 < parameters <= most), _SMALLEST_MICRO_BATCH)
+    rows = max(rows for rows in range(1, min(wanted, batch_size) + 1) if batch_size % rows == 0)
+    size = f"{_short(parameters)} parameters" if parameters else "unknown size"
+    return rows, f"fits most devices for a base of {size} and divides the batch"
+
+
+def warmup_ratio(total_steps: int) -> tuple[float, str]:
+    """Return the share of steps in which the rate rises, and why."""
+    if total_steps <= 0:
+        return _WARMUP, "3 % of the steps"
+    wanted = max(_WARMUP, _WARMUP_STEPS / total_steps)
+    if wanted <= _WARMUP:
+        return _WARMUP, f"3 % of {total_steps} steps"
+    if wanted > _WARMUP_MOST:
+        return _WARMUP_MOST, f"10 % at most: the run has only {total_steps} steps"
+    return math.ceil(wanted * 1e4) / 1e4, f"{_WARMUP_STEPS} of {total_steps} steps, more than 3 %"
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e9:.3g}B" if count >= 1e9 else f"{count / 1e6:.3g}M"

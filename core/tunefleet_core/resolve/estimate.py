@@ -1,0 +1,185 @@
+"""Estimate what a job needs: steps, trainable parameters, bytes of memory.
+
+First form, meant to be right within a factor, and kept with the job so that it can be
+compared with what was measured:
+
+- weights: parameters in the number type of the computation; of a base that is quantised, or
+  will be while it is loaded, the linear layers take the bits per weight of the format.
+- optimiser: 16 bytes per trainable parameter: float32 value, gradient and the two
+  moments of AdamW. Full fine-tuning in float32 needs no second copy of the value: 12.
+  In bfloat16 it keeps the float32 value and the copy in bfloat16 that the forward pass
+  casts: small steps would be lost in the 8 bits of bfloat16. DoRA adds one magnitude per
+  output of every target module (Liu et al. 2024, arXiv:2402.09353).
+- activations of a micro batch of b rows of s tokens, hidden size h, L layers,
+  vocabulary V, n bytes per number, with gradient checkpointing: s*b*h*n*L for the kept
+  inputs of the layers, 17*s*b*h*n for the one layer that is computed again (Korthikanti
+  et al. 2022, arXiv:2205.05198, without the attention matrix, which fused attention
+  does not keep), and 8*s*b*V for float32 logits and their gradient.
+- methods that score the model's own answers take all answers to a prompt through it at once, each
+  as long as the longest prompt and the longest answer.
+- methods that compare pairs take two answers per row through the model at once; all that hold
+  the result near the base keep the base beside the weights if every weight is trained.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from tunefleet.job.v1.resolved_pb2 import Estimate
+from tunefleet.job.v1.spec_pb2 import TrainSpec
+from tunefleet.model.v1.base_pb2 import BaseFacts
+from tunefleet_core.catalog import (
+    FormatRegistry,
+    adapter_parameters,
+    expert_adapter_parameters,
+    linear_modules,
+)
+from tunefleet_core.resolve.defaults import online
+
+__all__ = ["estimate_evaluate", "estimate_train", "steps_of"]
+
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+_COMPARED = ("dpo", "ipo", "kto")
+_PAIRED = ("dpo", "ipo", "orpo", "simpo")
+_OPTIMIZER_BYTES, _OPTIMIZER_BYTES_IN_PLACE = 16, 12
+
+
+def steps_of(train: TrainSpec, *, rows: int, tokens: int = 0) -> int:
+    """Return the number of optimiser steps.
+
+    With packing the sequences are as many as the tokens fill; that number is rough.
+    """
+    optim = train.optim
+    if optim.max_steps > 0:
+        return optim.max_steps
+    sequences = rows
+    if train.method.sft.packing and train.max_length and tokens:
+        sequences = min(rows, math.ceil(tokens / train.max_length))
+    return math.ceil(optim.epochs * math.ceil(sequences / optim.batch_size))
+
+
+def estimate_train(
+    train: TrainSpec,
+    facts: BaseFacts,
+    target_modules: Sequence[str],
+    *,
+    total_steps: int,
+    target_parameters: Sequence[str] = (),
+    formats: FormatRegistry | None = None,
+) -> Estimate:
+    """Estimate a training job whose spec has every default filled in.
+
+    Args:
+        train: What is trained.
+        facts: The base.
+        target_modules: Modules that get an adapter.
+        total_steps: Optimiser steps.
+        target_parameters: Parameters of routed experts that get an adapter.
+        formats: The quantisation formats; one that is not among them counts as whole weights.
+    """
+    number_bytes = _DTYPE_BYTES[train.dtype]
+    is_adapter = train.adapter.WhichOneof("adapter") is not None
+    trainable = _adapter_parameters(train, facts, target_modules) if is_adapter else facts.parameter_count
+    if is_adapter:
+        trainable += expert_adapter_parameters(facts, target_parameters, train.adapter.lora.rank)
+    in_place = not is_adapter and train.dtype == "float32"
+    weights = _weights_bytes(facts, number_bytes, _linear_bits(train, facts, formats or FormatRegistry()))
+    if not is_adapter and _has_reference(train):
+        weights *= 2
+    optimizer = trainable * (_OPTIMIZER_BYTES_IN_PLACE if in_place else _OPTIMIZER_BYTES)
+    activations = _activation_bytes(train, facts, number_bytes)
+    return Estimate(
+        weights_bytes=weights,
+        optimizer_bytes=optimizer,
+        activation_bytes=activations,
+        peak_bytes=weights + optimizer + activations,
+        trainable_parameters=trainable,
+        total_steps=total_steps,
+    )
+
+
+def estimate_evaluate(facts: BaseFacts, *, rows: int) -> Estimate:
+    """Estimate an evaluation: the weights as stored, and one step per row."""
+    return Estimate(weights_bytes=facts.weights_bytes, peak_bytes=facts.weights_bytes, total_steps=rows)
+
+
+def _method(train: TrainSpec) -> str:
+    return train.method.WhichOneof("method") or "sft"
+
+
+def _has_reference(train: TrainSpec) -> bool:
+    """Return whether the base stands beside weights that are all trained."""
+    method = _method(train)
+    if method in online.METHODS:
+        return getattr(train.method, method).beta > 0
+    return method in _COMPARED
+
+
+def _row_tokens(train: TrainSpec) -> int:
+    """Return the tokens that one row takes through the model at most."""
+    method = _method(train)
+    if method in online.METHODS:
+        options = getattr(train.method, method)
+        return options.num_generations * (train.max_length + options.max_completion_length)
+    return train.max_length * (2 if method in _PAIRED else 1)
+
+
+def _adapter_parameters(train: TrainSpec, facts: BaseFacts, target_modules: Sequence[str]) -> int:
+    count = adapter_parameters(facts, target_modules, train.adapter.lora.rank)
+    if train.adapter.lora.dora:
+        modules = linear_modules(facts)
+        count += sum(modules[name][0] for name in target_modules if name in modules)
+    return count
+
+
+def _linear_bits(train: TrainSpec, facts: BaseFacts, formats: FormatRegistry) -> float:
+    """Return the bits of a weight of a linear layer while it is trained; 0: those of any other number."""
+    if facts.HasField("quantization"):
+        stored = formats.get(facts.quantization.format)
+        is_unpacked = stored is not None and stored.is_unpacked_to_train
+        return 0.0 if is_unpacked else facts.quantization.bits_per_weight
+    wanted = formats.get(train.quantization)
+    return wanted.bits_per_weight if wanted is not None else 0.0
+
+
+def _weights_bytes(facts: BaseFacts, number_bytes: int, linear_bits: float) -> int:
+    if not linear_bits:
+        return facts.parameter_count * number_bytes
+    is_stored = facts.HasField("quantization")
+    linear = sum(
+        outputs * inputs
+        for name, (outputs, inputs) in linear_modules(facts).items()
+        # One layer each in the files, one 3-D parameter when loaded: no library rounds that on the way.
+        if is_stored or "experts" not in name.split(".")
+    )
+    return math.ceil(linear * linear_bits / 8) + (facts.parameter_count - linear) * number_bytes
+
+
+def _activation_bytes(train: TrainSpec, facts: BaseFacts, number_bytes: int) -> int:
+    config = _config(facts)
+    hidden, layers, vocabulary = (
+        _count(config, name) for name in ("hidden_size", "num_hidden_layers", "vocab_size")
+    )
+    tokens = _row_tokens(train) * train.optim.micro_batch_size
+    return tokens * (hidden * number_bytes * (layers + 17) + 8 * vocabulary)
+
+
+def _config(facts: BaseFacts) -> Mapping[str, object]:
+    """Return the config of the language model, which some bases keep one level down."""
+    try:
+        config: object = json.loads(facts.config_json)
+    except ValueError:
+        return {}
+    if not isinstance(config, dict):
+        return {}
+    fields = cast("dict[str, object]", config)
+    inner = fields.get("text_config")
+    return cast("dict[str, object]", inner) if isinstance(inner, dict) else fields
+
+
+def _count(config: Mapping[str, object], name: str) -> int:
+    value = config.get(name)
+    return value if isinstance(value, int) and 0 < value < 2**31 else 0

@@ -1,0 +1,357 @@
+"""Second half of resolving: the immutable spec that runs, with every default filled in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tunefleet.backend.v1.backend_pb2 import BackendManifest
+from tunefleet.backend.v1.inspect_pb2 import AuditResult, FileAudit
+from tunefleet.job.v1.event_pb2 import Notice
+from tunefleet.job.v1.resolved_pb2 import (
+    Estimate,
+    ResolvedAdapter,
+    ResolvedBackend,
+    ResolvedData,
+    ResolvedSpec,
+)
+from tunefleet.job.v1.spec_pb2 import JobSpec, TrainSpec
+from tunefleet_core.backend import require_capabilities, require_trainable_base, trained_formats
+from tunefleet_core.catalog import FormatRegistry
+from tunefleet_core.errors import TunefleetError
+from tunefleet_core.resolve.audited import (
+    combine_masks,
+    decide_length,
+    files_of,
+    mask_notices,
+    require_matching_template,
+    require_trained_tokens,
+)
+from tunefleet_core.resolve.defaults import (
+    Defaults,
+    fill_common,
+    fill_evaluate,
+    fill_quantization,
+    fill_train,
+    online,
+    warmup_ratio,
+)
+from tunefleet_core.resolve.draft import Draft
+from tunefleet_core.resolve.estimate import estimate_evaluate, estimate_train, steps_of
+from tunefleet_core.resolve.lint import lint
+from tunefleet_core.resolve.notice import warning
+from tunefleet_core.resolve.options import check_backend_options
+from tunefleet_core.resolve.recipe import Recipe
+from tunefleet_core.resolve.servable import require_base_servable, require_servable, serving_notices
+
+__all__ = [
+    "ChosenBackend",
+    "Resolution",
+    "check_backend",
+    "digest_of",
+    "finish_evaluate",
+    "finish_train",
+    "resolve_plain",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenBackend:
+    """The backend that will run a job, where it lives, and the kind of device it gets.
+
+    An empty `device_kind` is the backend's only one, or else `cpu`; `memory_bytes` is that of
+    the device, 0 if unknown.
+    """
+
+    manifest: BackendManifest
+    environment_digest: str = ""
+    device_kind: str = ""
+    memory_bytes: int = 0
+
+    @property
+    def device(self) -> str:
+        """The kind of device to decide number types by."""
+        kinds = self.manifest.device_kinds
+        return self.device_kind or (kinds[0] if len(kinds) == 1 else "cpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """What runs, its digest, and what a person should know before it does."""
+
+    spec: ResolvedSpec
+    digest: str
+    notices: tuple[Notice, ...]
+
+
+def finish_train(
+    draft: Draft, audit: AuditResult, backend: ChosenBackend, formats: FormatRegistry | None = None
+) -> Resolution:
+    """Resolve a training job.
+
+    Args:
+        draft: What was drafted of it.
+        audit: What was found of its rows.
+        backend: Who will train it.
+        formats: The quantisation formats, whose sizes the estimate takes.
+
+    Raises:
+        TunefleetError: TEMPLATE_MISMATCH, NO_TRAINED_TOKEN, DATA_INVALID (too many rows
+            too long), FIELD_INVALID (options, lengths), CAPABILITY_UNSUPPORTED.
+    """
+    check_backend(draft.spec, backend.manifest)
+    stored = formats.get(draft.facts.quantization.format) if formats else None
+    require_trainable_base(
+        draft.spec.train,
+        draft.facts,
+        backend.manifest,
+        is_unpacked=stored is not None and stored.is_unpacked_to_train,
+    )
+    require_base_servable(draft.spec, backend.manifest, draft.facts, draft.family)
+    require_matching_template(audit, draft.template)
+    files = files_of(draft.audit_order, audit, "train")
+    mask = combine_masks(files)
+    if draft.audit_order.method not in online.METHODS:  # there the model writes what is trained
+        require_trained_tokens(mask, loss_on=draft.audit_order.loss_on)
+    spec, defaults = _start(draft.spec, backend, draft)
+    train = spec.train
+    positions = draft.facts.max_positions
+    length = decide_length(
+        mask, max_length=train.max_length, over_long=train.over_long, max_positions=positions
+    )
+    defaults.fill("train.max_length", length.max_length, length.max_length_reason)
+    defaults.fill("train.over_long", length.over_long, length.over_long_reason)
+    total_steps = steps_of(train, rows=mask.rows - length.dropped_rows, tokens=mask.tokens)
+    _require_prompts(draft, train, mask.rows - length.dropped_rows)
+    ratio, why = warmup_ratio(total_steps)
+    defaults.fill("train.optim.warmup_ratio", ratio, why)
+    _fill_quantization(defaults, train, draft, backend, formats=formats)
+    validation = files_of(draft.audit_order, audit, "validation")
+    return _resolution(
+        ResolvedSpec(
+            spec=spec,
+            values=defaults.values,
+            base=draft.facts,
+            chat_template=draft.template,
+            target_modules=draft.target_modules,
+            target_parameters=draft.target_parameters,
+            data=_data(spec, audit.files),
+            mask_audit=mask,
+            backend=_backend(backend),
+            estimate=_estimate(train, draft, total_steps=total_steps, formats=formats),
+        ),
+        [
+            *draft.notices,
+            *lint(Recipe.of(spec, facts=draft.facts, mask=mask)),
+            *serving_notices(spec),
+            *mask_notices(mask),
+            *length.notices,
+            *_validation_notices(validation if draft.audit_order.method not in online.METHODS else ()),
+            *_stop_notices(draft.template.stop_token_ids),
+        ],
+    )
+
+
+def finish_evaluate(draft: Draft, audit: AuditResult, backend: ChosenBackend) -> Resolution:
+    """Resolve an evaluation.
+
+    Raises:
+        TunefleetError: TEMPLATE_MISMATCH, FIELD_INVALID (options), CAPABILITY_UNSUPPORTED.
+    """
+    check_backend(draft.spec, backend.manifest)
+    require_matching_template(audit, draft.template)
+    mask = combine_masks(files_of(draft.audit_order, audit, "evaluate"))
+    spec, defaults = _start(draft.spec, backend, draft)
+    return _resolution(
+        ResolvedSpec(
+            spec=spec,
+            values=defaults.values,
+            base=draft.facts,
+            chat_template=draft.template,
+            data=_data(spec, audit.files),
+            mask_audit=mask,
+            backend=_backend(backend),
+            estimate=estimate_evaluate(draft.facts, rows=mask.rows),
+            adapter=draft.adapter,
+        ),
+        [*draft.notices, *_stop_notices(draft.template.stop_token_ids)],
+    )
+
+
+def resolve_plain(
+    spec: JobSpec, backend: ChosenBackend, *, adapter: ResolvedAdapter | None = None
+) -> Resolution:
+    """Resolve a job for a backend that cannot inspect: defaults only, nothing is read.
+
+    Raises:
+        TunefleetError: FIELD_INVALID (options), CAPABILITY_UNSUPPORTED.
+    """
+    check_backend(spec, backend.manifest)
+    filled, defaults = _start(spec, backend, None)
+    notices: list[Notice] = []
+    estimate = Estimate()
+    if filled.HasField("train"):
+        estimate.total_steps = filled.train.optim.max_steps
+        ratio, why = warmup_ratio(estimate.total_steps)
+        defaults.fill("train.optim.warmup_ratio", ratio, why)
+        notices += lint(Recipe.of(filled))
+    return _resolution(
+        ResolvedSpec(
+            spec=filled,
+            values=defaults.values,
+            data=_data(filled, ()),
+            backend=_backend(backend),
+            estimate=estimate,
+            adapter=adapter,
+        ),
+        notices,
+    )
+
+
+def check_backend(spec: JobSpec, manifest: BackendManifest) -> None:
+    """Refuse a job that a backend does not do, that no engine could serve, or with wrong options.
+
+    Raises:
+        TunefleetError: CAPABILITY_UNSUPPORTED, FIELD_INVALID.
+    """
+    require_capabilities(spec, manifest)
+    if spec.HasField("train"):
+        require_servable(spec, manifest)
+    check_backend_options(spec, manifest)
+
+
+def digest_of(resolved: ResolvedSpec) -> str:
+    """Return the digest of a resolved spec: SHA-256 over its deterministic bytes, hex.
+
+    What a person is told is not part of it: other words are no other work.
+    """
+    if resolved.notices:
+        silent = ResolvedSpec()
+        silent.CopyFrom(resolved)
+        silent.ClearField("notices")
+        resolved = silent
+    return hashlib.sha256(resolved.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _start(spec: JobSpec, backend: ChosenBackend, draft: Draft | None) -> tuple[JobSpec, Defaults]:
+    """Copy a spec and fill what does not depend on its rows."""
+    filled = JobSpec()
+    filled.CopyFrom(spec)
+    defaults = Defaults(filled, draft.family if draft else None)
+    fill_common(defaults, filled, backend=backend.manifest.name)
+    if filled.HasField("train"):
+        fill_train(
+            defaults,
+            filled,
+            parameters=draft.facts.parameter_count if draft else 0,
+            device_kind=backend.device,
+            has_validation=bool(filled.train.data.validation),
+        )
+    else:
+        fill_evaluate(defaults, filled)
+    if draft and draft.facts.commit and draft.adapter is None:  # an adapter has no Hub revision
+        _pin_revision(filled, draft.facts.commit, defaults)
+    return filled, defaults
+
+
+def _pin_revision(spec: JobSpec, commit: str, defaults: Defaults) -> None:
+    field, base = (
+        ("train.base", spec.train.base) if spec.HasField("train") else ("evaluate.model", spec.evaluate.model)
+    )
+    if base.revision != commit:
+        asked = base.revision or "main"
+        base.revision = commit
+        defaults.note(f"{field}.revision", commit, f"the commit that '{asked}' was when this was resolved")
+
+
+def _data(spec: JobSpec, audits: Iterable[FileAudit]) -> list[ResolvedData]:
+    """Return the files of a spec in its order, with what the audits found of them."""
+    if spec.HasField("train"):
+        data = [
+            ResolvedData(role="train", path=source.source, weight=source.weight)
+            for source in spec.train.data.train
+        ]
+        if spec.train.data.validation:
+            data.append(ResolvedData(role="validation", path=spec.train.data.validation, weight=1.0))
+    else:
+        data = [ResolvedData(role="evaluate", path=spec.evaluate.data, weight=1.0)]
+        if spec.evaluate.examples:
+            data.append(ResolvedData(role="examples", path=spec.evaluate.examples, weight=1.0))
+    for item, audit in zip(data, audits, strict=False):  # without audits: paths alone
+        item.sha256, item.rows = audit.sha256, audit.mask.rows
+    return data
+
+
+def _backend(backend: ChosenBackend) -> ResolvedBackend:
+    return ResolvedBackend(
+        name=backend.manifest.name,
+        plugin=backend.manifest.plugin,
+        environment_digest=backend.environment_digest,
+    )
+
+
+def _validation_notices(files: Sequence[FileAudit]) -> Iterable[Notice]:
+    for file in files:
+        if not file.mask.trained_tokens:
+            yield warning(
+                "No token of the validation rows carries loss, so there will be no validation loss.",
+                hint="See that the answers in train.data.validation have the role 'assistant'.",
+            )
+
+
+def _stop_notices(stop_token_ids: Sequence[int]) -> Iterable[Notice]:
+    if not stop_token_ids:
+        yield warning(
+            "No token is known to end an answer; the model will talk until its length is used up.",
+            hint="Set eos_token_id in the base's generation_config.json.",
+        )
+
+
+def _require_prompts(draft: Draft, train: TrainSpec, rows: int) -> None:
+    """Refuse steps that want more prompts than there are: the trainer makes no step of a part."""
+    if draft.audit_order.method in online.METHODS and rows < train.optim.batch_size:
+        raise TunefleetError.field(
+            "train.optim.batch_size",
+            f"is {train.optim.batch_size}, more than the {rows} prompts there are",
+            hint=f"Set it to {rows} or less, or add prompts.",
+        )
+
+
+def _estimate(
+    train: TrainSpec, draft: Draft, *, total_steps: int, formats: FormatRegistry | None
+) -> Estimate:
+    return estimate_train(
+        train,
+        draft.facts,
+        draft.target_modules,
+        total_steps=total_steps,
+        target_parameters=draft.target_parameters,
+        formats=formats,
+    )
+
+
+def _fill_quantization(
+    defaults: Defaults,
+    train: TrainSpec,
+    draft: Draft,
+    backend: ChosenBackend,
+    *,
+    formats: FormatRegistry | None,
+) -> None:
+    if draft.facts.quantization.format:
+        return  # the base brings a format of its own
+    fill_quantization(
+        defaults,
+        train,
+        trainable=trained_formats(backend.manifest),
+        memory_bytes=backend.memory_bytes,
+        peak_bytes=lambda: _estimate(train, draft, total_steps=1, formats=formats).peak_bytes,
+    )
+
+
+def _resolution(spec: ResolvedSpec, notices: Iterable[Notice]) -> Resolution:
+    told = tuple(notices)
+    digest = digest_of(spec)
+    spec.notices.extend(told)
+    return Resolution(spec=spec, digest=digest, notices=told)

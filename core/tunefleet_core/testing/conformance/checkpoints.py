@@ -1,0 +1,134 @@
+"""Checkpoint and Pause: what was saved is whole, and a resumed run ends as one never stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tunefleet.backend.v1.backend_pb2 import Capability
+from tunefleet.backend.v1.run_pb2 import Run, RunOrder, StopMode
+from tunefleet.job.v1.event_pb2 import AttemptOutcome
+from tunefleet_core.testing.conformance.bench import Bench, in_words
+from tunefleet_core.testing.conformance.cases import Suite, case
+from tunefleet_core.testing.conformance.orders import EVERY_STEPS, STEPS
+from tunefleet_core.testing.conformance.profile import Transport
+from tunefleet_core.testing.conformance.transports import worker_process
+
+__all__ = ["Checkpoint", "Pause"]
+
+_RESUME = (Capability.CAPABILITY_TRAIN, Capability.CAPABILITY_CHECKPOINT_RESUME)
+_SUCCEEDED = AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED
+
+
+class Checkpoint(Suite):
+    """Checkpoints of a run, and runs that begin at one."""
+
+    @case(*_RESUME)
+    async def test_checkpoints_are_whole_and_told(self, bench: Bench) -> None:
+        order = bench.orders.run()
+        run = await bench.finish(order)
+        told = [
+            event.checkpoint_saved for event in await bench.events(order.run) if event.checkpoint_saved.path
+        ]
+        assert [saved.step for saved in told] == [saved.step for saved in run.checkpoints]
+        assert {EVERY_STEPS, 2 * EVERY_STEPS} <= {saved.step for saved in run.checkpoints}
+        for saved in run.checkpoints:
+            assert any((Path(order.work_dir) / saved.path).rglob("*")), f"{saved.path} is empty"
+
+    @case(*_RESUME)
+    async def test_a_resumed_run_ends_as_one_that_was_not_stopped(self, bench: Bench) -> None:
+        whole = bench.orders.run()
+        run = await bench.finish(whole)
+        again = resumed(bench, whole, run, step=EVERY_STEPS)
+        ended = await bench.finish(again)
+        assert ended.outcome == _SUCCEEDED, in_words(ended)
+        assert bench.output_digests(again) == bench.output_digests(whole)
+
+    @case(*_RESUME, is_error=True)
+    async def test_a_resumed_run_does_no_step_twice(self, bench: Bench) -> None:
+        whole = bench.orders.run()
+        again = resumed(bench, whole, await bench.finish(whole), step=EVERY_STEPS)
+        await bench.finish(again)
+        told = [event.metrics for event in await bench.events(again.run) if event.metrics.HasField("loss")]
+        assert [metrics.step for metrics in told] == list(range(EVERY_STEPS + 1, STEPS + 1))
+
+    @case(*_RESUME, is_error=True)
+    async def test_an_unreadable_checkpoint_fails_the_run(self, bench: Bench) -> None:
+        empty = bench.folder / "empty-checkpoint"
+        empty.mkdir(exist_ok=True)
+        order = bench.orders.run()
+        order.resume_from, order.resume_step = str(empty), EVERY_STEPS
+        run = await bench.finish(order)
+        assert run.outcome == AttemptOutcome.ATTEMPT_OUTCOME_FAILED, "it began anew without a word"
+        assert run.error.message
+
+    @case(*_RESUME, is_error=True, transports=(Transport.WORKER,))
+    async def test_a_run_whose_worker_was_killed_ends_as_if_it_was_not(self, bench: Bench) -> None:
+        whole = bench.orders.run()
+        await bench.finish(whole)
+        killed = bench.orders.run()
+        async with worker_process(bench.profile) as worker:
+            with bench.on(worker.calls):
+                await bench.start(killed)
+                await bench.until(killed.run, lambda event: event.checkpoint_saved.step >= EVERY_STEPS)
+            worker.process.kill()
+            await worker.process.wait()
+        again = bench.orders.run()
+        again.resume_from = str(sorted((Path(killed.work_dir) / "checkpoints").glob("step-*"))[0])
+        again.resume_step = EVERY_STEPS
+        ended = await bench.finish(again)
+        assert ended.outcome == _SUCCEEDED, in_words(ended)
+        assert bench.output_digests(again) == bench.output_digests(whole)
+
+
+class Pause(Suite):
+    """STOP_MODE_SAVE: the device is given back, the work is not lost."""
+
+    @case(*_RESUME)
+    async def test_a_paused_run_has_saved_where_it_was(self, bench: Bench) -> None:
+        order = bench.orders.endless_run()
+        async with bench.working(order, step=EVERY_STEPS + 2):
+            run = await bench.stop(order.run, StopMode.STOP_MODE_SAVE)
+        assert run.outcome == AttemptOutcome.ATTEMPT_OUTCOME_PAUSED, in_words(run)
+        assert run.checkpoints[-1].step > EVERY_STEPS, "no checkpoint was written for the pause"
+        assert any((Path(order.work_dir) / run.checkpoints[-1].path).rglob("*"))
+        assert not run.HasField("output")
+
+    @case(*_RESUME)
+    async def test_a_paused_run_goes_on_exactly(self, bench: Bench) -> None:
+        steps = 10 * STEPS
+        whole, paused = bench.orders.run(steps=steps), bench.orders.run(steps=steps)
+        await bench.finish(whole)
+        async with bench.working(paused, step=2):
+            run = await bench.stop(paused.run, StopMode.STOP_MODE_SAVE)
+        assert run.outcome == AttemptOutcome.ATTEMPT_OUTCOME_PAUSED, in_words(run)
+        again = resumed(bench, paused, run, step=run.checkpoints[-1].step)
+        ended = await bench.finish(again)
+        assert ended.outcome == _SUCCEEDED, in_words(ended)
+        assert bench.output_digests(again) == bench.output_digests(whole)
+
+    @case(*_RESUME, is_error=True)
+    async def test_a_paused_run_can_be_paused_and_cancelled_again(self, bench: Bench) -> None:
+        order = bench.orders.endless_run()
+        async with bench.working(order, step=1):
+            paused = await bench.stop(order.run, StopMode.STOP_MODE_SAVE)
+            for mode in (StopMode.STOP_MODE_SAVE, StopMode.STOP_MODE_CANCEL):
+                again = await bench.stop(order.run, mode)
+                assert (again.outcome, again.checkpoints) == (paused.outcome, paused.checkpoints)
+
+    @case(*_RESUME, is_error=True)
+    async def test_a_pause_that_becomes_a_cancel_ends_the_run(self, bench: Bench) -> None:
+        order = bench.orders.endless_run()
+        await bench.start(order)
+        await bench.until_step(order.run, 1)
+        await bench.stop(order.run, StopMode.STOP_MODE_SAVE)
+        assert (await bench.stop(order.run)).outcome == AttemptOutcome.ATTEMPT_OUTCOME_PAUSED
+
+
+def resumed(bench: Bench, before: RunOrder, run: Run, *, step: int) -> RunOrder:
+    """Return an order that goes on at a checkpoint of another run."""
+    order = bench.orders.run(spec=before.resolved_spec)
+    saved = next(item for item in run.checkpoints if item.step == step)
+    order.attempt = before.attempt + 1
+    order.resume_from = str(Path(before.work_dir) / saved.path)
+    order.resume_step = step
+    return order

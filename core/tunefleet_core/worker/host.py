@@ -1,0 +1,206 @@
+"""The contract host: serves backend/v1 for one backend of its own environment.
+
+    python -m tunefleet_core.worker.host --backend NAME --socket PATH --lease-seconds 10
+
+It is light: the heavy libraries live in its rank processes. It outlives the
+service that started it, for one lease term, so that a restarted service can
+adopt its runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import logging
+import os
+import signal
+import sys
+import time
+from typing import cast
+
+import grpc.aio
+
+from tunefleet.backend.v1 import backend_service_pb2_grpc as backend_grpc
+from tunefleet.backend.v1.backend_pb2 import BackendManifest
+from tunefleet.backend.v1.run_pb2 import StopMode
+from tunefleet_core.backend.contract import EngineDriver
+from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.plugins import find_backend
+from tunefleet_core.rpc import ErrorInterceptor
+from tunefleet_core.rpc.channels import MESSAGE_OPTIONS
+from tunefleet_core.worker.hosted_engine import HostedEngine
+from tunefleet_core.worker.hosted_run import HostedRun
+from tunefleet_core.worker.rank_process import RankProcess
+
+__all__ = ["BackendHost", "main"]
+
+_LOG = logging.getLogger(__name__)
+_WATCH_SECONDS = 0.25
+
+
+class BackendHost:
+    """State of the host: runs, engines, one spare rank process, and who owns it all."""
+
+    def __init__(
+        self, manifest: BackendManifest, *, lease_seconds: float, owner_pid: int, group: asyncio.TaskGroup
+    ) -> None:
+        self.manifest = manifest
+        self.runs: dict[str, HostedRun] = {}
+        self.engines: dict[str, HostedEngine] = {}
+        self.stopping = asyncio.Event()
+        self._group = group
+        self._lease_seconds = lease_seconds
+        self._last_call = time.monotonic()
+        self._spare: RankProcess | None = None
+        self._spare_lock = asyncio.Lock()
+        self._driver: EngineDriver | None = None
+        self._owner_pid = owner_pid
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether a rank process with its imports done waits for work."""
+        return self._spare is not None and self._spare.is_warm
+
+    def touch(self) -> None:
+        """Note a sign of life of the owner."""
+        self._last_call = time.monotonic()
+
+    def start(self, work: HostedRun | HostedEngine) -> None:
+        """Drive a run or an engine in the host's task group."""
+        self._group.create_task(work.drive())
+
+    def driver(self) -> EngineDriver:
+        """Return the engine driver, imported on first use."""
+        if self._driver is None:
+            self._driver = cast("EngineDriver", _load(self.manifest.engine_entry)())
+        return self._driver
+
+    async def warm_up(self) -> None:
+        """Start the spare rank process and wait until its imports are done."""
+        async with self._spare_lock:
+            if self._spare is None:
+                self._spare = await self._spawn(warm=True)
+
+    async def take_rank(self) -> RankProcess:
+        """Return a rank process for a run: the spare if there is one."""
+        async with self._spare_lock:
+            rank, self._spare = self._spare, None
+        if rank is not None and rank.process.returncode is None:
+            return rank
+        return await self._spawn(warm=False)
+
+    async def borrow_rank(self) -> RankProcess:
+        """Return the spare for an audit; it stays the spare."""
+        async with self._spare_lock:
+            if self._spare is None or self._spare.process.returncode is not None:
+                self._spare = await self._spawn(warm=False)
+            return self._spare
+
+    async def drop_spare(self) -> None:
+        """End the spare, after an audit went wrong or at the end of the host."""
+        async with self._spare_lock:
+            if self._spare is not None:
+                await self._spare.end(grace_seconds=1.0)
+                self._spare = None
+
+    async def watch_owner(self) -> None:
+        """Return when the host should end: told to, or without owner and work saved."""
+        while not self.stopping.is_set():
+            silent = time.monotonic() - self._last_call
+            busy = [run for run in self.runs.values() if not run.is_ended]
+            serving = [engine for engine in self.engines.values() if not engine.is_ended]
+            if silent > self._lease_seconds:
+                _LOG.warning("no sign of the service for %.1f s: saving and ending", silent)
+                for run in busy:
+                    await run.stop(StopMode.STOP_MODE_SAVE)
+                return
+            if not busy and not serving and os.getppid() != self._owner_pid and not self.runs:
+                return  # an idle host is of no use without the service that started it
+            try:
+                async with asyncio.timeout(_WATCH_SECONDS):
+                    await self.stopping.wait()
+            except TimeoutError:
+                continue
+
+    async def end(self) -> None:
+        """End everything the host owns."""
+        for run in self.runs.values():
+            await run.stop(StopMode.STOP_MODE_CANCEL)
+        for engine in self.engines.values():
+            await engine.stop()
+        await self.drop_spare()
+
+    async def _spawn(self, *, warm: bool) -> RankProcess:
+        rank = await RankProcess.spawn(self.manifest.rank_entry, warm=warm)
+        report = await rank.next_report()
+        if report is None or report.WhichOneof("report") != "warm":
+            lines = [line.text async for line in rank.lines("stderr")]
+            await rank.end(grace_seconds=1.0)
+            raise TunefleetError(
+                Reason.BACKEND_FAILED,
+                f"A rank process of backend '{self.manifest.name}' ended while it started.",
+                hint="Reinstall the backend: tunefleet plugins install " + self.manifest.name,
+                metadata={"log": "\n".join(lines[-20:])},
+            )
+        rank.is_warm = warm
+        return rank
+
+
+def _load(entry: str) -> type[object]:
+    module, _, attribute = entry.partition(":")
+    return cast("type[object]", getattr(importlib.import_module(module), attribute))
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    from tunefleet_core.worker.servicer import BackendServicer
+
+    manifest = find_backend(arguments.backend)
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=MESSAGE_OPTIONS)
+    async with asyncio.TaskGroup() as group:
+        host = BackendHost(
+            manifest, lease_seconds=arguments.lease_seconds, owner_pid=arguments.owner_pid, group=group
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, host.stopping.set)
+        loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C is the supervisor's to handle
+        backend_grpc.add_BackendServiceServicer_to_server(BackendServicer(host), server)
+        server.add_insecure_port(f"unix:{arguments.socket}")
+        await server.start()
+        try:
+            if arguments.warm and manifest.rank_entry:
+                group.create_task(_warm_up(host))
+            await host.watch_owner()
+        finally:
+            # A server that is not stopped hangs the interpreter's exit.
+            await host.end()
+            await server.stop(grace=0.2)
+
+
+async def _warm_up(host: BackendHost) -> None:
+    try:
+        await host.warm_up()
+    except TunefleetError as error:
+        _LOG.warning("the spare rank process failed: %s %s", error.message, error.metadata.get("log", ""))
+
+
+def main() -> None:
+    """Run the host."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backend", required=True)
+    parser.add_argument("--socket", required=True, help="path of the unix socket to serve on")
+    parser.add_argument("--lease-seconds", type=float, default=10.0)
+    # Told, not looked up: an owner that dies while its host starts would leave it with another parent.
+    parser.add_argument("--owner-pid", type=int, default=os.getppid(), help="process id of the service")
+    parser.add_argument("--warm", action="store_true", help="keep a rank process with its imports done")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    try:
+        asyncio.run(_serve(arguments))
+    except TunefleetError as error:
+        sys.exit(f"{error.message} {error.hint}")
+
+
+if __name__ == "__main__":
+    main()

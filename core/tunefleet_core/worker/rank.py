@@ -1,0 +1,217 @@
+"""The rank process: where a run happens. Loads torch or mlx, never gRPC.
+
+    python -m tunefleet_core.worker.rank --entry module:Class --read-fd N --write-fd M
+
+It warms up, tells so, then waits for one order. A run is its last deed: the
+process exits, and with it every byte of device memory. When the pipe from the
+host ends, the host is dead, and so is this process at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from tunefleet.backend.v1.rank_pb2 import RankAudit, RankCommand, RankEnd, RankReport, RankWarm
+from tunefleet.backend.v1.run_pb2 import RunOrder, StopMode
+from tunefleet.job.v1.event_pb2 import (
+    AttemptOutcome,
+    CheckpointSaved,
+    JobEvent,
+    Metrics,
+    Notice,
+    PhaseChanged,
+    Preflight,
+    RunPhase,
+    Sample,
+)
+from tunefleet_core.artifacts.writing import write_whole_folder
+from tunefleet_core.backend.contract import Rank, RunStopped
+from tunefleet_core.errors import Reason, TunefleetError, from_exception, status_from_error
+from tunefleet_core.timestamps import timestamp_now
+from tunefleet_core.worker.framing import FrameError, pack, read_frame
+
+__all__ = ["PipeRunContext", "checkpoint_name", "die_with_parent", "main"]
+
+_ORPHANED_EXIT = 3
+_PR_SET_PDEATHSIG = 1
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the folder of a checkpoint relative to the run's work folder."""
+    return f"checkpoints/step-{step:08d}"
+
+
+class PipeRunContext:
+    """The RunContext of a rank process: everything told goes down the pipe."""
+
+    def __init__(self, order: RunOrder, pipe: _Pipe) -> None:
+        self._order = order
+        self._pipe = pipe
+        self._work_dir = Path(order.work_dir)
+
+    @property
+    def order(self) -> RunOrder:
+        """What to run."""
+        return self._order
+
+    def enter(self, phase: RunPhase.ValueType) -> None:
+        """Tell a phase."""
+        self._tell(JobEvent(phase_changed=PhaseChanged(phase=phase)))
+
+    def metrics(self, metrics: Metrics) -> None:
+        """Tell the numbers of a step."""
+        self._tell(JobEvent(metrics=metrics))
+
+    def preflight(self, found: Preflight) -> None:
+        """Tell what was tried before the first step."""
+        self._tell(JobEvent(preflight=found))
+
+    def sample(self, step: int, prompt: str, answer: str) -> None:
+        """Tell an answer to a fixed prompt."""
+        self._tell(JobEvent(sample=Sample(step=step, prompt=prompt, answer=answer)))
+
+    def notice(self, text: str, *, hint: str = "", severity: str = "warning") -> None:
+        """Tell a person something."""
+        self._tell(JobEvent(notice=Notice(severity=severity, text=text, hint=hint)))
+
+    @contextmanager
+    def checkpoint(self, step: int) -> Generator[Path]:
+        """Write a checkpoint, whole or not at all."""
+        self.enter(RunPhase.RUN_PHASE_SAVING)
+        with write_whole_folder(self._work_dir / checkpoint_name(step)) as folder:
+            yield folder
+        self._tell(JobEvent(checkpoint_saved=CheckpointSaved(step=step, path=checkpoint_name(step))))
+        self.enter(RunPhase.RUN_PHASE_WORKING)
+
+    @contextmanager
+    def writing_output(self) -> Generator[Path]:
+        """Write the output, whole or not at all."""
+        self.enter(RunPhase.RUN_PHASE_SAVING)
+        with write_whole_folder(self._work_dir / "output") as folder:
+            yield folder
+
+    def stop_requested(self) -> StopMode.ValueType:
+        """Return how to stop, UNSPECIFIED to go on."""
+        return self._pipe.stop_mode
+
+    def _tell(self, event: JobEvent) -> None:
+        event.attempt = self._order.attempt
+        event.create_time.CopyFrom(timestamp_now())
+        self._pipe.send(RankReport(event=event))
+
+
+class _Pipe:
+    """Both directions of the pipe; a thread reads, so that a stop arrives while a run works."""
+
+    def __init__(self, reader: BinaryIO, writer: BinaryIO) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._lock = threading.Lock()
+        self.stop_mode: StopMode.ValueType = StopMode.STOP_MODE_UNSPECIFIED
+        self.commands: queue.SimpleQueue[RankCommand] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name="host-pipe", daemon=True).start()
+
+    def send(self, report: RankReport) -> None:
+        with self._lock:
+            self._writer.write(pack(report))
+            self._writer.flush()
+
+    def _read(self) -> None:
+        try:
+            while (command := read_frame(self._reader, RankCommand)) is not None:
+                if command.WhichOneof("command") == "stop":
+                    self.stop_mode = command.stop.mode
+                else:
+                    self.commands.put(command)
+        except (FrameError, OSError):
+            traceback.print_exc()
+        os._exit(_ORPHANED_EXIT)  # no host, no owner: nothing may keep the device
+
+
+def main() -> None:
+    """Run the process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--entry", required=True, help="module:Class of the rank")
+    parser.add_argument("--read-fd", type=int, required=True)
+    parser.add_argument("--write-fd", type=int, required=True)
+    parser.add_argument("--warm", action="store_true", help="import what a run needs before work arrives")
+    arguments = parser.parse_args()
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is the supervisor's to handle
+    pipe = _Pipe(os.fdopen(arguments.read_fd, "rb"), os.fdopen(arguments.write_fd, "wb"))
+    module, _, attribute = str(arguments.entry).partition(":")
+    start = time.monotonic()
+    rank = cast("Rank", getattr(importlib.import_module(module), attribute)())
+    if arguments.warm:
+        rank.warm()
+    pipe.send(RankReport(warm=RankWarm(import_seconds=time.monotonic() - start)))
+    while True:
+        command = pipe.commands.get()
+        if command.WhichOneof("command") == "run":
+            pipe.send(RankReport(end=_run(rank, command.run, pipe)))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)  # libraries leave threads that would delay a normal exit
+        pipe.send(RankReport(audit=_audit(rank, command)))
+
+
+def _run(rank: Rank, order: RunOrder, pipe: _Pipe) -> RankEnd:
+    context = PipeRunContext(order, pipe)
+    try:
+        output = rank.run(context)
+    except RunStopped:
+        saved = pipe.stop_mode == StopMode.STOP_MODE_SAVE
+        return RankEnd(
+            outcome=AttemptOutcome.ATTEMPT_OUTCOME_PAUSED
+            if saved
+            else AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
+        )
+    except Exception as error:  # the edge of plugin code: class it, tell it, keep the traceback in the log
+        return RankEnd(
+            outcome=AttemptOutcome.ATTEMPT_OUTCOME_FAILED, error=status_from_error(_classed(error))
+        )
+    return RankEnd(outcome=AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED, output=output)
+
+
+def _audit(rank: Rank, command: RankCommand) -> RankAudit:
+    try:
+        return RankAudit(result=rank.audit(command.audit))
+    except Exception as error:  # the edge of plugin code
+        return RankAudit(error=status_from_error(_classed(error)))
+
+
+def _classed(error: Exception) -> TunefleetError:
+    classed = from_exception(error)
+    if classed is not error:
+        traceback.print_exc()
+    if classed.reason is Reason.INTERNAL:
+        return TunefleetError(
+            Reason.BACKEND_FAILED,
+            f"The backend failed: {classed.message}",
+            hint="Read the traceback: tunefleet jobs logs NAME",
+            metadata=classed.metadata,
+        )
+    return classed
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its host dies; elsewhere the pipe's end does it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
