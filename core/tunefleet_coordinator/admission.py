@@ -1,0 +1,37 @@
+"""What new work passes before it is taken: room on the disk, and a hold on what it will need."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from tunefleet_coordinator.holds import Holds
+from tunefleet_core.artifacts import Watermark
+
+__all__ = ["Admission"]
+
+_LOOK_SECONDS = 0.1
+
+
+class Admission:
+    """Admits jobs and deployments."""
+
+    def __init__(self, watermark: Watermark, holds: Holds) -> None:
+        self._watermark = watermark
+        self._holds = holds
+        self._look_again_at = 0.0
+
+    @asynccontextmanager
+    async def new_work(self) -> AsyncGenerator[None]:
+        """Hold what is resolved inside until it is in the store.
+
+        Raises:
+            TunefleetError: DISK_FULL.
+        """
+        if time.monotonic() >= self._look_again_at:  # a disk does not fill between two calls of a burst
+            await asyncio.to_thread(self._watermark.require)
+            self._look_again_at = time.monotonic() + _LOOK_SECONDS
+        with self._holds.request():
+            yield

@@ -1,0 +1,101 @@
+"""From what the core wants of a service to the message it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec
+from tunefleet.fleet.v1.fleet_pb2 import Assignment, DeploymentAssignment, DesiredSet, Route
+from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
+from tunefleet.model.v1.base_pb2 import BaseFacts
+from tunefleet_coordinator.inspections import InspectionBroker
+from tunefleet_coordinator.kernel import Kernel
+from tunefleet_coordinator.security import TokenBook
+from tunefleet_core.lifecycle import DeploymentRow, DesiredAssignment, checkpoint_ref
+from tunefleet_core.timestamps import timestamp_of
+
+__all__ = ["DesiredSets"]
+
+
+class DesiredSets:
+    """Builds the desired set of any service."""
+
+    def __init__(self, kernel: Kernel, broker: InspectionBroker, tokens: TokenBook) -> None:
+        self._kernel = kernel
+        self._broker = broker
+        self._tokens = tokens
+        # By service, what its last set was made of: most of it is in the next one too.
+        self._made: dict[str, dict[Hashable, Assignment]] = {}
+
+    async def build(self, service: str) -> DesiredSet:
+        """Return what a service is to hold now, without a generation."""
+        view = await self._kernel.desired(service)
+        desired = DesiredSet(inspections=self._broker.questions_for(service))
+        desired.assignments.extend(await self._assignments(service, view.assignments))
+        desired.deployments.extend(_deployment(row) for row in view.deployments)
+        desired.routes.extend(_route(row) for row in view.routes)
+        if await self._kernel.observe(lambda world: service in world.gateways()):
+            self._add_tokens(desired)
+        return desired
+
+    def _add_tokens(self, desired: DesiredSet) -> None:
+        for digest, principal in self._tokens.users():
+            if principal.project == "*" and principal.expire_time is None:
+                desired.token_digests.append(digest)
+                continue
+            grant = desired.token_grants.add(digest=digest)
+            if principal.project != "*":
+                grant.project = principal.project
+            if principal.expire_time is not None:
+                grant.expire_time.CopyFrom(timestamp_of(principal.expire_time))
+
+    async def _assignments(self, service: str, items: Sequence[DesiredAssignment]) -> list[Assignment]:
+        before, now = self._made.get(service, {}), dict[Hashable, Assignment]()
+        for item in items:
+            key = (item.job.uid, item.attempt.attempt, item.attempt.fencing_number, item.goal)
+            now[key] = before.get(key) or await self._assignment(item)
+        self._made[service] = now
+        if not now:
+            del self._made[service]
+        return list(now.values())
+
+    async def _assignment(self, item: DesiredAssignment) -> Assignment:
+        job, attempt = item.job, item.attempt
+        row = await self._kernel.read(self._kernel.store.get_spec, job.uid)
+        assignment = Assignment(
+            job=job.name,
+            job_uid=job.uid,
+            attempt=attempt.attempt,
+            fencing_number=attempt.fencing_number,
+            goal=item.goal,
+            resolved_spec=ResolvedSpec.FromString(row.resolved_spec) if row is not None else None,
+            resolved_spec_digest=job.resolved_spec_digest,
+            device_ids=attempt.device_ids,
+            backend=job.backend,
+        )
+        if attempt.resume_from is not None:
+            assignment.resume_from.CopyFrom(checkpoint_ref(attempt.resume_from))
+        return assignment
+
+
+def _deployment(row: DeploymentRow) -> DeploymentAssignment:
+    return DeploymentAssignment(
+        deployment=row.name,
+        deployment_uid=row.uid,
+        engine=row.engine,
+        base=BaseFacts.FromString(row.base_facts),
+        adapter_manifest_digest=row.adapter_manifest_digest,
+        engine_model=row.engine_model,
+        device_ids=row.device_ids,
+        max_context_tokens=DeploymentSpec.FromString(row.spec).max_context_tokens,
+    )
+
+
+def _route(row: DeploymentRow) -> Route:
+    return Route(
+        model=row.deployment_id,
+        engine_address=row.engine_address,
+        engine_model=row.engine_model,
+        project=row.project,
+        create_time=timestamp_of(row.create_time),
+    )
