@@ -1,0 +1,1 @@
+"""The processes of a fleet beside its coordinator: trainer, server and gateway."""

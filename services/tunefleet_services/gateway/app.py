@@ -1,0 +1,164 @@
+"""The gateway as an aiohttp application: which path does what, and what every request passes.
+
+Every request is admitted (source, then token), gets an id, is logged and is counted, in the
+one middleware below; nothing is reachable around it. Deny by default: only `/health` asks
+for no token, and it tells nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from tunefleet_services.gateway.access_log import AccessLog
+from tunefleet_services.gateway.admission import admit_source, admit_token
+from tunefleet_services.gateway.engines import Engines
+from tunefleet_services.gateway.errors import GatewayError
+from tunefleet_services.gateway.exchange import CLIENT_GONE_STATUS, Exchange
+from tunefleet_services.gateway.forward import Forwarder
+from tunefleet_services.gateway.metrics import Metrics
+from tunefleet_services.gateway.models import ModelPages
+from tunefleet_services.gateway.routes import RouteTableHolder
+from tunefleet_services.gateway.settings import GatewaySettings
+
+__all__ = ["build_app"]
+
+_HEALTH = "/health"
+_LOGGER = logging.getLogger(__name__)
+
+
+def build_app(
+    routes: RouteTableHolder,
+    *,
+    settings: GatewaySettings | None = None,
+    access_log: AccessLog | None = None,
+    metrics: Metrics | None = None,
+) -> web.Application:
+    """Build the application.
+
+    Run it with `handler_cancellation=True`, as `serve_gateway` does: a client that leaves
+    before its answer began is noticed only by that.
+
+    Args:
+        routes: Read anew for every request.
+        settings: Limits; the defaults if left out.
+        access_log: Where requests are logged; standard error if left out.
+        metrics: Counters to share with another door; its own if left out.
+    """
+    gateway = _Gateway(routes, settings or GatewaySettings(), access_log or AccessLog(), metrics or Metrics())
+    app = web.Application(middlewares=[gateway.answer], client_max_size=gateway.settings.max_body_bytes)
+    app.cleanup_ctx.append(gateway.running)
+    pages = ModelPages(routes)
+    app.add_routes(
+        [
+            web.get(_HEALTH, gateway.health),
+            web.get("/metrics", gateway.show_metrics),
+            web.get("/v1/models", pages.list_models),
+            web.get("/v1/models/{model:.+}", pages.get_model),
+            web.post("/v1/chat/completions", gateway.forward),
+            web.post("/v1/completions", gateway.forward),
+        ]
+    )
+    return app
+
+
+class _Gateway:
+    """What the requests of one application share."""
+
+    def __init__(
+        self, routes: RouteTableHolder, settings: GatewaySettings, access_log: AccessLog, metrics: Metrics
+    ) -> None:
+        self.settings = settings
+        self._routes = routes
+        self._log = access_log
+        self._metrics = metrics
+        self._forwarder: Forwarder | None = None
+
+    async def running(self, app: web.Application) -> AsyncIterator[None]:
+        """Hold the pool and the log open while the application runs."""
+        self._log.start()
+        async with Engines.opened(self.settings) as engines:
+            self._forwarder = Forwarder(
+                routes=self._routes, engines=engines, settings=self.settings, metrics=self._metrics
+            )
+            yield
+        await asyncio.to_thread(self._log.stop)
+
+    async def forward(self, request: web.Request) -> web.StreamResponse:
+        assert self._forwarder is not None  # aiohttp runs `running` before it takes requests
+        return await self._forwarder.handle(request)
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def show_metrics(self, request: web.Request) -> web.Response:
+        text = self._metrics.render(log_lines_dropped=self._log.dropped)
+        return web.Response(
+            body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    @web.middleware
+    async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Admit a request, have it handled, log and count it, whatever happens."""
+        exchange = Exchange.begin(request)
+        try:
+            response = await self._handle(request, handler, exchange)
+            if not response.prepared:
+                exchange.status = response.status
+                exchange.bytes_sent = response.content_length or 0
+                response.headers.setdefault("X-Request-Id", exchange.request_id)
+            return response
+        except asyncio.CancelledError:  # the client left, or the gateway stops
+            exchange.status = CLIENT_GONE_STATUS
+            exchange.outcome = "client_gone"
+            raise
+        finally:
+            self._metrics.count(exchange)
+            self._log.write(exchange.record())
+
+    async def _handle(self, request: web.Request, handler: Handler, exchange: Exchange) -> web.StreamResponse:
+        try:
+            admit_source(request, self.settings)
+            if request.path != _HEALTH:
+                exchange.project = admit_token(request, self._routes.table.grants).project
+            return await handler(request)
+        except GatewayError as error:
+            exchange.outcome = "refused"
+            return error.response()
+        except web.HTTPException as error:
+            exchange.outcome = "refused"
+            return _unknown_path(request, error).response()
+        except Exception:
+            _LOGGER.exception("request %s failed", exchange.request_id)
+            exchange.outcome = "refused"
+            return _bug(exchange).response()
+
+
+def _unknown_path(request: web.Request, error: web.HTTPException) -> GatewayError:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return GatewayError(
+            405,
+            f"{request.path[:256]} does not take {request.method}. Use {allowed}.",
+            code="method_not_allowed",
+            headers={"Allow": allowed},
+        )
+    return GatewayError(
+        error.status,
+        f"The gateway has nothing at {request.path[:256]}. It serves /v1/models, /v1/chat/completions "
+        "and /v1/completions.",
+        code="unknown_url",
+    )
+
+
+def _bug(exchange: Exchange) -> GatewayError:
+    return GatewayError(
+        500,
+        f"The gateway failed on this request. Report it with request id {exchange.request_id}.",
+        code="internal_error",
+        error_type="server_error",
+    )

@@ -1,0 +1,166 @@
+"""Where model names lead and who may ask: an immutable table, replaced as a whole.
+
+A request takes the table once and keeps it. A table that is replaced while an answer
+streams therefore harms nothing: the stream ends on the engine where it began.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from urllib.parse import urlsplit
+
+from tunefleet_core.errors import TunefleetError
+
+__all__ = ["Grant", "Route", "RouteTable", "RouteTableHolder"]
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Where a gateway sends a model name; the fields of `fleet/v1` Route.
+
+    Attributes:
+        model: Name as clients say it.
+        engine_address: Base address of the engine, as `http://127.0.0.1:8000`, without `/v1`.
+        engine_model: Name inside the engine.
+        project: The project it belongs to.
+        create_time: When it became ready; with a time zone.
+    """
+
+    model: str
+    engine_address: str
+    engine_model: str
+    project: str
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What an API token opens at a gateway.
+
+    Attributes:
+        project: The project whose models it reaches; empty: all.
+        expire_time: When it ends by itself, seconds since 1970; None: never.
+    """
+
+    project: str = ""
+    expire_time: float | None = None
+
+    def is_over(self) -> bool:
+        """Say whether its time is over."""
+        return self.expire_time is not None and time.time() >= self.expire_time
+
+
+def _no_routes() -> Mapping[str, Route]:
+    return MappingProxyType({})
+
+
+def _no_projects() -> Mapping[str, Mapping[str, Route]]:
+    return MappingProxyType({})
+
+
+def _no_grants() -> Mapping[str, Grant]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteTable:
+    """One snapshot: the routes by model name, and what each accepted API token opens.
+
+    `routes` is what a token of all projects sees, `routes_of` what one of a project sees.
+
+    The empty table knows no model and accepts nobody. Build others with `of`, which checks them.
+    """
+
+    routes: Mapping[str, Route] = field(default_factory=_no_routes)
+    grants: Mapping[str, Grant] = field(default_factory=_no_grants)
+    _by_project: Mapping[str, Mapping[str, Route]] = field(default_factory=_no_projects)
+
+    def routes_of(self, project: str) -> Mapping[str, Route]:
+        """Return the routes that a token of a project reaches; of all, if it is empty."""
+        return self._by_project.get(project, _no_routes()) if project else self.routes
+
+    @classmethod
+    def of(
+        cls,
+        routes: Iterable[Route],
+        token_digests: Iterable[str],
+        grants: Iterable[tuple[str, Grant]] = (),
+    ) -> RouteTable:
+        """Build a table.
+
+        Args:
+            routes: The routes. Of two with one model name the newer serves: a deployment that
+                follows another is ready before the first is taken down.
+            token_digests: SHA-256 of each API token that is accepted without bounds, hex.
+            grants: Digest and bounds of further tokens.
+
+        Raises:
+            TunefleetError: FIELD_INVALID for an empty name, an address that is not
+                `http(s)://host[:port]`, or a digest that is none.
+        """
+        by_model: dict[str, Route] = {}
+        by_project: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            _check(route)
+            for seen in (by_model, by_project.setdefault(route.project, {})):
+                known = seen.get(route.model)
+                if known is None or known.create_time <= route.create_time:
+                    seen[route.model] = route
+        accepted = {digest.lower(): grant for digest, grant in grants}
+        accepted.update((digest.lower(), Grant()) for digest in token_digests)
+        for digest in accepted:
+            if not _DIGEST.fullmatch(digest):
+                raise TunefleetError.field("token_digests", "a digest is not 64 hex digits")
+        projects = {project: MappingProxyType(seen) for project, seen in by_project.items()}
+        return cls(
+            routes=MappingProxyType(by_model),
+            grants=MappingProxyType(accepted),
+            _by_project=MappingProxyType(projects),
+        )
+
+
+class RouteTableHolder:
+    """Holds the table in force. Replacing it is one assignment: no request sees half of it."""
+
+    __slots__ = ("_table",)
+
+    def __init__(self, table: RouteTable | None = None) -> None:
+        self._table = table or RouteTable()
+
+    @property
+    def table(self) -> RouteTable:
+        """The table in force now."""
+        return self._table
+
+    def replace_routes(self, table: RouteTable) -> None:
+        """Put another table in force for every request that begins after this."""
+        self._table = table
+
+
+def _check(route: Route) -> None:
+    if not route.model:
+        raise TunefleetError.field("routes.model", "is empty")
+    if not route.engine_model:
+        raise TunefleetError.field("routes.engine_model", f"is empty for model '{route.model}'")
+    if not _is_base_address(route.engine_address):
+        raise TunefleetError.field(
+            "routes.engine_address",
+            f"'{route.engine_address}' of model '{route.model}' is not http(s)://host[:port]",
+        )
+
+
+def _is_base_address(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, an open bracket
+        return False
+    is_bare = parts.path in ("", "/") and not (parts.query or parts.fragment or parts.username)
+    return parts.scheme in ("http", "https") and has_host and is_bare

@@ -1,0 +1,162 @@
+"""The gateway as a service of the fleet: every desired set replaces its route table.
+
+The table outlives the session: while the coordinator is away, the last one serves on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC
+from pathlib import Path
+
+from tunefleet.fleet.v1.fleet_pb2 import DesiredSet, Service, ServiceKind
+from tunefleet.fleet.v1.fleet_pb2 import Route as WireRoute
+from tunefleet.fleet.v1.fleet_service_pb2 import Hello, Welcome
+from tunefleet_core import CONTRACT_VERSION, __version__
+from tunefleet_core.errors import TunefleetError
+from tunefleet_services.control import Connection, ServiceSession
+from tunefleet_services.gateway.access_log import AccessLog
+from tunefleet_services.gateway.inference import serve_inference
+from tunefleet_services.gateway.metrics import Metrics
+from tunefleet_services.gateway.routes import Grant, Route, RouteTable, RouteTableHolder
+from tunefleet_services.gateway.serve import serve_gateway
+from tunefleet_services.gateway.settings import GatewaySettings
+from tunefleet_services.machine import describe_machine
+
+__all__ = ["Gateway", "GatewayOptions", "table_of"]
+
+_LOG = logging.getLogger(__name__)
+_ADDRESS_LABEL = "address"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayOptions:
+    """How a gateway is started."""
+
+    name: str
+    address: str
+    token: str
+    state_folder: Path
+    host: str = "127.0.0.1"
+    port: int = 0
+    inference_port: int = 0
+    """Port of the gRPC door; 0 takes a free one."""
+
+
+class Gateway:
+    """A service of kind GATEWAY."""
+
+    def __init__(self, options: GatewayOptions) -> None:
+        self._options = options
+        self._machine = describe_machine(options.state_folder)
+        self._connection = Connection(options.address, options.token)
+        self._session = ServiceSession(self._connection, self)
+        self._routes = RouteTableHolder()
+        self._base_address = ""
+        self._inference_address = ""
+        self._settings = GatewaySettings()
+        self._metrics = Metrics()
+        self._access_log = AccessLog()
+        self._listening = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._serve_http())
+                group.create_task(self._serve_grpc())
+                await self._listening.wait()  # the hello tells where
+                group.create_task(self._session.run())
+        finally:
+            await self._connection.close()
+
+    async def _serve_http(self) -> None:
+        await serve_gateway(
+            self._routes,
+            self._options.host,
+            self._options.port,
+            settings=self._settings,
+            access_log=self._access_log,
+            metrics=self._metrics,
+            on_listening=self._note_address,
+        )
+
+    async def _serve_grpc(self) -> None:
+        await serve_inference(
+            self._routes,
+            f"{self._options.host}:{self._options.inference_port}",
+            settings=self._settings,
+            metrics=self._metrics,
+            access_log=self._access_log,
+            on_listening=self._note_inference_address,
+        )
+
+    def hello(self) -> Hello:
+        """Return who attaches; endpoints and the label `address` say where it takes requests."""
+        service = Service(
+            name=f"services/{self._options.name}",
+            kind=ServiceKind.SERVICE_KIND_GATEWAY,
+            host=self._machine,
+            version=__version__,
+            labels={_ADDRESS_LABEL: self._base_address},
+            endpoints={"openai": f"{self._base_address}/v1", "inference": self._inference_address},
+        )
+        return Hello(service=service, contract_versions=[CONTRACT_VERSION])
+
+    async def welcomed(self, welcome: Welcome) -> None:
+        """The routes come with the desired set; until then the last ones serve."""
+
+    async def desired(self, desired: DesiredSet) -> None:
+        """Put the routes of the desired set in force for every request that begins now."""
+        self._routes.replace_routes(table_of(desired))
+
+    def _note_address(self, base_address: str) -> None:
+        _LOG.info("gateway listens on %s", base_address)
+        self._base_address = base_address
+        self._note_listening()
+
+    def _note_inference_address(self, address: str) -> None:
+        _LOG.info("gateway speaks gRPC at %s", address)
+        self._inference_address = address
+        self._note_listening()
+
+    def _note_listening(self) -> None:
+        if self._base_address and self._inference_address:
+            self._listening.set()
+
+
+def table_of(desired: DesiredSet) -> RouteTable:
+    """Return the route table of a desired set; a route that leads nowhere is left out and logged."""
+    grants = [
+        (
+            item.digest,
+            Grant(
+                project=item.project,
+                expire_time=item.expire_time.ToNanoseconds() / 1e9 if item.HasField("expire_time") else None,
+            ),
+        )
+        for item in desired.token_grants
+    ]
+    return RouteTable.of(_usable(desired.routes), desired.token_digests, grants)
+
+
+def _usable(routes: Iterable[WireRoute]) -> list[Route]:
+    usable: list[Route] = []
+    for wire in routes:
+        route = Route(
+            model=wire.model,
+            engine_address=wire.engine_address,
+            engine_model=wire.engine_model,
+            project=wire.project,
+            create_time=wire.create_time.ToDatetime(tzinfo=UTC),
+        )
+        try:
+            RouteTable.of([route], ())
+        except TunefleetError as error:  # one bad route must not cost the others
+            _LOG.error("route of model %r is left out: %s", wire.model, error.message)
+        else:
+            usable.append(route)
+    return usable

@@ -1,0 +1,5 @@
+"""`tunefleet up`: the whole fleet on one machine, as child processes of one supervisor."""
+
+from tunefleet_services.local.up import UpOptions, run_up
+
+__all__ = ["UpOptions", "run_up"]

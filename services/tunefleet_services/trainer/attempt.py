@@ -1,0 +1,328 @@
+"""One attempt on this trainer, from its assignment to proof that it is gone.
+
+Start and adoption differ only in where the host comes from. Whatever happens,
+the attempt ends with every marked process gone and a status that says how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
+from tunefleet.backend.v1 import backend_service_pb2 as pb
+from tunefleet.backend.v1.run_pb2 import Run, RunOrder, RunState, StopMode
+from tunefleet.fleet.v1.fleet_pb2 import Assignment, AssignmentGoal, AttemptStatus
+from tunefleet.job.v1.event_pb2 import AttemptOutcome, DeviceRelease, DeviceReleased, JobEvent
+from tunefleet_core.errors import (
+    Reason,
+    TunefleetError,
+    error_from_status,
+    from_exception,
+    status_from_error,
+)
+from tunefleet_core.rpc import error_from_rpc
+from tunefleet_core.worker.hosted_run import saved_checkpoints
+from tunefleet_core.worker.marker import EndReport, end_marked
+from tunefleet_services.hosts import Host, HostRecord
+from tunefleet_services.trainer.context import TrainerContext
+from tunefleet_services.trainer.event_forwarder import EventForwarder, HostGoneError
+from tunefleet_services.trainer.run_record import RunFolder
+from tunefleet_services.trainer.uploads import ArtifactUploader
+
+__all__ = ["AttemptRunner"]
+
+_LOG = logging.getLogger(__name__)
+_SAVE_CALL_SECONDS = 30.0  # the call returns when the run has ended; asking again is harmless
+_ASK_AGAIN_SECONDS = 0.2
+_ASK_AGAIN = (
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+)
+_KEPT_CHECKPOINTS = 3  # the default of train.checkpoint.keep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    """How an attempt ended."""
+
+    outcome: AttemptOutcome.ValueType
+    error: TunefleetError | None = None
+    run: Run | None = None
+    manifest_digest: str = ""
+
+
+class AttemptRunner:
+    """Drives one attempt. `run` returns when the coordinator no longer wants to hear of it."""
+
+    def __init__(self, context: TrainerContext, assignment: Assignment, record: HostRecord | None) -> None:
+        self._context = context
+        self._assignment = assignment
+        self._record = record  # the host that works on it: an earlier life's, or once there is one
+        self._folder = RunFolder.of(context.runs, assignment)
+        self._name = f"{assignment.job_uid}-{assignment.attempt}"
+        self._stop = asyncio.Event()
+        self._stopped_as = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
+        self._pause = asyncio.Event()
+        self._is_told = record is not None  # whether a host may have begun with it
+        self._dismissed = asyncio.Event()
+        self._checkpoint_saved = asyncio.Event()
+        self._forwarder = EventForwarder(context.connection, assignment, self._folder.path, self._look_at)
+        self._committed_steps: set[int] = set()
+        self.status = AttemptStatus(
+            job_uid=assignment.job_uid,
+            attempt=assignment.attempt,
+            fencing_number=assignment.fencing_number,
+            state=RunState.RUN_STATE_RUNNING,
+        )
+
+    def steer(self, goal: AssignmentGoal.ValueType) -> None:
+        """Follow the goal of the desired set."""
+        if goal == AssignmentGoal.ASSIGNMENT_GOAL_CANCEL:
+            self._stopped_as = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
+            self._stop.set()
+        elif goal == AssignmentGoal.ASSIGNMENT_GOAL_PAUSE and not self._pause.is_set():
+            self._pause.set()
+            if not self._is_told:  # there is nothing to save yet
+                self._stopped_as = AttemptOutcome.ATTEMPT_OUTCOME_PAUSED
+                self._stop.set()
+
+    def dismiss(self) -> None:
+        """The desired set no longer names this attempt: stop if it works, then forget it."""
+        self._stop.set()
+        self._dismissed.set()
+
+    async def run(self) -> None:
+        """Work, prove the end, report it until dismissed, clean up."""
+        end = await self._work_until_stopped()
+        release = await self._release()
+        self._report(end, release)
+        await self._dismissed.wait()
+        await asyncio.to_thread(self._folder.remove)
+
+    async def _work_until_stopped(self) -> _End:
+        async with asyncio.TaskGroup() as group:
+            work = group.create_task(self._work_and_class())
+            stop = group.create_task(self._stop.wait())
+            await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            if not work.done():
+                work.cancel()
+        return _End(outcome=self._stopped_as) if work.cancelled() else work.result()
+
+    async def _work_and_class(self) -> _End:
+        try:
+            return await self._work()
+        except TunefleetError as error:
+            return _End(outcome=AttemptOutcome.ATTEMPT_OUTCOME_FAILED, error=error)
+        except grpc.aio.AioRpcError as error:
+            typed = error_from_rpc(error, "The contract host")
+            return _End(outcome=AttemptOutcome.ATTEMPT_OUTCOME_FAILED, error=typed)
+        except Exception as error:  # a fault costs this attempt, not the trainer and its other runs
+            typed = from_exception(error)
+            if typed.reason is Reason.INTERNAL:
+                _LOG.exception("a fault in attempt %s", self._name)
+            return _End(outcome=AttemptOutcome.ATTEMPT_OUTCOME_FAILED, error=typed)
+
+    async def _work(self) -> _End:
+        self._context.report(self.status)
+        where = {"job": self._assignment.job, "attempt": self._assignment.attempt}
+        _LOG.info("the attempt %s", "begins" if self._record is None else "is adopted", extra=where)
+        host = await self._start() if self._record is None else await self._adopt(self._record)
+        try:
+            async with asyncio.TaskGroup() as group:
+                keeper = group.create_task(self._own(host))
+                uploader = group.create_task(self._upload_checkpoints())
+                saver = group.create_task(self._save_when_asked(host))
+                try:
+                    await self._forwarder.follow(host, self._name)
+                    run = await self._ended_run(host)
+                finally:
+                    keeper.cancel()
+                    uploader.cancel()
+                    saver.cancel()
+            return await self._conclude(run)
+        except* HostGoneError:
+            await self._forwarder.drain_spool()
+            await self._commit_saved_checkpoints()
+            raise TunefleetError(
+                Reason.WORKER_LOST,
+                "The contract host of the run died.",
+                hint="It is tried again from the newest committed checkpoint.",
+            ) from None
+        finally:
+            await host.channel.close()
+
+    async def _ended_run(self, host: Host) -> Run:
+        try:
+            return (await host.stub.GetRun(pb.GetRunRequest(run=self._name), timeout=10)).run
+        except grpc.aio.AioRpcError as error:
+            raise HostGoneError from error
+
+    async def _start(self) -> Host:
+        await asyncio.to_thread(self._folder.prepare, self._assignment)
+        order = await self._order()
+        host = await self._context.take(self._assignment.backend)
+        self._record = host.record
+        await asyncio.to_thread(self._folder.keep_host, host.record)
+        await self._tell(host, order)
+        return host
+
+    async def _tell(self, host: Host, order: RunOrder) -> None:
+        self._is_told = True
+        request = pb.StartRunRequest(request_id=str(uuid.uuid4()), order=order)
+        await host.stub.StartRun(request, timeout=60)
+
+    async def _adopt(self, record: HostRecord) -> Host:
+        host = await self._context.adopt(record)
+        if host is None:
+            await self._forwarder.drain_spool()
+            await self._commit_saved_checkpoints()
+            raise TunefleetError(
+                Reason.WORKER_LOST,
+                "The run ended while its trainer was away.",
+                hint="It is tried again from the newest committed checkpoint.",
+            )
+        try:
+            await host.stub.GetRun(pb.GetRunRequest(run=self._name), timeout=10)
+        except grpc.aio.AioRpcError as error:
+            if error_from_rpc(error, "The contract host").reason is not Reason.JOB_NOT_FOUND:
+                raise
+            # The earlier life ended between writing the host down and telling it what to do.
+            await self._tell(host, await self._order())
+        return host
+
+    async def _order(self) -> RunOrder:
+        assignment = self._assignment
+        order = RunOrder(
+            run=self._name,
+            job=assignment.job,
+            attempt=assignment.attempt,
+            resolved_spec=assignment.resolved_spec,
+            resolved_spec_digest=assignment.resolved_spec_digest,
+            work_dir=str(self._folder.path),
+            device_ids=assignment.device_ids,
+            threads=self._context.threads,
+        )
+        if assignment.HasField("resume_from"):
+            folder = self._folder.path / "resume"
+            await (await self._uploads()).fetch(assignment.resume_from.manifest_digest, folder)
+            order.resume_from = str(folder)
+            order.resume_step = assignment.resume_from.step
+        if assignment.resolved_spec.adapter.manifest_digest:
+            folder = self._folder.path / "adapter"
+            await (await self._uploads()).fetch(assignment.resolved_spec.adapter.manifest_digest, folder)
+            order.adapter_dir = str(folder)
+        if assignment.resolved_spec.HasField("merge_backend"):
+            program = self._context.pool.program_of(assignment.resolved_spec.merge_backend.name)
+            order.merge_program.CopyFrom(program)
+        if assignment.resolved_spec.base.manifest_digest:
+            # The path is where another host, or an earlier life of this one, laid the base out.
+            digest = assignment.resolved_spec.base.manifest_digest
+            order.resolved_spec.base.path = str(await self._context.models.fetch(digest))
+        return order
+
+    async def _save_when_asked(self, host: Host) -> None:
+        """Have the run save its exact state and end, once a pause is wanted; its events tell how it went."""
+        await self._pause.wait()
+        request = pb.StopRunRequest(
+            request_id=str(uuid.uuid4()), run=self._name, mode=StopMode.STOP_MODE_SAVE
+        )
+        while True:
+            try:
+                await host.stub.StopRun(request, timeout=_SAVE_CALL_SECONDS)
+                return
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in _ASK_AGAIN:
+                    raise error_from_rpc(error, "The contract host") from error
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)  # a large state takes long; a dead host is noticed
+
+    async def _own(self, host: Host) -> None:
+        """Tell the host again and again that its service lives."""
+        while True:
+            await asyncio.sleep(self._context.lease_seconds / 4)
+            try:
+                await host.stub.GetRun(pb.GetRunRequest(run=self._name), timeout=5)
+            except grpc.aio.AioRpcError:
+                continue  # the event stream notices a dead host
+
+    def _look_at(self, event: JobEvent) -> None:
+        kind = event.WhichOneof("payload")
+        if kind == "checkpoint_saved":
+            self._checkpoint_saved.set()
+        elif kind == "metrics":
+            self._context.first_step_done(self._assignment.backend)
+
+    async def _upload_checkpoints(self) -> None:
+        """Commit checkpoints in the background while the run goes on."""
+        self._checkpoint_saved.set()  # an adopted run may have some already
+        while True:
+            await self._checkpoint_saved.wait()
+            self._checkpoint_saved.clear()
+            await self._commit_saved_checkpoints()
+
+    async def _commit_saved_checkpoints(self) -> None:
+        uploads = await self._uploads()
+        for saved in await asyncio.to_thread(saved_checkpoints, self._folder.path):
+            if saved.step not in self._committed_steps:
+                folder = self._folder.path / saved.path
+                await uploads.commit(folder, ArtifactKind.ARTIFACT_KIND_CHECKPOINT, saved.step)
+                self._committed_steps.add(saved.step)
+                await asyncio.to_thread(self._folder.drop_checkpoints, self._committed_steps, self._kept)
+
+    @property
+    def _kept(self) -> int:
+        policy = self._assignment.resolved_spec.spec.train.checkpoint
+        return policy.keep if policy.HasField("keep") else _KEPT_CHECKPOINTS
+
+    async def _conclude(self, run: Run) -> _End:
+        if run.outcome != AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED:
+            await self._commit_saved_checkpoints()
+        digest = ""
+        if run.outcome == AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED:
+            output: Path = self._folder.path / "output"
+            manifest = await (await self._uploads()).commit(output, run.output.kind, run.output.step)
+            digest = manifest.digest
+        error = error_from_status(run.error) if run.HasField("error") else None
+        return _End(outcome=run.outcome, error=error, run=run, manifest_digest=digest)
+
+    async def _uploads(self) -> ArtifactUploader:
+        context = self._context
+        return ArtifactUploader(context.connection, await context.blobs(), self._assignment, context.hardware)
+
+    async def _release(self) -> EndReport:
+        if self._record is None:
+            return EndReport(ended=0, killed=0, seconds=0.0, all_gone=True)
+        report = await asyncio.to_thread(end_marked, self._record.mark)
+        await self._context.forget_host(self._record)
+        return report
+
+    def _report(self, end: _End, release: EndReport) -> None:
+        proof = (
+            DeviceRelease.DEVICE_RELEASE_BY_EXIT if release.all_gone else DeviceRelease.DEVICE_RELEASE_UNKNOWN
+        )
+        self.status.state = RunState.RUN_STATE_ENDED
+        self.status.outcome = end.outcome
+        if end.error is not None:
+            self.status.error.CopyFrom(status_from_error(end.error))
+        if end.run is not None:
+            self.status.scores.extend(end.run.output.scores)
+        self.status.output_manifest_digest = end.manifest_digest
+        self.status.device_released.CopyFrom(
+            DeviceReleased(
+                device_release=proof,
+                processes_ended=release.ended,
+                processes_killed=release.killed,
+                seconds=release.seconds,
+            )
+        )
+        self._context.report(self.status)
+        where = {"job": self._assignment.job, "attempt": self._assignment.attempt}
+        _LOG.info("the attempt ended: %s", AttemptOutcome.Name(end.outcome), extra=where)
