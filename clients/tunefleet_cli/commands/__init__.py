@@ -1,0 +1,1 @@
+"""The commands, one module per noun; each imports what it needs when it is called."""

@@ -1,0 +1,88 @@
+"""`tunefleet deploy MODEL`: serve a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from tunefleet_cli.exit_codes import FAILED
+from tunefleet_cli.invocation import Invocation, command_options
+
+if TYPE_CHECKING:
+    from tunefleet.deployment.v1.deployment_pb2 import Deployment
+    from tunefleet_client import Client
+
+__all__ = ["deploy"]
+
+_POLL_SECONDS = 0.2
+
+
+@click.command()
+@click.argument("model")
+@click.option("--name", metavar="NAME", help="Name on the gateway (else the model's own).")
+@click.option("--engine", metavar="ENGINE", default="", help="Engine (else the best for the host).")
+@click.option("--wait", is_flag=True, help="Until it takes traffic.")
+@click.option("--timeout", type=click.IntRange(1), default=600, show_default=True, help="Seconds to wait.")
+@command_options
+def deploy(
+    invocation: Invocation, model: str, name: str | None, engine: str, wait: bool, timeout: int
+) -> None:
+    """Serve MODEL: the name of a trained one, a folder, or a Hub id.
+
+    Before it takes traffic, what is served is compared with what was trained,
+    in tokens and in numbers.
+    """
+    from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec
+    from tunefleet_cli.model_reference import model_reference
+    from tunefleet_cli.output.sheets import show_deployment
+    from tunefleet_cli.output.states import deployment_state
+    from tunefleet_client import short_name
+    from tunefleet_core.errors import error_from_status
+
+    spec = DeploymentSpec(model=model_reference(model), engine=engine)
+
+    async def create(client: Client) -> Deployment:
+        created = await client.deployments.create(spec, deployment_id=name)
+        return await _settled(client, created, timeout) if wait else created
+
+    deployment = invocation.ask(create)
+    short, state = short_name(deployment.name), deployment_state(deployment)
+    output = invocation.output()
+    if state == "FAILED":
+        output.error(error_from_status(deployment.error))
+        raise click.exceptions.Exit(FAILED)
+    if state == "READY":
+        if output.is_human:
+            show_deployment(output, deployment)
+            output.gap()
+        found = "" if output.is_human else deployment.contract.summary  # a human has just read it
+        text = f"{short} takes traffic. {found}".rstrip()
+        next_step = f"tunefleet chat {short}"
+    else:
+        text, next_step = f"{short} is {state.lower()}.", "tunefleet deployments list"
+    output.result(deployment, name=short, text=text, next_step=next_step)
+
+
+async def _settled(client: Client, deployment: Deployment, timeout_seconds: float) -> Deployment:
+    """Return the deployment once it takes traffic or has failed."""
+    import asyncio
+
+    from tunefleet_cli.output.states import deployment_state
+    from tunefleet_client import short_name
+    from tunefleet_core.errors import Reason, TunefleetError
+
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            while deployment_state(deployment) in ("PENDING", "STARTING"):
+                await asyncio.sleep(_POLL_SECONDS)
+                deployment = await client.deployments.get(deployment.name)
+    except TimeoutError:
+        short = short_name(deployment.name)
+        raise TunefleetError(
+            Reason.TIME_LIMIT,
+            f"{short} is still {deployment_state(deployment).lower()} after {timeout_seconds:.0f} s.",
+            hint="It goes on by itself: tunefleet deployments list, tunefleet doctor",
+            metadata={"deployment": deployment.name},
+        ) from None
+    return deployment

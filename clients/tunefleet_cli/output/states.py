@@ -1,0 +1,39 @@
+"""States as words and cells: enum names without their prefixes, with a symbol for people."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from tunefleet.deployment.v1.deployment_pb2 import ContractState, Deployment, DeploymentState
+from tunefleet.fleet.v1.fleet_pb2 import Service, ServiceKind, ServiceState
+from tunefleet_cli.output.output import Output
+from tunefleet_cli.output.theme import state_text
+
+__all__ = ["contract_cell", "deployment_state", "service_kind", "service_state", "state_cell"]
+
+
+def state_cell(output: Output, state: str) -> Text | str:
+    """Return a state with its symbol for people, as a bare word for pipes."""
+    return state_text(state) if output.is_human else state
+
+
+def deployment_state(deployment: Deployment) -> str:
+    """Return a deployment's state without its prefix, such as `READY`."""
+    return DeploymentState.Name(deployment.state).removeprefix("DEPLOYMENT_STATE_")
+
+
+def service_kind(service: Service) -> str:
+    """Return what a service does, such as `trainer`."""
+    return ServiceKind.Name(service.kind).removeprefix("SERVICE_KIND_").lower()
+
+
+def service_state(service: Service) -> str:
+    """Return a service's state without its prefix; DRAINING if it is there but gets no new work."""
+    name = ServiceState.Name(service.state).removeprefix("SERVICE_STATE_")
+    return "DRAINING" if name == "ATTACHED" and service.is_draining else name
+
+
+def contract_cell(output: Output, state: ContractState.ValueType) -> Text | str:
+    """Return one half of the contract's result; empty if nothing was checked."""
+    name = ContractState.Name(state).removeprefix("CONTRACT_STATE_")
+    return "" if name == "UNSPECIFIED" else state_cell(output, name)

@@ -1,0 +1,82 @@
+"""`--set path=value`: change single fields of a job file for one run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import yaml
+
+from tunefleet.job.v1.spec_pb2 import JobSpec
+from tunefleet_core.errors import TunefleetError
+from tunefleet_core.spec import parse_job_file, parse_job_text, spec_to_yaml
+
+__all__ = ["read_job"]
+
+_INDEX = re.compile(r"^(?P<name>[^\[\]]+)\[(?P<index>\d+)\]$")
+
+
+def read_job(path: str, overrides: Sequence[str]) -> JobSpec:
+    """Read a job file and apply overrides, checked by the same rules.
+
+    Args:
+        path: The job file.
+        overrides: Such as `train.optim.epochs=1` or `train.data.train[0].source=a.jsonl`;
+            relative paths in them are taken from the current folder.
+
+    Raises:
+        TunefleetError: FIELD_INVALID for a wrong file or a wrong override.
+    """
+    spec = parse_job_file(path)
+    if not overrides:
+        return spec
+    content = cast("dict[str, object]", yaml.safe_load(spec_to_yaml(spec)))
+    for override in overrides:
+        field, equals, value = override.partition("=")
+        if not equals or not field:
+            raise TunefleetError.field("--set", f"'{override}' is not path=value.")
+        _set(content, field.split("."), _value(value), whole=field)
+    # JSON is YAML: the reader of job files judges the result, whatever was set.
+    text = json.dumps(content)
+    return parse_job_text(text, base_dir=Path.cwd(), origin=f"{path} with --set")
+
+
+def _set(content: dict[str, object], path: Sequence[str], value: object, *, whole: str) -> None:
+    here = content
+    for part in path[:-1]:
+        here = _step(here, part, whole)
+    match = _INDEX.match(path[-1])
+    if match is None:
+        here[path[-1]] = value
+        return
+    items = _items(here, match["name"], int(match["index"]), whole)
+    items[int(match["index"])] = value
+
+
+def _step(content: dict[str, object], part: str, whole: str) -> dict[str, object]:
+    match = _INDEX.match(part)
+    if match is None:
+        inner = content.setdefault(part, {})
+    else:
+        inner = _items(content, match["name"], int(match["index"]), whole)[int(match["index"])]
+    if not isinstance(inner, dict):
+        raise TunefleetError.field(whole, f"'{part}' is a value, it has no fields.")
+    return cast("dict[str, object]", inner)
+
+
+def _items(content: dict[str, object], name: str, index: int, whole: str) -> list[object]:
+    items = content.get(name)
+    if not isinstance(items, list) or index >= len(cast("list[object]", items)):
+        raise TunefleetError.field(whole, f"'{name}' has no element {index}.")
+    return cast("list[object]", items)
+
+
+def _value(text: str) -> object:
+    """Return a value as a job file would have it: number, list, mapping, else text."""
+    try:
+        return cast(object, json.loads(text))
+    except ValueError:
+        return cast(object, yaml.safe_load(text)) if text.startswith(("[", "{")) else text
