@@ -1,0 +1,1 @@
+"""Exports in quantisation formats with llmcompressor. Import-light: the libraries come with an order."""

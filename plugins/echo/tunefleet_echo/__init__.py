@@ -1,0 +1,1 @@
+"""A deterministic fake backend that obeys the whole contract."""

@@ -1,0 +1,1 @@
+"""Exports to GGUF, written and read again with llama.cpp."""

@@ -1,0 +1,34 @@
+"""The locks name every direct dependency, at one version on every platform."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+import pytest
+
+PLATFORMS = ("linux-x86_64-cpu", "macos-arm64")
+_PIN = re.compile(r'([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)( --config-settings="[^"]+")*')
+_DIRECT = {"mlx", "mlx-lm"}
+
+
+def _pins(platform: str) -> dict[str, str]:
+    text = (files("tunefleet_mlx.locks") / f"{platform}.txt").read_text()
+    found = [_PIN.fullmatch(line) for line in text.splitlines() if not line.startswith("#")]
+    assert all(found), "exact pins, no local versions"
+    return {match[1].lower().replace("_", "-"): match[2] for match in found if match}
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_every_direct_dependency_is_pinned(platform: str) -> None:
+    pins = _pins(platform)
+    assert set(pins) >= _DIRECT
+    assert not {"tunefleet", "pytest"} & set(pins)
+
+
+def test_platforms_differ_only_where_they_must() -> None:
+    linux, mac = map(_pins, PLATFORMS)
+    assert set(linux) ^ set(mac) <= {"mlx-cpu", "mlx-metal"}
+    assert {name: mac[name] for name in set(linux) & set(mac)} == {
+        name: linux[name] for name in set(linux) & set(mac)
+    }

@@ -1,0 +1,70 @@
+"""What of a model is trained: every weight, or an adapter in one of its forms.
+
+The library's trainer takes care of the step; what it starts from is settled here, because
+number types decide whether small steps survive and whether a resumed run is the same run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import LoraConfig, TaskType
+
+from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
+from tunefleet_core.parity import AdapterRecord
+from tunefleet_core.spec import effective_scale, neutral_alpha
+
+__all__ = ["adapter_record", "is_full", "lora_config", "settle_trainable"]
+
+
+def is_full(spec: ResolvedSpec) -> bool:
+    """Return whether every weight is trained."""
+    return not spec.spec.train.HasField("adapter")
+
+
+def lora_config(spec: ResolvedSpec) -> LoraConfig | None:
+    """Return the adapter to train; None for full fine-tuning."""
+    if is_full(spec):
+        return None
+    lora = spec.spec.train.adapter.lora
+    alpha = lora.alpha if lora.HasField("alpha") else neutral_alpha(lora)
+    return LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora.rank,
+        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # engines read an integer
+        lora_dropout=lora.dropout,
+        target_modules=list(spec.target_modules),
+        target_parameters=list(spec.target_parameters) or None,
+        bias="none",
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+    )
+
+
+def settle_trainable(model: Any) -> None:
+    """Keep trained weights in float32, whatever they are computed in.
+
+    A step of 1e-5 on a weight of 0.02 is a tenth of what bfloat16 can tell apart, and would
+    be lost. And the library casts the adapter of a quantised base to bfloat16 but reads it
+    back from a checkpoint as float32: a resumed run would go on from other numbers.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)
+
+
+def adapter_record(spec: ResolvedSpec) -> AdapterRecord | None:
+    """Return what the contract keeps of the adapter; None for full fine-tuning."""
+    if is_full(spec):
+        return None
+    lora = spec.spec.train.adapter.lora
+    return AdapterRecord(
+        rank=lora.rank,
+        alpha=lora.alpha if lora.HasField("alpha") else neutral_alpha(lora),
+        effective_scale=effective_scale(lora),
+        target_modules=tuple(spec.target_modules),
+        rslora=lora.rslora,
+        dora=lora.dora,
+        target_parameters=tuple(spec.target_parameters),
+    )

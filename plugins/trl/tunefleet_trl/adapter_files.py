@@ -1,0 +1,41 @@
+"""Write an adapter as PEFT reads it, and nothing else into its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tunefleet.model.v1.base_pb2 import BaseFacts
+
+__all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "save_adapter"]
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_FILE_MODE = 0o644
+"""The library writes weights as 0600, which another user's engine could not read."""
+
+
+def save_adapter(model: Any, folder: Path, base: BaseFacts) -> None:
+    """Write the adapter's weights and config into an existing, empty folder."""
+    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    for path in folder.iterdir():
+        if path.name not in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            path.unlink()  # a model card that says nothing
+    _settle_config(folder / ADAPTER_CONFIG, base)
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        (folder / name).chmod(_FILE_MODE)
+
+
+def _settle_config(path: Path, base: BaseFacts) -> None:
+    """Name the base by Hub id and commit or by folder, and order what the library leaves to chance.
+
+    It writes targets in the order of a set: equal adapters would differ in their digest.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base.model if base.commit else base.path
+    config["revision"] = base.commit or None
+    config["target_modules"] = sorted(config["target_modules"])
+    # The library writes an empty list for some types of model and null for others.
+    config["target_parameters"] = sorted(config.get("target_parameters") or []) or None
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

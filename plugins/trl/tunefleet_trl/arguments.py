@@ -1,0 +1,86 @@
+"""What every trainer of the library is told alike: steps, batches, rates, precision, reports."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from tunefleet.backend.v1.run_pb2 import RunOrder
+from tunefleet.job.v1.spec_pb2 import TrainSpec
+from tunefleet_core.errors import TunefleetError
+from tunefleet_trl.loading import Hardware
+
+__all__ = ["common_arguments"]
+
+_VALIDATIONS = 10
+"""Validations in a run: enough to see a turning point, few enough not to rule the time."""
+_DEFAULT_SEED = 42
+_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+def common_arguments(order: RunOrder, hardware: Hardware, *, rows: int, validates: bool) -> dict[str, Any]:
+    """Return the arguments that any config of the library takes.
+
+    Args:
+        order: The run.
+        hardware: What it computes on.
+        rows: Training rows of an epoch.
+        validates: Whether there are validation rows.
+    """
+    train = order.resolved_spec.spec.train
+    optim = train.optim
+    micro, accumulation = _batches(train)
+    total = _total_steps(train, rows, micro, accumulation)
+    options = order.resolved_spec.spec.backend_options
+    checkpointing = (
+        bool(options["gradient_checkpointing"])
+        if "gradient_checkpointing" in options
+        else hardware.kind == "cuda"
+    )
+    return {
+        "output_dir": os.path.join(order.work_dir, "trainer"),
+        "per_device_train_batch_size": micro,
+        "per_device_eval_batch_size": micro,
+        "gradient_accumulation_steps": accumulation,
+        "max_steps": total,
+        "learning_rate": optim.learning_rate,
+        "lr_scheduler_type": _SCHEDULES.get(optim.schedule or "cosine", optim.schedule),
+        "warmup_steps": math.ceil(optim.warmup_ratio * total),
+        "max_grad_norm": optim.max_grad_norm if optim.HasField("max_grad_norm") else 1.0,
+        "weight_decay": optim.weight_decay,
+        "optim": "adamw_torch_fused",
+        "seed": train.seed if train.HasField("seed") else _DEFAULT_SEED,
+        "bf16": hardware.dtype == "bfloat16",
+        "use_cpu": hardware.kind == "cpu",
+        "gradient_checkpointing": checkpointing,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": hardware.kind == "cuda",
+        "eval_strategy": "steps" if validates else "no",
+        "eval_steps": max(1, total // _VALIDATIONS),
+        "save_strategy": "steps",
+        "save_steps": max(1, train.checkpoint.every_steps or 200),
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+
+
+def _batches(train: TrainSpec) -> tuple[int, int]:
+    """Return (rows per forward pass, forward passes per optimiser step)."""
+    batch = train.optim.batch_size or 16
+    micro = train.optim.micro_batch_size or batch
+    if batch % micro:
+        raise TunefleetError.field(
+            "train.optim.micro_batch_size", f"{micro} does not divide the batch size {batch}"
+        )
+    return micro, batch // micro
+
+
+def _total_steps(train: TrainSpec, rows: int, micro: int, accumulation: int) -> int:
+    if train.optim.max_steps:
+        return train.optim.max_steps
+    per_epoch = math.ceil(math.ceil(rows / micro) / accumulation)
+    return max(1, math.ceil((train.optim.epochs or 1.0) * per_epoch))

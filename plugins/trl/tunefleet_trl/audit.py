@@ -1,0 +1,203 @@
+"""The mask audit: what training would see, found with the tokenizer alone, before any weight is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from itertools import groupby
+
+from tunefleet.backend.v1.inspect_pb2 import AuditFile, AuditOrder, AuditResult, FileAudit
+from tunefleet.dataset.v1.audit_pb2 import (
+    MaskAudit,
+    MaskedRow,
+    MaskedSpan,
+    PrefixBreak,
+    ReferenceTokens,
+)
+from tunefleet_core.data import Row, file_digest
+from tunefleet_core.parity import REFERENCE_CONVERSATIONS, reference_prompts
+from tunefleet_core.rewards import NamedScorer
+from tunefleet_trl.loading import load_tokenizer
+from tunefleet_trl.methods.answered import Answer, AnsweredRow, answered_rows
+from tunefleet_trl.methods.scoring import require_fields, scorers_of
+from tunefleet_trl.rendering import ChatMessages, ChatTools, RenderedRow, Renderer, TemplateRefusedError
+from tunefleet_trl.shown import has_left_out_thoughts, reference_needs
+from tunefleet_trl.template_equality import template_difference
+
+__all__ = ["audit", "prefix_breaks"]
+
+_SHOWN_ROWS = 3
+_CHECKED_ROWS = 200
+"""Plain rows whose every turn is also rendered as a prompt; templates break on all of them or on none."""
+_CHECKED_ROWS_WITH_MORE = 2000
+"""The same of rows with tools or thoughts, where it depends on what a row holds."""
+_SHOWN_BREAKS = 20
+_SHOWN_TOKENS = 8
+
+
+def audit(order: AuditOrder) -> AuditResult:
+    """Tokenise the rows of every file and report the loss mask.
+
+    Raises:
+        TunefleetError: DATA_INVALID naming file, line and field; BASE_INVALID for a
+            folder without a usable tokenizer.
+    """
+    tokenizer = load_tokenizer(order.base)
+    renderer = Renderer(tokenizer, order.chat_template, loss_on=order.loss_on)
+    scorers = scorers_of(order.method, order.rewards)
+    files: list[FileAudit] = []
+    held_by_all: set[str] = set()
+    for file in order.files:
+        mask, held = _audit_file(file, renderer, order, scorers)
+        files.append(FileAudit(file=file, sha256=file_digest(file.path), mask=mask))
+        held_by_all |= held
+    return AuditResult(
+        files=files,
+        template_difference=template_difference(
+            renderer, order.must_match_template, held=reference_needs(held_by_all)
+        ),
+    )
+
+
+def _audit_file(
+    file: AuditFile, renderer: Renderer, order: AuditOrder, scorers: Sequence[NamedScorer]
+) -> tuple[MaskAudit, set[str]]:
+    """Return what training would see of a file, and what its rows hold beside plain turns."""
+    result = MaskAudit()
+    lengths: list[int] = []
+    ends_trained: list[bool] = []
+    held: set[str] = set()
+    breaks: list[PrefixBreak] = []
+    for count, answered in enumerate(answered_rows(order.method, file.path, renderer)):
+        lengths.append(answered.length)
+        require_fields(file.path, answered, scorers)
+        _count_answers(result, answered)
+        result.rows_over_long += 0 < order.max_length < answered.length
+        for answer in answered.answers:
+            if answer.row.messages:  # a text is no answer
+                ends_trained.append(_ends_are_trained(answer.rendered, renderer.template.stop_token_ids))
+            held |= answer.rendered.holds
+            if count < _SHOWN_ROWS:
+                spans = _spans(answer.rendered, renderer)
+                result.first_rows.append(MaskedRow(line=answered.line, spans=spans, part=answer.part))
+        result.rows_of_text += not answered.answers[0].row.messages
+        _count_thoughts_and_tools(result, answered.answers[0].row, renderer)
+        has_more = any(answer.rendered.holds for answer in answered.answers)
+        if count < _CHECKED_ROWS or (has_more and count < _CHECKED_ROWS_WITH_MORE):
+            found = [item for answer in answered.answers for item in _answer_breaks(renderer, answer)]
+            result.rows_checked_as_prompts += 1
+            result.rows_with_prefix_breaks += bool(found)
+            breaks.extend(found[: _SHOWN_BREAKS - len(breaks)])
+    needs = reference_needs(held)
+    result.references.extend(_references(renderer, needs))
+    result.prefix_breaks.extend([*breaks, *_reference_breaks(renderer, needs)][:_SHOWN_BREAKS])
+    result.rows = len(lengths)
+    result.end_of_turn_trained = all(ends_trained)
+    result.length_percentiles.extend(_percentiles(lengths))
+    return result, held
+
+
+def _count_answers(result: MaskAudit, row: AnsweredRow) -> None:
+    for answer in row.answers:
+        result.tokens += len(answer.rendered.input_ids)
+        result.trained_tokens += answer.rendered.trained_tokens
+        result.rows_labelled_good += answer.part == "good"
+    result.rows_without_loss += not row.teaches
+    if row.has_equal_answers:
+        result.rows_with_equal_answers += 1
+        result.first_line_with_equal_answers = result.first_line_with_equal_answers or row.line
+
+
+def _answer_breaks(renderer: Renderer, answer: Answer) -> Iterator[PrefixBreak]:
+    """Yield the breaks at the turns that are trained; the turns of a prompt are only read."""
+    row = answer.row
+    found = prefix_breaks(renderer, row.as_chat(), answer.rendered, line=row.line, tools=row.tools)
+    return (item for item in found if item.turn >= answer.first_turn)
+
+
+def _count_thoughts_and_tools(result: MaskAudit, row: Row, renderer: Renderer) -> None:
+    result.rows_with_tools += row.has_tools
+    result.rows_with_thoughts += row.has_thoughts
+    if row.has_thoughts and has_left_out_thoughts(row, renderer):
+        result.rows_with_thoughts_left_out += 1
+        result.first_line_with_thoughts_left_out = result.first_line_with_thoughts_left_out or row.line
+
+
+def _spans(row: RenderedRow, renderer: Renderer) -> Iterator[MaskedSpan]:
+    pairs = zip(row.mask, row.input_ids, strict=True)
+    for is_trained, group in groupby(pairs, key=lambda pair: bool(pair[0])):
+        yield MaskedSpan(text=renderer.text([token for _, token in group]), is_trained=is_trained)
+
+
+def _ends_are_trained(row: RenderedRow, stop_token_ids: Sequence[int]) -> bool:
+    """Return whether every trained stretch teaches the model to stop. True for a row without any."""
+    stops = set(stop_token_ids)
+    pairs = zip(row.mask, row.input_ids, strict=True)
+    return all(
+        any(token in stops for _, token in group)
+        for is_trained, group in groupby(pairs, key=lambda pair: pair[0])
+        if is_trained
+    )
+
+
+def _percentiles(lengths: Sequence[int]) -> list[int]:
+    """Return the 50th, 95th and 100th percentile: the smallest length that so many rows do not exceed."""
+    ordered = sorted(lengths)
+    return [ordered[max(0, -(-len(ordered) * percent // 100) - 1)] for percent in (50, 95, 100)]
+
+
+def _references(renderer: Renderer, needs: Collection[str]) -> Iterator[ReferenceTokens]:
+    for prompt in reference_prompts(needs):
+        try:
+            ids = renderer.prompt(prompt.messages, prompt.tools)
+        except TemplateRefusedError:
+            continue  # a template may refuse a role; then no server can be sent it either
+        yield ReferenceTokens(
+            messages_json=json.dumps(prompt.messages, ensure_ascii=False),
+            tools_json=json.dumps(prompt.tools, ensure_ascii=False) if prompt.tools else "",
+            prompt_token_ids=ids,
+        )
+
+
+def _reference_breaks(renderer: Renderer, needs: Collection[str]) -> Iterator[PrefixBreak]:
+    for conversation in REFERENCE_CONVERSATIONS:
+        if conversation.needs and not conversation.needs <= set(needs):
+            continue
+        chat, tools = conversation.messages, conversation.tools
+        try:
+            rendered = renderer.row(chat, tools)
+        except TemplateRefusedError:
+            continue
+        yield from prefix_breaks(renderer, chat, rendered, line=0, tools=tools)
+
+
+def prefix_breaks(
+    renderer: Renderer, chat: ChatMessages, row: RenderedRow, *, line: int, tools: ChatTools = ()
+) -> Iterator[PrefixBreak]:
+    """Yield the assistant turns whose served prompt is not the start of the trained row.
+
+    Such a turn is trained in a context that no server ever produces.
+    """
+    for turn, message in enumerate(chat):
+        if message["role"] != "assistant" or not turn:
+            continue
+        try:
+            served = renderer.prompt(chat[:turn], tools)
+        except TemplateRefusedError as error:
+            yield PrefixBreak(line=line, turn=turn, served=f"[the template refuses this prompt: {error}]")
+            continue
+        trained = row.input_ids[: len(served)]
+        if trained == served:
+            continue
+        at = next(
+            (index for index, pair in enumerate(zip(trained, served, strict=False)) if pair[0] != pair[1]),
+            len(trained),
+        )
+        start = max(0, at - _SHOWN_TOKENS // 2)
+        yield PrefixBreak(
+            line=line,
+            turn=turn,
+            token_index=at,
+            trained=renderer.text(row.input_ids[start : at + _SHOWN_TOKENS]),
+            served=renderer.text(served[start : at + _SHOWN_TOKENS]),
+        )

@@ -1,0 +1,196 @@
+"""Load tokenizer, base and adapter: offline, safetensors only, no code from a model folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunefleet.backend.v1.run_pb2 import RunOrder
+from tunefleet.model.v1.base_pb2 import BaseFacts
+from tunefleet_core.backend import go_quiet_and_offline
+from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_trl.library_gaps import close_library_gaps
+from tunefleet_trl.quantising import CARRIER, keep_layout, quantising_options
+
+__all__ = [
+    "Hardware",
+    "hush_libraries",
+    "load_adapter",
+    "load_base",
+    "load_tokenizer",
+    "prepare_hardware",
+    "stored_format",
+]
+
+_UNPACKED = "mxfp4"
+"""A stored format that is unpacked while loading."""
+_SMALL_MODEL_PARAMETERS = 50_000_000
+"""Below this, splitting a matrix product over cores costs more than it saves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """Where a run computes: `cpu` or `cuda`, and the number type (`float32`, `bfloat16`)."""
+
+    kind: str
+    dtype: str
+
+
+def hush_libraries() -> None:
+    """Keep libraries from the network, the terminal and a job's log; call before importing them."""
+    go_quiet_and_offline()
+    # It warns of a faster kernel that it would fetch from the network.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for library in ("transformers", "trl", "peft", "accelerate"):
+        # What a library tells its own callers is no news to whoever reads a job's log.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=rf"{library}\.")
+
+
+def prepare_hardware(order: RunOrder, *, dtype: str) -> Hardware:
+    """Choose device, number type and threads of a run, before the first tensor.
+
+    Devices are hidden rather than indexed, so that index 0 is right in every library.
+    """
+    import torch
+
+    gpus = [device for device in order.device_ids if not device.startswith("cpu")]
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    kind = "cuda" if gpus and torch.cuda.is_available() else "cpu"
+    if gpus and kind == "cpu":
+        raise TunefleetError(
+            Reason.BACKEND_FAILED,
+            f"The run was given {', '.join(gpus)}, but torch finds no CUDA device.",
+            hint="Install the CUDA environment of this backend: tunefleet plugins install trl",
+        )
+    small = order.resolved_spec.base.parameter_count < _SMALL_MODEL_PARAMETERS
+    torch.set_num_threads(order.threads or (1 if small else os.cpu_count() or 1))
+    return Hardware(kind=kind, dtype=dtype or ("bfloat16" if kind == "cuda" else "float32"))
+
+
+def load_tokenizer(base: BaseFacts) -> Any:
+    """Load the tokenizer of a base folder.
+
+    Raises:
+        TunefleetError: BASE_INVALID if there is none, or none that knows where tokens
+            lie in the text, without which there is no loss mask.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _invalid(base, f"its tokenizer cannot be loaded: {_first_line(error)}") from error
+    if not tokenizer.is_fast:
+        raise _invalid(base, "its tokenizer has no tokenizer.json, so no loss mask can be made")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def load_base(base: BaseFacts, hardware: Hardware, *, quantization: str = "") -> Any:
+    """Load the weights of a base folder onto the device.
+
+    Args:
+        base: The base.
+        hardware: Where to, and in which number type it computes.
+        quantization: What to quantise linear layers to while loading: `nf4`, `fp4` or `int8`
+            (see `quantising`); empty: as they are stored.
+
+    Raises:
+        TunefleetError: BASE_INVALID naming what is wrong with the folder.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    if not any(Path(base.path).glob("*.safetensors")):
+        raise _invalid(base, "it has no safetensors weights")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base.path,
+            dtype=getattr(torch, hardware.dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            **_form(base, hardware, quantization),
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _invalid(base, f"its weights cannot be loaded: {_first_line(error)}") from error
+    close_library_gaps(model)
+    if not quantization and stored_format(base) != CARRIER:
+        if stored_format(base) == _UNPACKED:
+            # How the files were packed is remembered: saved again, whole numbers would bear packed names.
+            model._weight_conversions = None
+        return model.to(hardware.kind)
+    keep_layout(model)
+    return model
+
+
+def stored_format(base: BaseFacts) -> str:
+    """Return the format that a base says it is stored in, such as `mxfp4`; empty: whole numbers."""
+    config = json.loads(base.config_json or "{}").get("quantization_config")
+    return str(config.get("quant_method") or "unknown") if isinstance(config, dict) else ""
+
+
+def load_adapter(model: Any, folder: str) -> Any:
+    """Put a trained adapter on a base; returns the model that answers with it.
+
+    Raises:
+        TunefleetError: BASE_INVALID if the adapter does not fit the base.
+    """
+    from peft import PeftModel
+
+    if not (Path(folder) / "adapter_model.safetensors").is_file():
+        raise TunefleetError(
+            Reason.BASE_INVALID,
+            f"The adapter folder '{folder}' has no adapter_model.safetensors.",
+            hint="Fetch the adapter again: tunefleet models show NAME",
+            metadata={"path": folder},
+        )
+    try:
+        return PeftModel.from_pretrained(model, folder, is_trainable=False, local_files_only=True)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise TunefleetError(
+            Reason.BASE_INVALID,
+            f"The adapter in '{folder}' does not fit this base: {_first_line(error)}",
+            hint="Use the adapter with the base it was trained on.",
+            metadata={"path": folder},
+        ) from error
+
+
+def _form(base: BaseFacts, hardware: Hardware, quantization: str) -> dict[str, Any]:
+    """Return the options that make weights what they are trained as, on their device at once."""
+    if stored_format(base) == CARRIER:
+        return {"device_map": {"": hardware.kind}}
+    if not quantization:
+        return _whole_numbers(base)
+    return {**quantising_options(quantization, dtype=hardware.dtype), "device_map": {"": hardware.kind}}
+
+
+def _whole_numbers(base: BaseFacts) -> dict[str, Any]:
+    """Return what unpacks a base whose experts are stored as MXFP4: kernels for it have no backward pass."""
+    if stored_format(base) != _UNPACKED:
+        return {}
+    from transformers import Mxfp4Config
+
+    return {"quantization_config": Mxfp4Config(dequantize=True)}
+
+
+def _invalid(base: BaseFacts, why: str) -> TunefleetError:
+    return TunefleetError(
+        Reason.BASE_INVALID,
+        f"The base '{base.model or base.path}' cannot be used: {why}.",
+        hint="Complete the folder, or name another base in train.base.model.",
+        metadata={"path": base.path},
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

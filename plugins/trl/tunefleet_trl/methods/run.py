@@ -1,0 +1,56 @@
+"""A run of any method but SFT: rows, trainer, steps, output. The beginning and the end are SFT's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from tunefleet.backend.v1.run_pb2 import RunOutput
+from tunefleet_core.backend import RunContext
+from tunefleet_trl.loading import Hardware, load_base
+from tunefleet_trl.methods.preference import preference_trainer
+from tunefleet_trl.methods.reference_free import REFERENCE_FREE, reference_free_trainer
+from tunefleet_trl.methods.rows import answered_training_rows
+from tunefleet_trl.methods.scored import SCORED, scored_trainer
+from tunefleet_trl.outcome import base_numbers_of, write_output
+from tunefleet_trl.preflight import is_wanted, preflight
+from tunefleet_trl.rendering import Renderer
+from tunefleet_trl.rows import TrainingRows
+
+__all__ = ["train_by_method"]
+
+
+def train_by_method(context: RunContext, renderer: Renderer, hardware: Hardware, method: str) -> RunOutput:
+    """Train by a method of METHODS and write what was learned.
+
+    Raises:
+        RunStopped: the run was asked to stop; with a checkpoint if it was asked to save.
+        TunefleetError: DATA_INVALID, BASE_INVALID, NO_TRAINED_TOKEN.
+    """
+    spec = context.order.resolved_spec
+    rows = answered_training_rows(context, renderer, method)
+    references = rows.references()
+    model = load_base(spec.base, hardware, quantization=spec.spec.train.quantization)
+    base_numbers = base_numbers_of(context, model, references)
+    trainer = _builder(method)(
+        context,
+        renderer,
+        rows,
+        hardware,
+        model=model,
+        before_first_step=partial(_try_first, context, renderer, references),
+    )
+    trainer.train(resume_from_checkpoint=context.order.resume_from or None)
+    return write_output(context, trainer, renderer, references, hardware=hardware, base_numbers=base_numbers)
+
+
+def _builder(method: str) -> Callable[..., Any]:
+    if method in SCORED:
+        return scored_trainer
+    return reference_free_trainer if method in REFERENCE_FREE else preference_trainer
+
+
+def _try_first(context: RunContext, renderer: Renderer, rows: TrainingRows, trainer: Any) -> None:
+    if is_wanted(context):
+        preflight(context, trainer, renderer, rows.train)

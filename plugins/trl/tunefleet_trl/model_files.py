@@ -1,0 +1,97 @@
+"""Write whole weights: a model folder that any engine reads, and checkpoints that lose nothing.
+
+A model folder is the base's own, with other weights: config and tokenizer are copied
+rather than written anew, since a newer library writes forms that older engines refuse.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from transformers import GenerationConfig
+
+from tunefleet.model.v1.base_pb2 import BaseFacts
+
+__all__ = ["MODEL_WEIGHTS", "load_weights", "save_model_folder", "save_weights"]
+
+MODEL_WEIGHTS = "model.safetensors"
+_FILE_MODE = 0o644
+"""The library writes weights as 0600, which another user's engine could not read."""
+_COPIED = (
+    "added_tokens.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tekken.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+
+
+def save_model_folder(
+    model: Any, folder: Path, base: BaseFacts, *, template: str, stops: Sequence[int]
+) -> None:
+    """Write a model of transformers into an existing, empty folder, as its base is laid out.
+
+    Args:
+        model: The model, in the number type its weights are to have.
+        folder: Where to.
+        base: The base it was made from; its folder must still be there.
+        template: Jinja source of the chat template; it goes to `chat_template.jinja`.
+        stops: Token ids that end an answer; they go to `generation_config.json`.
+    """
+    # The library refuses to write sampling settings that it finds odd, as many bases have them.
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    model.save_pretrained(str(folder), safe_serialization=True)
+    model.generation_config = own
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    for name in _COPIED:
+        source = Path(base.path) / name
+        if source.is_file():
+            shutil.copyfile(source, folder / name)
+    _settle_stops(folder / "generation_config.json", stops)
+    _write_config(folder / "config.json", base, dtype=str(model.dtype).removeprefix("torch."))
+    (folder / "chat_template.jinja").write_bytes(template.encode())
+    for path in folder.iterdir():
+        path.chmod(_FILE_MODE)
+
+
+def save_weights(model: torch.nn.Module, folder: Path) -> None:
+    """Write every weight under the name it has in memory, bit for bit; for checkpoints."""
+    save_model(model, str(folder / MODEL_WEIGHTS))
+    (folder / MODEL_WEIGHTS).chmod(_FILE_MODE)
+
+
+def load_weights(model: torch.nn.Module, folder: Path) -> None:
+    """Read what `save_weights` wrote into the same architecture.
+
+    Raises:
+        RuntimeError: a weight is missing, or there is one too many.
+    """
+    load_model(model, folder / MODEL_WEIGHTS, strict=True)
+
+
+def _write_config(path: Path, base: BaseFacts, *, dtype: str) -> None:
+    config = json.loads(base.config_json)
+    config.pop("quantization_config", None)  # these weights are whole numbers of their type
+    inner = [value for value in config.values() if isinstance(value, dict)]
+    named = [(part, key) for part in (config, *inner) for key in ("torch_dtype", "dtype") if key in part]
+    for part, key in named or [(config, "dtype")]:
+        part[key] = dtype
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _settle_stops(path: Path, stops: Sequence[int]) -> None:
+    """Name what ends an answer as trained: an engine reads it here, where an adapter was told it."""
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if stops:
+        config["eos_token_id"] = list(stops)
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,70 @@
+"""The manifest: what this backend is and can do. Imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
+from tunefleet_core.backend import backend_manifest
+from tunefleet_core.plugins.hookspecs import hookimpl
+from tunefleet_trl.methods import METHODS
+from tunefleet_trl.quantising import FORMATS
+
+__all__ = ["tunefleet_backends"]
+
+_OPTIONS_SCHEMA = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "properties": {
+        "gradient_checkpointing": {
+            "type": "boolean",
+            "description": "Recompute activations in the backward pass: less memory, about a third "
+            "more time. Left out: on for CUDA, off for CPU.",
+        },
+    },
+    "additionalProperties": False,
+}
+
+
+@hookimpl
+def tunefleet_backends() -> Sequence[BackendManifest]:
+    """Return the trl backend."""
+    quantised = _quantised()
+    return (
+        backend_manifest(
+            name="trl",
+            distribution="tunefleet-trl",
+            summary="Fine-tunes with TRL and PEFT on CPU and NVIDIA GPUs: LoRA, QLoRA, DoRA, full.",
+            capabilities=[
+                Capability.CAPABILITY_TRAIN,
+                Capability.CAPABILITY_SFT,
+                Capability.CAPABILITY_LORA,
+                Capability.CAPABILITY_RSLORA,
+                Capability.CAPABILITY_DORA,
+                Capability.CAPABILITY_EXPERT_LORA,
+                Capability.CAPABILITY_FULL_FINE_TUNING,
+                *((Capability.CAPABILITY_QLORA_NF4,) if "nf4" in quantised else ()),
+                Capability.CAPABILITY_CHECKPOINT_RESUME,
+                Capability.CAPABILITY_EVALUATE,
+                Capability.CAPABILITY_INSPECT,
+                Capability.CAPABILITY_PREFLIGHT,
+                Capability.CAPABILITY_MERGE,
+                Capability.CAPABILITY_QUANTIZE,
+            ],
+            # MXFP4 is unpacked while loading; GPT-OSS alone is published so, and written back so.
+            methods=METHODS,
+            trained_formats=["mxfp4", *quantised],
+            exported_formats=["mxfp4"],
+            exported_scopes={"mxfp4": ["gpt_oss"]},
+            device_kinds=["cpu", "cuda"],
+            rank_entry="tunefleet_trl.rank:TrlRank",
+            options_schema=_OPTIONS_SCHEMA,
+            keep_warm=True,
+        ),
+    )
+
+
+def _quantised() -> Sequence[str]:
+    """Return the formats that need bitsandbytes, which this environment has on some platforms only."""
+    return FORMATS if find_spec("bitsandbytes") else ()

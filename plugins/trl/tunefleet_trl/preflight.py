@@ -1,0 +1,278 @@
+"""Try everything a run will need before its first step: what cannot work fails in the first minute.
+
+Forward, backward and an optimiser step on the longest rows, one checkpoint written and read
+back, one short answer. The learning rate of that step is 0 and its optimiser is thrown away,
+so weights, optimiser, random state and the order of the rows are as if nothing had been tried:
+a run with this trial ends in the same bytes as one without.
+
+It is kept cheap. The step is one micro batch, of a single row where the plan says that memory
+cannot be the question; a second follows only where gradients and optimiser state are large
+enough to matter to the peak, which adapters' are not. The answer is a word or two. Most of
+what is left is what the first step would have paid for anyway.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from safetensors.torch import load_file
+
+from tunefleet.backend.v1.run_pb2 import StopMode
+from tunefleet.job.v1.event_pb2 import Preflight, RunPhase
+from tunefleet_core.backend import RunContext, RunStopped
+from tunefleet_core.errors import Reason, TunefleetError, from_exception
+from tunefleet_trl.memory import free_memory_bytes, peak_memory_bytes
+from tunefleet_trl.methods.answered import first_prompt
+from tunefleet_trl.rendering import RenderedRow, Renderer, TemplateRefusedError
+from tunefleet_trl.rows import data_of_role
+
+__all__ = ["is_wanted", "preflight"]
+
+_ANSWER_TOKENS = 2
+_DEFAULT_KEEP = 3
+_SMALL_SHARE = 0.05
+"""Share of the free memory below which a planned peak is so small that no error of the plan matters."""
+_STATE_SHARE = 0.05
+"""Share of the peak from which on gradients and optimiser state are tried beside the activations."""
+_STATE_BYTES_PER_PARAMETER = 12
+"""Gradient and the two moments of AdamW in float32."""
+_ASKED_FOR = re.compile(r"[Tt]ried to allocate ([0-9.]+) ?(bytes|[KMGT]iB)")
+_UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+def is_wanted(context: RunContext) -> bool:
+    """Whether a run begins with a trial: unless it was declined, or goes on from a checkpoint."""
+    train = context.order.resolved_spec.spec.train
+    is_declined = train.HasField("preflight") and not train.preflight
+    return not is_declined and not context.order.resume_from
+
+
+def preflight(context: RunContext, trainer: Any, renderer: Renderer, rows: Sequence[RenderedRow]) -> None:
+    """Try a run and tell what was measured. Call it when the trainer is about to take its first step.
+
+    Args:
+        context: The run.
+        trainer: A RunTrainer whose model and optimiser are prepared.
+        renderer: Tokenizer and template of the run.
+        rows: The training rows.
+
+    Raises:
+        RunStopped: the run was asked to stop meanwhile.
+        TunefleetError: OUT_OF_MEMORY with the smallest change that may help, DISK_FULL with
+            the bytes that are missing, TEMPLATE_MISMATCH if no prompt can be rendered,
+            BACKEND_FAILED if the loss is no number before anything was learned.
+    """
+    context.enter(RunPhase.RUN_PHASE_PREFLIGHT)
+    begun = time.monotonic()
+    found = Preflight()
+    try:
+        with _leaving_no_trace(trainer):
+            _try_step(trainer, found, rows=_rows_to_try(context, trainer))
+            _stop_if_asked(context)
+            _try_saving(context, trainer, found)
+            _stop_if_asked(context)
+            found.answer = _try_answer(context, trainer, renderer, rows)
+    except (MemoryError, RuntimeError) as error:
+        if from_exception(error).reason is not Reason.OUT_OF_MEMORY:
+            raise
+        raise _out_of_memory(trainer, found.longest_row_tokens, error) from error
+    found.peak_memory_bytes = peak_memory_bytes()
+    found.seconds = time.monotonic() - begun
+    context.preflight(found)
+
+
+@contextmanager
+def _leaving_no_trace(trainer: Any) -> Iterator[None]:
+    """Give back random state, gradients, counters and optimiser as they were."""
+    states = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    has_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    gpus = torch.cuda.get_rng_state_all() if has_gpu else []
+    tokens, was_training, optimizer = trainer.count_tokens(), trainer.model.training, trainer.optimizer
+    trainer.optimizer = None
+    try:
+        yield
+    finally:
+        trainer.optimizer = optimizer
+        trainer.forget_metrics(tokens)
+        trainer.model.zero_grad(set_to_none=True)
+        trainer.model.train(was_training)
+        random.setstate(states[0])
+        numpy.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if has_gpu:
+            torch.cuda.set_rng_state_all(gpus)
+
+
+def _rows_to_try(context: RunContext, trainer: Any) -> int:
+    """Return the rows of the trial: a micro batch, or one row if memory is out of the question."""
+    planned = context.order.resolved_spec.estimate.peak_bytes
+    if planned and planned < _SMALL_SHARE * free_memory_bytes():
+        return 1
+    return int(trainer.args.per_device_train_batch_size)
+
+
+def _try_step(trainer: Any, found: Preflight, *, rows: int) -> None:
+    """Forward, backward and an optimiser step that moves nothing, on the longest rows."""
+    lengths = trainer.row_lengths()
+    longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])[:rows]
+    found.longest_row_tokens = lengths[longest[0]]
+    begun = time.monotonic()
+    optimizer = trainer.create_optimizer()
+    batch = trainer.trial_batch(longest)
+    _forward_and_backward(trainer, batch)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    gradients = [item.grad for item in trainer.model.parameters() if item.grad is not None]
+    if torch.isfinite(torch.nn.utils.get_total_norm(gradients)):  # 0 times infinity would be a trace
+        optimizer.step()
+    found.step_seconds = time.monotonic() - begun
+    state_bytes = _STATE_BYTES_PER_PARAMETER * sum(item.numel() for item in gradients)
+    if state_bytes > _STATE_SHARE * peak_memory_bytes():
+        _forward_and_backward(trainer, batch)  # gradients and state stay: the peak of accumulation
+
+
+def _forward_and_backward(trainer: Any, batch: Any) -> None:
+    # The library's loop sets it before each step; models that scale their own loss read it.
+    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
+    loss = trainer.training_step(trainer.model_wrapped, copy(batch), trainer.trained_in(batch))
+    if not torch.isfinite(loss):
+        raise TunefleetError(
+            Reason.BACKEND_FAILED,
+            f"The loss of the longest rows is {loss.item()} before anything was learned.",
+            hint="Set train.dtype to float32, or check the weights of the base.",
+        )
+
+
+def _out_of_memory(trainer: Any, longest: int, error: BaseException) -> TunefleetError:
+    micro = trainer.args.per_device_train_batch_size
+    batch = micro * trainer.args.gradient_accumulation_steps
+    peak = peak_memory_bytes()
+    asked = _ASKED_FOR.search(str(error))
+    wanted = int(float(asked[1]) * _UNITS[asked[2]]) if asked else 0
+    if micro > 1:
+        smaller = max(rows for rows in range(1, micro // 2 + 1) if batch % rows == 0)
+        hint = f"Set train.optim.micro_batch_size to {smaller}; the result stays the same."
+    else:
+        hint = f"Set train.max_length to {max(1, longest // 2)}, or train on a device with more memory."
+    more = f", and {_size(wanted)} more were asked for" if wanted else ""
+    return TunefleetError(
+        Reason.OUT_OF_MEMORY,
+        f"A step on the longest rows ({micro} of up to {longest} tokens) does not fit into memory: "
+        f"{_size(peak)} were in use{more}.",
+        hint=hint,
+        metadata={
+            "peak_memory_bytes": str(peak),
+            "asked_bytes": str(wanted),
+            "micro_batch_size": str(micro),
+            "longest_row_tokens": str(longest),
+        },
+    )
+
+
+def _try_saving(context: RunContext, trainer: Any, found: Preflight) -> None:
+    """Write a checkpoint as the run will, read it back, and compare its size with the disk."""
+    work = Path(context.order.work_dir)
+    folder = work / "preflight"
+    begun = time.monotonic()
+    try:
+        folder.mkdir(parents=True)
+        trainer.write_checkpoint(folder)
+        found.checkpoint_bytes = sum(path.stat().st_size for path in folder.iterdir())
+        for path in folder.glob("*.safetensors"):
+            load_file(path)
+        torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        found.save_seconds = time.monotonic() - begun
+    except Exception as error:
+        # Libraries class a full disk as anything; what is left of it says what it was.
+        free = shutil.disk_usage(work).free
+        if from_exception(error).reason is Reason.DISK_FULL or free < 1 << 16:
+            raise _disk_full(work, free, found.checkpoint_bytes, 1) from error
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    kept = _folders_kept(context, trainer)
+    free = shutil.disk_usage(work).free
+    if free < kept * found.checkpoint_bytes:
+        raise _disk_full(work, free, found.checkpoint_bytes, kept)
+
+
+def _folders_kept(context: RunContext, trainer: Any) -> int:
+    """Return how many folders of a checkpoint's size are on the disk at most: kept, being written, output."""
+    policy = context.order.resolved_spec.spec.train.checkpoint
+    keep = policy.keep if policy.HasField("keep") else _DEFAULT_KEEP
+    written = trainer.state.max_steps // max(1, trainer.args.save_steps)
+    return min(keep + 1, written) + 1
+
+
+def _disk_full(work: Path, free: int, each: int, count: int) -> TunefleetError:
+    need = f"{count} folders of {_size(each)} each" if each else "a checkpoint"
+    return TunefleetError(
+        Reason.DISK_FULL,
+        f"The disk at {work} has {_size(free)} free, and the run writes {need}.",
+        hint="Free space on this disk, or lower train.checkpoint.keep.",
+        metadata={
+            "path": str(work),
+            "free_bytes": str(free),
+            "checkpoint_bytes": str(each),
+            "folders": str(count),
+        },
+    )
+
+
+def _try_answer(context: RunContext, trainer: Any, renderer: Renderer, rows: Sequence[RenderedRow]) -> str:
+    """Render the prompt of the first row as a server would and go on from it, a few likeliest tokens."""
+    prompt = _first_prompt(context, renderer, longest=max(len(row.input_ids) for row in rows))
+    model = trainer.model
+    model.eval()
+    ids = torch.tensor([prompt], device=model.device)
+    stops = set(renderer.template.stop_token_ids)
+    # With gradients on: a forward without them repacks 4-bit weights on some processors, for good.
+    for _ in range(_ANSWER_TOKENS):
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        token = int(logits[0, -1].detach().argmax())
+        if token in stops:
+            break
+        ids = torch.cat([ids, ids.new_tensor([[token]])], dim=1)
+    return str(renderer.tokenizer.decode(ids[0, len(prompt) :].tolist(), skip_special_tokens=True))
+
+
+def _first_prompt(context: RunContext, renderer: Renderer, *, longest: int) -> list[int]:
+    data = data_of_role(context.order.resolved_spec, "train")[0]
+    method = context.order.resolved_spec.spec.train.method.WhichOneof("method") or "sft"
+    line = 1
+    try:
+        line, prompt = first_prompt(method, data.path, renderer)
+    except TemplateRefusedError as error:
+        why = f"it renders the first row and refuses the question alone: {error}"
+    else:
+        if prompt:
+            return prompt[-longest:]
+        why = f"the question on line {line} becomes no token"
+    raise TunefleetError(
+        Reason.TEMPLATE_MISMATCH,
+        f"The chat template cannot be served: {why}.",
+        hint="Correct chat_template.jinja so that it renders with add_generation_prompt.",
+        metadata={"path": data.path, "line": str(line)},
+    )
+
+
+def _stop_if_asked(context: RunContext) -> None:
+    if context.stop_requested() != StopMode.STOP_MODE_UNSPECIFIED:
+        raise RunStopped("stopped before the first step")
+
+
+def _size(count: int) -> str:
+    for unit, limit in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= limit:
+            return f"{count / limit:.1f} {unit}"
+    return f"{count} bytes"

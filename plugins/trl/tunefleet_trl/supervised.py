@@ -1,0 +1,61 @@
+"""The rows of supervised training: read, check, render, drop what must not train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tunefleet.job.v1.resolved_pb2 import ResolvedData
+from tunefleet_core.backend import RunContext
+from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_trl.methods.answered import answered_rows
+from tunefleet_trl.rendering import RenderedRow, Renderer
+from tunefleet_trl.rows import TrainingRows, data_of_role, judge_over_long, weighted
+
+__all__ = ["training_rows"]
+
+
+def training_rows(context: RunContext, renderer: Renderer) -> TrainingRows:
+    """Read and render the rows of a training job.
+
+    Raises:
+        TunefleetError: DATA_INVALID naming file, line and field; NO_TRAINED_TOKEN if
+            nothing would be learned.
+    """
+    spec = context.order.resolved_spec
+    train: list[RenderedRow] = []
+    for data in data_of_role(spec, "train"):
+        rows = _usable(context, data, renderer)
+        train.extend(weighted(rows, data.weight or 1.0, seed=spec.spec.train.seed))
+    if not train:
+        raise TunefleetError(
+            Reason.NO_TRAINED_TOKEN,
+            "No token of the training rows carries loss.",
+            hint="Check that rows have assistant turns and that the template marks them: tunefleet plan FILE",
+        )
+    validation = [
+        row for data in data_of_role(spec, "validation") for row in _usable(context, data, renderer)
+    ]
+    return TrainingRows(train=train, validation=validation)
+
+
+def _usable(context: RunContext, data: ResolvedData, renderer: Renderer) -> list[RenderedRow]:
+    train = context.order.resolved_spec.spec.train
+    rendered = [(row.line, row.answers[0].rendered) for row in answered_rows("sft", data.path, renderer)]
+    over_long = [line for line, row in rendered if train.max_length and len(row.input_ids) > train.max_length]
+    if over_long:
+        judge_over_long(context, data, over_long, len(rendered))
+    dropped = set(over_long)
+    kept = [row for line, row in rendered if line not in dropped]
+    trained = [row for row in kept if _has_loss(row)]
+    if len(trained) < len(kept):
+        context.notice(
+            f"{len(kept) - len(trained)} of {len(kept)} rows of '{Path(data.path).name}' have no token that "
+            "carries loss and are left out.",
+            hint="Give each row an assistant turn, or a text of several tokens.",
+        )
+    return trained
+
+
+def _has_loss(row: RenderedRow) -> bool:
+    # The first token is never predicted, so loss on it alone trains nothing.
+    return any(row.mask[1:])

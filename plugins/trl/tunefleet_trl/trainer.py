@@ -1,0 +1,273 @@
+"""TRL's trainers, tied to a run: they report, save and stop through the run's context.
+
+Two things differ from the library. Checkpoints go through `context.checkpoint`, whole or
+not at all, and hold what resuming needs and nothing that would have to be unpickled as
+code. And progress goes to events, never to the terminal.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from trl import SFTConfig, SFTTrainer
+
+from tunefleet.backend.v1.run_pb2 import StopMode
+from tunefleet.job.v1.event_pb2 import Metrics, RunPhase
+from tunefleet_core.backend import RunContext, RunStopped
+from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_trl.adaptation import is_full, settle_trainable
+from tunefleet_trl.adapter_files import save_adapter
+from tunefleet_trl.memory import peak_memory_bytes
+from tunefleet_trl.model_files import load_weights, save_weights
+from tunefleet_trl.routing import ExpertLoad
+
+__all__ = ["RunTrainer", "RunTraining"]
+
+
+_METHOD_METRICS = (
+    "rewards/",
+    "logps/",
+    "kl",
+    "entropy",
+    "reward",
+    "frac_reward_zero_std",
+    "completions/",
+    "accuracy",
+    "margin",
+    "nll_loss",
+    "log_odds",
+)
+"""What names of the library's own metrics begin with that tell whether a method works."""
+
+
+class RunTraining:
+    """What makes a trainer of the library one of a run: put it before the trainer's class.
+
+    Checkpoints, metrics and stops belong to the run.
+    """
+
+    # Of the library's trainer that stands behind this class.
+    args: Any
+    model: Any
+    model_wrapped: Any
+    optimizer: Any
+    lr_scheduler: Any
+    state: Any
+    control: Any
+    accelerator: Any
+    callback_handler: Any
+    train_dataset: Any
+    data_collator: Any
+    _metrics: Any
+    _total_train_tokens: Any
+
+    def __init__(
+        self, *, context: RunContext, before_first_step: Callable[[Any], None], **arguments: Any
+    ) -> None:
+        super().__init__(**arguments)
+        settle_trainable(self.model)
+        self.expert_load = ExpertLoad(self.model)
+        self._context = context
+        self._is_full = is_full(context.order.resolved_spec)
+        self.before_first_step = before_first_step
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(_RunCallback(context, self))
+
+    def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **further: Any) -> Any:
+        self.expert_load.expect(inputs.get("attention_mask"))
+        return super().compute_loss(model, inputs, *arguments, **further)
+
+    def row_lengths(self) -> list[int]:
+        """Return the tokens of each training row."""
+        return [len(ids) for ids in self.train_dataset["input_ids"]]
+
+    def trial_batch(self, longest: list[int]) -> Any:
+        """Return a batch of the given rows, as a step takes it."""
+        return self.data_collator([self.train_dataset[row] for row in longest])
+
+    def trained_in(self, batch: Any) -> Any:
+        """Return how many tokens of such a batch carry loss; None: the trainer finds out itself."""
+        is_trained = batch["completion_mask"] if "completion_mask" in batch else batch["labels"] != -100
+        return is_trained.sum()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with self._context.checkpoint(self.state.global_step) as folder:
+            # Resuming needs the last log only (tokens so far); the whole history would grow each checkpoint.
+            self.state.log_history = self.state.log_history[-1:]
+            self.write_checkpoint(folder)
+
+    def write_checkpoint(self, folder: Path) -> None:
+        """Write what resuming needs into an existing, empty folder."""
+        if self._is_full:
+            save_weights(self.model, folder)
+        else:
+            save_adapter(self.model, folder, self._context.order.resolved_spec.base)
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_rng_state(str(folder))
+        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._is_full:  # the library would pass over a weight whose name it does not find
+            load_weights(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _run_epoch(self, **arguments: Any) -> None:
+        # The library looks for the end only after a step: a run that resumes from its very last
+        # checkpoint would train one step more than was asked for.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**arguments)
+
+    def let_go(self) -> None:
+        """Drop weights and optimiser: another process of the run needs the memory now."""
+        self.model = self.model_wrapped = self.optimizer = self.lr_scheduler = None
+        self.ref_model = None
+        self.callback_handler.model = self.callback_handler.optimizer = None
+        self.accelerator.free_memory()
+        gc.collect()
+
+    def forget_metrics(self, tokens: int) -> None:
+        """Forget what a trial step counted; `tokens` is the number that stands."""
+        self._metrics["train"].clear()
+        self.expert_load.forget()
+        self._total_train_tokens = tokens
+
+    def resume_tokens(self) -> None:
+        """Go on counting tokens where the checkpoint stopped."""
+        last = self.state.log_history[-1] if self.state.log_history else {}
+        self._total_train_tokens = int(last.get("tokens_so_far", 0))
+
+    def count_tokens(self) -> int:
+        """Return the number of tokens processed so far, padding left out."""
+        return int(self._total_train_tokens)
+
+
+class RunTrainer(RunTraining, SFTTrainer):
+    """An SFTTrainer that belongs to a run."""
+
+
+class _RunCallback(TrainerCallback):
+    """Between the library's loop and the run's context. Called at every step."""
+
+    def __init__(self, context: RunContext, trainer: RunTraining) -> None:
+        self._context = context
+        self._trainer = trainer
+        self._clock = self._begun = time.monotonic()
+        self._tokens = 0
+
+    def on_train_begin(
+        self, args: SFTConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trainer.resume_tokens()
+        self._trainer.before_first_step(self._trainer)
+        self._context.enter(RunPhase.RUN_PHASE_WORKING)
+        self._begun = time.monotonic()
+        self._tokens = self._trainer.count_tokens()
+        self._clock = time.monotonic()
+
+    def on_substep_end(
+        self, args: SFTConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._stop_if_cancelled()
+
+    def on_step_end(
+        self, args: SFTConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._stop_if_cancelled()
+        if self._context.stop_requested() == StopMode.STOP_MODE_SAVE:
+            control.should_save = True
+        most = self._context.order.resolved_spec.spec.train.optim.max_seconds
+        if most and time.monotonic() - self._begun > most:
+            control.should_training_stop = True
+
+    def on_save(self, args: SFTConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._stop_if_cancelled()
+        if self._context.stop_requested() == StopMode.STOP_MODE_SAVE:
+            raise RunStopped(f"saved at step {state.global_step}")
+
+    def on_prediction_step(
+        self, args: SFTConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._stop_if_cancelled()
+
+    def on_log(
+        self,
+        args: SFTConfig,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        logs = logs or {}
+        if "loss" in logs:
+            self._report_step(state, logs)
+        elif "eval_loss" in logs:
+            self._report_validation(state, logs)
+        if state.log_history:
+            state.log_history[-1]["tokens_so_far"] = self._trainer.count_tokens()
+
+    def _report_step(self, state: TrainerState, logs: dict[str, float]) -> None:
+        loss = logs["loss"]
+        if not math.isfinite(loss):
+            raise TunefleetError(
+                Reason.BACKEND_FAILED,
+                f"The loss at step {state.global_step} is {loss}: the training diverged.",
+                hint="Halve train.optim.learning_rate and submit the job again.",
+                metadata={"step": str(state.global_step)},
+            )
+        now, tokens = time.monotonic(), self._trainer.count_tokens()
+        metrics = _metrics(state)
+        metrics.loss = loss
+        metrics.learning_rate = logs.get("learning_rate", 0.0)
+        metrics.grad_norm = logs.get("grad_norm", 0.0)
+        metrics.tokens = tokens
+        metrics.tokens_per_second = (tokens - self._tokens) / max(now - self._clock, 1e-9)
+        metrics.peak_memory_bytes = peak_memory_bytes()
+        if "mean_token_accuracy" in logs:
+            metrics.extra["token_accuracy"] = logs["mean_token_accuracy"]
+        if "aux_loss" in logs:  # of the routers; the library adds it to the loss with the base's own factor
+            metrics.extra["aux_loss"] = logs["aux_loss"]
+        for name, value in _of_method(logs):
+            metrics.extra[name] = value
+        load = self._trainer.expert_load.take()
+        if load is not None:
+            metrics.extra["expert_load"] = load
+        self._clock, self._tokens = now, tokens
+        self._context.metrics(metrics)
+
+    def _report_validation(self, state: TrainerState, logs: dict[str, float]) -> None:
+        metrics = _metrics(state)
+        metrics.validation_loss = logs["eval_loss"]
+        for name, value in _of_method({name.removeprefix("eval_"): value for name, value in logs.items()}):
+            metrics.extra[f"validation/{name}"] = value
+        self._context.metrics(metrics)
+        self._clock = time.monotonic()  # the time of a validation is not the time of a step
+
+    def _stop_if_cancelled(self) -> None:
+        if self._context.stop_requested() == StopMode.STOP_MODE_CANCEL:
+            raise RunStopped("cancelled")
+
+
+def _metrics(state: TrainerState) -> Metrics:
+    return Metrics(step=state.global_step, total_steps=state.max_steps, epoch=state.epoch or 0.0)
+
+
+def _of_method(logs: dict[str, float]) -> Iterator[tuple[str, float]]:
+    """Yield the library's own figures of a method: rewards, margins, distance from the base."""
+    for name, value in logs.items():
+        if name.startswith(_METHOD_METRICS) and isinstance(value, int | float) and math.isfinite(value):
+            yield name, value
+    # With labels a pass may hold answers of one kind only; then the library knows no margin.
+    good, bad = logs.get("rewards/chosen"), logs.get("rewards/rejected")
+    if good is not None and bad is not None:
+        yield "rewards/margins", good - bad

@@ -1,0 +1,115 @@
+"""A training run from order to output: load, train with TRL, measure, write."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from datasets import Dataset
+from trl import SFTConfig
+
+from tunefleet.backend.v1.run_pb2 import RunOrder, RunOutput
+from tunefleet.job.v1.event_pb2 import RunPhase
+from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
+from tunefleet_core.backend import RunContext
+from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.parity import TopLogprobs
+from tunefleet_trl.adaptation import lora_config
+from tunefleet_trl.arguments import common_arguments
+from tunefleet_trl.loading import Hardware, load_base, load_tokenizer, prepare_hardware
+from tunefleet_trl.methods import METHODS
+from tunefleet_trl.outcome import base_numbers_of, write_output
+from tunefleet_trl.preflight import is_wanted, preflight
+from tunefleet_trl.quantising import FORMATS
+from tunefleet_trl.rendering import RenderedRow, Renderer
+from tunefleet_trl.rows import TrainingRows
+from tunefleet_trl.supervised import training_rows
+from tunefleet_trl.trainer import RunTrainer
+
+__all__ = ["train"]
+
+
+def train(context: RunContext) -> RunOutput:
+    """Run a training order to its adapter, or to whole weights.
+
+    Raises:
+        RunStopped: the run was asked to stop; with a checkpoint if it was asked to save.
+        TunefleetError: CAPABILITY_UNSUPPORTED, DATA_INVALID, BASE_INVALID, NO_TRAINED_TOKEN.
+    """
+    spec = context.order.resolved_spec
+    _refuse_unsupported(spec)
+    context.enter(RunPhase.RUN_PHASE_LOADING)
+    hardware = prepare_hardware(context.order, dtype=spec.spec.train.dtype)
+    renderer = Renderer(load_tokenizer(spec.base), spec.chat_template, loss_on=spec.spec.train.loss_on)
+    method = spec.spec.train.method.WhichOneof("method") or "sft"
+    if method in METHODS:
+        from tunefleet_trl.methods.run import train_by_method  # its trainers cost a second to import
+
+        return train_by_method(context, renderer, hardware, method)
+    rows = training_rows(context, renderer)
+    trainer, base_numbers = _trainer(context, renderer, rows, hardware)
+    trainer.train(resume_from_checkpoint=context.order.resume_from or None)
+    return write_output(context, trainer, renderer, rows, hardware=hardware, base_numbers=base_numbers)
+
+
+def _refuse_unsupported(spec: ResolvedSpec) -> None:
+    train = spec.spec.train
+    if train.quantization and not (train.quantization in FORMATS and train.HasField("adapter")):
+        raise _unsupported(
+            "QUANTIZED_TRAINING", f"this training on a base quantised to {train.quantization}",
+            "Remove train.quantization from the job file.",
+        )  # fmt: skip
+    method = train.method.WhichOneof("method") or "sft"
+    if method != "sft" and method not in METHODS:
+        raise _unsupported(
+            "METHODS", f"training by {method}", "Use another method: sft, " + ", ".join(METHODS)
+        )
+    if train.method.sft.packing:
+        raise _unsupported("PACKING", "packing", "Remove train.method.sft.packing from the job file.")
+
+
+def _unsupported(capability: str, what: str, hint: str) -> TunefleetError:
+    return TunefleetError(
+        Reason.CAPABILITY_UNSUPPORTED,
+        f"Backend 'trl' does not have the capability {capability}: it does not do {what} yet.",
+        hint=hint,
+        metadata={"backend": "trl", "capability": capability},
+    )
+
+
+def _trainer(
+    context: RunContext, renderer: Renderer, rows: TrainingRows, hardware: Hardware
+) -> tuple[RunTrainer, list[TopLogprobs] | None]:
+    """Return the trainer, and the base's numbers if training will overwrite the base."""
+    spec = context.order.resolved_spec
+    model = load_base(spec.base, hardware, quantization=spec.spec.train.quantization)
+    base_numbers = base_numbers_of(context, model, rows)
+    trainer = RunTrainer(
+        context=context,
+        before_first_step=partial(_try_first, context, renderer, rows),
+        model=model,
+        args=_arguments(context.order, rows, hardware),
+        train_dataset=_dataset(rows.train),
+        eval_dataset=_dataset(rows.validation) if rows.validation else None,
+        processing_class=renderer.tokenizer,
+        peft_config=lora_config(spec),
+    )
+    return trainer, base_numbers
+
+
+def _try_first(context: RunContext, renderer: Renderer, rows: TrainingRows, trainer: RunTrainer) -> None:
+    if is_wanted(context):
+        preflight(context, trainer, renderer, rows.train)
+
+
+def _dataset(rows: list[RenderedRow]) -> Dataset:
+    return Dataset.from_dict(
+        {"input_ids": [row.input_ids for row in rows], "labels": [row.labels() for row in rows]}
+    )
+
+
+def _arguments(order: RunOrder, rows: TrainingRows, hardware: Hardware) -> SFTConfig:
+    return SFTConfig(
+        max_length=None,  # rows were cut to size by policy, none is ever truncated
+        dataset_kwargs={"skip_prepare_dataset": True},
+        **common_arguments(order, hardware, rows=len(rows.train), validates=bool(rows.validation)),
+    )
