@@ -1,0 +1,220 @@
+"""What the gateway costs: the same streams directly from an engine and through the gateway.
+
+The engine is FakeEngine (a stand-in that streams pieces by the clock and generates
+nothing), so every difference is the gateway's. Engine, gateway and clients are a process
+each. Both ways are measured in turns within one run, and compared pair by pair: the machine's
+mood falls on both. Prints one JSON document.
+
+    python tests/bench/bench_gateway.py [--pairs 8] [--streams 1 8 32] [--output FILE]
+
+`throughput_ratio`: pieces per second through the gateway / directly; promised >= 0.97.
+`added_piece_ms`: median age of a piece on arrival, gateway minus direct; promised < 1.
+`added_first_ms`: the same for the time from a request to its first piece, one request at a time.
+`added_first_burst_ms`: the same when all streams are asked for in one instant: they queue for the
+gateway's one core, so this grows with their number.
+`added_whole_ms`: the same for an answer that is not streamed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tunefleet_services.gateway import AccessLog, Route, RouteTable, RouteTableHolder, serve_gateway
+
+FAKE_ENGINE = Path(__file__).parents[1] / "integration" / "gateway" / "fake_engine.py"
+TOKEN = "tf-bench"
+PATH = "/v1/chat/completions"
+PIECES = 200
+INTERVAL_MS = 5
+
+
+@dataclass
+class Sample:
+    """One round of concurrent streams one way; times in milliseconds."""
+
+    pieces_per_second: float = 0.0
+    piece_ages: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    first_burst: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}).encode()
+
+
+async def read_stream(
+    session: aiohttp.ClientSession, address: str, pieces: int, ages: list[float], first: list[float]
+) -> None:
+    fake = {"tokens": pieces, "interval_ms": INTERVAL_MS, "stamp": True}
+    started = time.monotonic_ns()
+    count = 0
+    async with session.post(address + PATH, data=body(stream=True, fake=fake)) as answer:
+        answer.raise_for_status()
+        async for line in answer.content:
+            arrived = time.monotonic_ns()
+            _, found, stamp = line.rpartition(b'"sent_ns": ')
+            if not found:
+                continue
+            if not count:
+                first.append((arrived - started) / 1e6)
+            count += 1
+            ages.append((arrived - int(stamp.rstrip(b"}\n"))) / 1e6)
+    if count != pieces:
+        raise RuntimeError(f"{count} of {pieces} pieces arrived")
+
+
+async def measure(session: aiohttp.ClientSession, address: str, streams: int) -> Sample:
+    sample = Sample()
+    started = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(streams):
+            group.create_task(read_stream(session, address, PIECES, sample.piece_ages, sample.first_burst))
+    sample.pieces_per_second = streams * PIECES / (time.monotonic() - started)
+    for _ in range(30):
+        await read_stream(session, address, 2, [], sample.first)
+    for _ in range(30):
+        begun = time.monotonic_ns()
+        async with session.post(address + PATH, data=body()) as answer:
+            await answer.read()
+        sample.whole.append((time.monotonic_ns() - begun) / 1e6)
+    return sample
+
+
+async def compare(direct: str, gateway: str, streams: int, pairs: int) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    ways: dict[str, list[Sample]] = {direct: [], gateway: []}
+    async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:
+        for address in ways:  # connections and code are warm before anything counts
+            await measure(session, address, streams)
+        for pair in range(pairs):
+            order = [direct, gateway] if pair % 2 == 0 else [gateway, direct]
+            for address in order:
+                ways[address].append(await measure(session, address, streams))
+    matched = list(zip(ways[direct], ways[gateway], strict=True))
+    ratios = [through.pieces_per_second / bare.pieces_per_second for bare, through in matched]
+
+    def added(name: str) -> float:
+        differences = [
+            statistics.median(getattr(through, name)) - statistics.median(getattr(bare, name))
+            for bare, through in matched
+        ]
+        return round(statistics.median(differences), 3)
+
+    return {
+        "streams": streams,
+        "pairs": pairs,
+        "throughput_ratio": round(statistics.median(ratios), 4),
+        "throughput_ratio_worst": round(min(ratios), 4),
+        "added_piece_ms": added("piece_ages"),
+        "added_first_ms": added("first"),
+        "added_first_burst_ms": added("first_burst"),
+        "added_whole_ms": added("whole"),
+        "direct_pieces_per_second": round(
+            statistics.median(sample.pieces_per_second for sample in ways[direct]), 1
+        ),
+        "direct_piece_age_ms": round(
+            statistics.median(statistics.median(sample.piece_ages) for sample in ways[direct]), 3
+        ),
+    }
+
+
+async def run_gateway(engine: str) -> None:
+    route = Route(
+        model="m", engine_address=engine, engine_model="m@1", project="p", create_time=datetime.now(UTC)
+    )
+    table = RouteTable.of([route], [hashlib.sha256(TOKEN.encode()).hexdigest()])
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(
+            serve_gateway(
+                RouteTableHolder(table),
+                access_log=AccessLog(),  # as in use: lines are written, here to the parent's null device
+                on_listening=lambda address: print(address, flush=True),
+            )
+        )
+        # Ends with the benchmark, however that ended: then standard input is closed.
+        await asyncio.to_thread(sys.stdin.read)
+        serving.cancel()
+
+
+@contextlib.contextmanager
+def started(*command: str) -> Iterator[str]:
+    """Run a process that prints its address; end it afterwards."""
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def machine() -> dict[str, Any]:
+    model = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
+    return {
+        "system": platform.platform(),
+        "processor": model or platform.processor(),
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "aiohttp": aiohttp.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--serve", metavar="ENGINE", help=argparse.SUPPRESS)  # the gateway's own process
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(run_gateway(options.serve))
+        return
+    about = machine()
+    with started(str(FAKE_ENGINE)) as engine, started(__file__, "--serve", engine) as gateway:
+        results = [
+            asyncio.run(compare(engine, gateway, streams, options.pairs)) for streams in options.streams
+        ]
+    document = {
+        "benchmark": "gateway",
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": about,
+        "engine": f"FakeEngine, {PIECES} pieces, one each {INTERVAL_MS} ms",
+        "promises": {"throughput_ratio": ">= 0.97", "added_piece_ms": "< 1", "added_first_ms": "< 1"},
+        "results": results,
+    }
+    text = json.dumps(document, indent=2)
+    print(text)
+    if options.output:
+        options.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""`tunefleet up`: one per state folder, and whatever ends it, nothing of it stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+from chaos_fleet import TEST_MARKER, ChaosFleet, echo_job, slack
+
+from tunefleet_client import connect
+from tunefleet_client.calls import Backoff
+from tunefleet_core.worker.marker import marked_processes
+
+pytestmark = [pytest.mark.chaos]
+
+# The command line has no lease option on purpose; tests do not want to wait for the default term.
+_UP = """
+import sys
+from pathlib import Path
+from tunefleet_services.local import UpOptions, run_up
+from tunefleet_core.errors import TunefleetError
+try:
+    run_up(UpOptions(state_folder=Path(sys.argv[1]), port=int(sys.argv[2]), lease_seconds=2.0))
+except TunefleetError as error:
+    sys.exit(f"{error.message} {error.hint}")
+"""
+
+
+@pytest.fixture
+async def up(bare_fleet: ChaosFleet) -> AsyncIterator[ChaosFleet]:
+    """A fleet that `up` has started; `bare_fleet` only lends its mark and its proof at the end."""
+    await bare_fleet.spawn("up", "-u", "-c", _UP, str(bare_fleet.state), "0")
+    await bare_fleet.until(lambda: "Fleet ready" in bare_fleet.log("up"), "the fleet is ready")
+    yield bare_fleet
+    await bare_fleet.stop("up")
+
+
+async def test_second_up_on_a_state_folder_refuses_and_says_who_holds_it(up: ChaosFleet) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tunefleet_cli",
+        "up",
+        "--state",
+        str(up.state),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=up.environment,
+    )
+    async with asyncio.timeout(60):
+        _, stderr = await process.communicate()
+    said = stderr.decode()
+    assert process.returncode == 1
+    assert "STATE_FOLDER_HELD" in said
+    assert str(up.pid("up")) in said
+    assert socket.gethostname() in said
+    assert f"kill {up.pid('up')}" in said
+    async with connect(state_folder=up.state) as client:  # the first one noticed nothing
+        assert len(await client.fleet.list()) == 3
+
+
+async def test_coordinator_of_a_held_folder_refuses_too(fleet: ChaosFleet) -> None:
+    other = await fleet.spawn("other", "-m", "tunefleet_coordinator", "--state", str(fleet.state))
+    async with asyncio.timeout(60):
+        assert await other.wait() == 1
+    assert str(fleet.pid("coordinator")) in fleet.log("other")
+
+
+async def test_up_stops_on_term_with_a_run_and_leaves_no_process(up: ChaosFleet) -> None:
+    async with connect(state_folder=up.state) as client:
+        job = await client.jobs.create(echo_job(steps=10_000, stubborn=True))
+        run = await up.run_begun(job)
+        await up.until(lambda: len(run.pids()) >= 3, "host, rank and its stubborn child live")
+    assert await up.stop("up") == 0
+    assert marked_processes(up.mark, variable=TEST_MARKER) == []
+    assert "Stopped." in up.log("up")
+    assert list((up.root / "tmp").glob("tunefleet-*/*.sock")) == []
+
+
+async def test_children_of_a_killed_up_end_by_themselves(up: ChaosFleet) -> None:
+    async with connect(state_folder=up.state) as client:
+        job = await client.jobs.create(echo_job(steps=10_000))
+        await up.run_begun(job)
+    await up.kill("up")
+    # The run waits one lease term to be adopted by the next `up`, then saves and ends.
+    await up.until(
+        lambda: not marked_processes(up.mark, variable=TEST_MARKER),
+        "every child has ended",
+        2.0 + 10.0 * slack(),
+    )
+
+
+async def test_next_up_adopts_the_run_of_a_killed_one(up: ChaosFleet) -> None:
+    async with connect(state_folder=up.state) as client:
+        job = await client.jobs.create(echo_job(steps=20, every_steps=4, seed=8, step_seconds=0.1))
+        await up.run_begun(job)
+    await up.kill("up")
+    await up.spawn("up", "-u", "-c", _UP, str(up.state), "0")
+    async with connect(state_folder=up.state) as client:
+        await up.until(lambda: up.log("up").count("Fleet ready") == 2, "the fleet is ready again")
+        ended, events = await up.finish(client, job.name)
+        assert ended.attempt <= 2  # a lease of two seconds may pass while four processes start
+        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+
+
+@pytest.mark.parametrize("child", ["coordinator", "trainer", "server", "gateway"])
+async def test_killed_child_is_started_again(up: ChaosFleet, child: str) -> None:
+    pid = _child(up, child)
+    os.kill(pid, signal.SIGKILL)
+    await up.until(lambda: _child(up, child) not in (0, pid), "it runs again")
+    async with connect(state_folder=up.state, backoff=Backoff(tries=20)) as client:
+        job = await client.jobs.create(echo_job())
+        ended, _ = await up.finish(client, job.name)
+    assert ended.result.model
+
+
+async def test_up_that_cannot_start_says_why_and_ends(bare_fleet: ChaosFleet) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process = await bare_fleet.spawn("up", "-u", "-c", _UP, str(bare_fleet.state), str(port))
+        async with asyncio.timeout(60):
+            assert await process.wait() != 0
+    said = bare_fleet.log("up")
+    assert f"127.0.0.1:{port}" in said
+    assert str(bare_fleet.state / "logs" / "coordinator.log") in said
+    assert "Fleet ready" not in said
+    await bare_fleet.until(
+        lambda: not marked_processes(bare_fleet.mark, variable=TEST_MARKER), "nothing is left", 10
+    )
+
+
+def _child(up: ChaosFleet, name: str) -> int:
+    """Return the process id of a child of `up` by its role; 0 while it is down."""
+    module = "tunefleet_coordinator" if name == "coordinator" else f"tunefleet_services.{name}"
+    for process in psutil.Process(up.pid("up")).children():
+        try:
+            if module in process.cmdline():
+                return process.pid
+        except psutil.Error:
+            continue
+    return 0
+
+
+def test_state_folder_of_the_lock_is_made_private(tmp_path: Path) -> None:
+    from tunefleet_services.local.lock import hold_state_folder
+
+    with hold_state_folder(tmp_path / "state"):
+        assert (tmp_path / "state").stat().st_mode & 0o077 == 0

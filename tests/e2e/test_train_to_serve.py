@@ -1,0 +1,167 @@
+"""From a job file to an answer through the stock OpenAI client, nothing of it a stand-in."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import pytest
+import pytest_asyncio
+from local_fleet import BASE, TICKETS, LocalFleet
+
+pytestmark = [pytest.mark.backend, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
+
+_VERIFIED = "CONTRACT_STATE_VERIFIED"
+_MOST_NATS = 0.02  # what the contract allows between the tuned model and the engine in float32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """Two adapters on one base, served at once: one learned tickets, one to refuse everything."""
+
+    fleet: LocalFleet
+    prompt: list[dict[str, str]]
+    deployments: dict[str, dict[str, object]]
+
+    def sync_client(self) -> openai.OpenAI:
+        token = self.fleet.token("admin")
+        return openai.OpenAI(base_url=f"{self.fleet.gateway}/v1", api_key=token, max_retries=0)
+
+    def async_client(self) -> openai.AsyncOpenAI:
+        token = self.fleet.token("admin")
+        return openai.AsyncOpenAI(base_url=f"{self.fleet.gateway}/v1", api_key=token, max_retries=0)
+
+    def question(self, model: str) -> dict[str, object]:
+        return {"model": model, "messages": self.prompt, "temperature": 0, "max_tokens": 40}
+
+
+def refusing_rows(folder: Path) -> Path:
+    """Write the tickets with another answer: whoever learned it says nothing else."""
+    rows = [json.loads(line) for line in (TICKETS / "train.jsonl").read_text().splitlines()[:64]]
+    for row in rows:
+        row["messages"][-1]["content"] = "no"
+    path = folder / "refusing.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(fleet: LocalFleet) -> Served:
+    job = TICKETS / "job.yaml"
+    short = ("--set", "train.optim.max_steps=30")
+    no = ("--set", f"train.data.train[0].source={refusing_rows(fleet.root)}")
+    await fleet.done("train", job, "--id", "tickets", *short, "--follow")
+    await fleet.done("train", job, "--id", "refusing", *short, *no, "--follow")
+    made = await asyncio.gather(
+        *(fleet.done("deploy", f"models/{name}", "--wait") for name in ("tickets", "refusing"))
+    )
+    deployments = dict(
+        zip(("tickets", "refusing"), (item.document("Deployment") for item in made), strict=True)
+    )
+    *prompt, _ = json.loads((TICKETS / "test.jsonl").read_text().splitlines()[0])["messages"]
+    return Served(fleet=fleet, prompt=prompt, deployments=deployments)
+
+
+async def test_models_have_their_lineage(served: Served) -> None:
+    model = (await served.fleet.done("models", "show", "tickets")).document("Model")
+    job = (await served.fleet.done("jobs", "show", "tickets")).document("Job")
+    lineage = model["manifest"]["lineage"]
+    assert model["job"] == lineage["job"] == job["name"]
+    assert lineage["resolved_spec_digest"] == job["resolved_spec_digest"]
+    assert lineage["base_model"] == str(BASE)
+    for field in ("base_digest", "tokenizer_digest", "template_digest", "environment_digest", "hardware"):
+        assert lineage[field], field
+    files = {item["path"] for item in model["manifest"]["files"]}
+    assert {"adapter_config.json", "adapter_model.safetensors", "chat_template.jinja"} <= files
+    assert not [path for path in files if path.endswith((".bin", ".pt", ".pth", ".pkl"))]
+
+
+async def test_both_are_verified_in_tokens_and_numbers_in_one_engine_process(served: Served) -> None:
+    for deployment in served.deployments.values():
+        contract = deployment["contract"]
+        assert isinstance(contract, dict)
+        assert (contract["tokens"], contract["numbers"]) == (_VERIFIED, _VERIFIED)
+        assert contract["distance_to_tuned"] < _MOST_NATS < contract["distance_to_base"]
+    assert len({item["engine_address"] for item in served.deployments.values()}) == 1
+    assert len(served.fleet.processes("tunefleet_embedded.engine")) == 1
+
+
+@pytest.mark.parametrize(("name", "starts"), [("tickets", '{"'), ("refusing", "no")])
+async def test_sync_client_gets_what_each_adapter_learned(served: Served, name: str, starts: str) -> None:
+    def ask() -> tuple[str, list[str]]:
+        with served.sync_client() as client:
+            assert {model.id for model in client.models.list()} == {"tickets", "refusing"}
+            answer = client.chat.completions.create(**served.question(name))
+            assert answer.usage.completion_tokens > 0
+            with client.chat.completions.create(**served.question(name), stream=True) as stream:
+                pieces = [chunk.choices[0].delta.content for chunk in stream if chunk.choices]
+            return answer.choices[0].message.content, [piece for piece in pieces if piece]
+
+    said, pieces = await asyncio.to_thread(ask)
+    assert said.startswith(starts)
+    assert "".join(pieces) == said
+    assert len(pieces) > 1 or said == "no"  # a stream of one piece would be no stream
+
+
+async def test_async_client_mixes_adapters_in_one_batch(served: Served) -> None:
+    async with served.async_client() as client:
+
+        async def ask(name: str) -> str:
+            answer = await client.chat.completions.create(**served.question(name))
+            return answer.choices[0].message.content
+
+        async def stream(name: str) -> str:
+            pieces: list[str] = []
+            async with await client.chat.completions.create(**served.question(name), stream=True) as chunks:
+                async for chunk in chunks:
+                    pieces += [choice.delta.content or "" for choice in chunk.choices]
+            return "".join(pieces)
+
+        alone = {name: await ask(name) for name in ("tickets", "refusing")}
+        assert alone["refusing"].strip() == "no"
+        names = ["tickets", "refusing"] * 3
+        together = await asyncio.gather(*(ask(name) for name in names), *(stream(name) for name in names))
+        assert together == [alone[name] for name in names * 2]
+
+
+async def test_completions_and_unknown_models_answer_as_openai_does(served: Served) -> None:
+    async with served.async_client() as client:
+        answer = await client.completions.create(
+            model="refusing", prompt="Hello", max_tokens=3, temperature=0
+        )
+        assert answer.object == "text_completion"
+        assert answer.usage.completion_tokens <= 3
+        with pytest.raises(openai.NotFoundError) as raised:
+            await client.chat.completions.create(**served.question("nobody"))
+        assert "nobody" in raised.value.message
+        with pytest.raises(openai.AuthenticationError):
+            await client.with_options(api_key="tf-wrong").models.list()
+
+
+async def test_terminal_chat_answers_from_the_same_model(served: Served) -> None:
+    ended = await served.fleet.cli("chat", "refusing", "-m", served.prompt[-1]["content"])
+    assert ended.code == 0, ended.stderr
+    assert ended.stdout.strip() == "no"
+
+
+async def test_deleted_deployments_are_gone_and_with_the_last_their_engine(served: Served) -> None:
+    fleet = served.fleet
+    await fleet.done("deployments", "delete", "refusing")
+    async with served.async_client() as client:
+
+        async def names() -> set[str]:
+            return {model.id async for model in client.models.list()}
+
+        async def only_tickets() -> bool:
+            return await names() == {"tickets"}
+
+        await fleet.until(only_tickets, "the gateway no longer offers it")
+        with pytest.raises(openai.NotFoundError):
+            await client.chat.completions.create(**served.question("refusing"))
+        answer = await client.chat.completions.create(**served.question("tickets"))
+        assert answer.choices[0].message.content
+    await fleet.done("deployments", "delete", "tickets")
+    await fleet.until(lambda: not fleet.processes("tunefleet_embedded.engine"), "the engine has ended")

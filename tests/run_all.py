@@ -1,0 +1,244 @@
+"""Run the tests in every environment they need and close with one line of totals.
+
+    python tests/run_all.py          what a newcomer runs, under 10 minutes on two cores
+    python tests/run_all.py --all    the slow ones and more seeds too
+
+Light tests run in the environment of the services. Tests of backends run in the
+backend's own environment, as the backend does. Tests of whole fleets mostly wait for the
+processes they start and kill, so all the others run beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import IO
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = ROOT / ".tools" / "pytest"
+FLEETS = ("chaos", "contract", "docs", "e2e")
+"""Folders of tests that start whole fleets."""
+BESIDE = "fleets"
+EXPORTERS = ("compress", "gguf", "mlx")
+"""Plugins that write formats, each with its environment: left to `--all`, and to `--only` with its name."""
+TEST_REQUIREMENTS = (
+    "hypothesis>=6.100",
+    "openai>=2",
+    "pytest>=8.3",
+    "pytest-timeout>=2.3",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """Tests that run in one environment."""
+
+    name: str
+    python: str
+    paths: tuple[str, ...]
+    environment: dict[str, str]
+    config: str = "pyproject.toml"
+    """Each plugin has pytest's settings in its own project file."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Totals:
+    """Sums over the suites."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+
+def backend_python(name: str) -> str:
+    """Return the interpreter of an installed backend's environment."""
+    index = Path(os.environ.get("TUNEFLEET_ENVS", ROOT / ".envs")) / "index.json"
+    try:
+        return str(json.loads(index.read_text())["environments"][name]["python"])
+    except (FileNotFoundError, KeyError):
+        sys.exit(f"Backend '{name}' is not installed. Run `make setup`.")
+
+
+def test_tools() -> str:
+    """Install the test runner beside the backend's environment, not into it; return its folder."""
+    if not (TOOLS / ".complete").exists():
+        command = [backend_python("trl"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*command, "--target", str(TOOLS), *TEST_REQUIREMENTS], check=True)
+        (TOOLS / ".complete").touch()
+    return str(TOOLS)
+
+
+def exporter_suite(name: str) -> Suite:
+    """Return the tests of a plugin that writes formats, with a test runner of their own.
+
+    The other one brings libraries in versions that this environment does not have.
+    """
+    python, tools = backend_python(name), ROOT / ".tools" / "pytest-alone"
+    if not (tools / ".complete").exists():
+        command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*command, "--target", str(tools), "pytest>=8.3"], check=True)
+        (tools / ".complete").touch()
+    return Suite(
+        name=name,
+        python=python,
+        paths=(f"plugins/{name}/tests",),
+        environment={
+            "PYTHONPATH": str(tools),
+            "OMP_NUM_THREADS": "1",
+            "TUNEFLEET_TEST_TRL_PYTHON": backend_python("trl"),  # makes models where there is no torch
+        },
+        config=f"plugins/{name}/pyproject.toml",
+    )
+
+
+def suites() -> list[Suite]:
+    """Return what there is to run."""
+    trl = backend_python("trl")
+    data = (str(ROOT / "plugins" / name) for name in ("families", "formats"))
+    search = os.pathsep.join((test_tools(), *data))
+    heavy = {"PYTHONPATH": search, "OMP_NUM_THREADS": "1"}
+    folders = sorted(path.name for path in (ROOT / "tests").iterdir() if any(path.rglob("test_*.py")))
+    light = {"python": sys.executable, "environment": {"TUNEFLEET_TEST_TRL_PYTHON": trl}}
+    return [
+        Suite(name=BESIDE, paths=tuple(f"tests/{name}" for name in FLEETS), **light),
+        Suite(
+            name="light",
+            paths=(
+                *(f"tests/{name}" for name in folders if name not in FLEETS),
+                "plugins/echo/tests",
+                "plugins/families/tests",
+                "plugins/formats/tests",
+                "plugins/gguf/tests/light",
+                "plugins/mlx/tests/light",
+            ),
+            **light,
+        ),
+        *(
+            Suite(
+                name=name,
+                python=trl,
+                paths=tuple(f"plugins/{name}/tests/{part}" for part in parts),
+                environment=heavy,
+                config=f"plugins/{name}/pyproject.toml",
+            )
+            # Of the families what needs a model or a tokenizer: the rest runs where they are installed.
+            for name, parts in (
+                ("trl", ("",)),  # the longest first
+                ("embedded", ("",)),
+                ("formats", ("test_real_bitsandbytes.py", "test_real_embedded.py")),
+                (
+                    "families",
+                    (
+                        "test_render.py",
+                        "test_templates.py",
+                        "test_tools_in_templates.py",
+                        "test_deepseek_v4.py",
+                        "test_models.py",
+                    ),
+                ),
+            )
+        ),
+    ]
+
+
+def run(suite: Suite, *, everything: bool, totals: Totals, output: IO[str] | None = None) -> bool:
+    """Run one suite, add its figures; return whether it was green. `output` takes what it prints."""
+    paths = [path for path in suite.paths if (ROOT / path).exists()]
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.xml"
+        command = [
+            suite.python,
+            "-m",
+            "pytest",
+            "-c",
+            str(ROOT / suite.config),
+            "--rootdir",
+            str(ROOT),
+            *paths,
+            "--junitxml",
+            str(report),
+            "-q",
+            "--durations=10",
+            "--durations-min=5",
+            "-p",
+            "no:cacheprovider",
+        ]
+        if not everything:
+            command += ["-m", "not slow"]
+        start = time.monotonic()
+        code = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **suite.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            check=False,
+        ).returncode
+        seconds = time.monotonic() - start
+        print(f"== {suite.name}: exit {code}, {seconds:.0f} s", file=output or sys.stdout, flush=True)
+        if not report.exists():
+            totals.failed += 1
+            return False
+        for item in ElementTree.parse(report).getroot().iter("testsuite"):
+            failed = int(item.get("failures", 0)) + int(item.get("errors", 0))
+            skipped = int(item.get("skipped", 0))
+            totals.failed += failed
+            totals.skipped += skipped
+            totals.passed += int(item.get("tests", 0)) - failed - skipped
+    return code == 0
+
+
+def run_beside(suites: list[Suite], *, everything: bool, totals: Totals) -> list[bool]:
+    """Run suites two at a time. The fleets show how far they are, the others what they said at the end."""
+    printing = Lock()
+
+    def one(suite: Suite) -> bool:
+        sums = Totals()  # each adds to its own
+        if suite.name == BESIDE:
+            is_green = run(suite, everything=everything, totals=sums)
+        else:
+            with tempfile.TemporaryFile("w+") as output:
+                is_green = run(suite, everything=everything, totals=sums, output=output)
+                output.seek(0)
+                with printing:
+                    print("\n" + output.read(), end="", flush=True)
+        with printing:
+            totals.passed += sums.passed
+            totals.failed += sums.failed
+            totals.skipped += sums.skipped
+        return is_green
+
+    with ThreadPoolExecutor(max_workers=2) as lanes:
+        return list(lanes.map(one, suites))
+
+
+def main() -> None:
+    """Run every suite, then say how it went in one line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", help="slow tests and more seeds too")
+    parser.add_argument("--only", help="name of one suite")
+    arguments = parser.parse_args()
+    if arguments.all:
+        os.environ["TUNEFLEET_TEST_SEEDS"] = os.environ.get("TUNEFLEET_TEST_SEEDS", "all")
+    totals = Totals()
+    exporters = EXPORTERS if arguments.all else [name for name in EXPORTERS if name == arguments.only]
+    every = [*suites(), *map(exporter_suite, exporters)]
+    chosen = [suite for suite in every if arguments.only in (None, suite.name)]
+    green = run_beside(chosen, everything=arguments.all, totals=totals)
+    print(f"{totals.passed} passed, {totals.failed} failed, {totals.skipped} skipped", flush=True)
+    sys.exit(0 if all(green) and totals.passed else 1)
+
+
+if __name__ == "__main__":
+    main()

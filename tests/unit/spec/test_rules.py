@@ -1,0 +1,209 @@
+"""The rules of a spec, applied to messages that were built by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from tunefleet.job.v1.spec_pb2 import JobSpec
+from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.spec import find_violations, validate_spec
+
+
+def train_spec() -> JobSpec:
+    spec = JobSpec(name="x")
+    spec.train.base.model = "org/base"
+    spec.train.data.train.add(source="/a.jsonl")
+    spec.train.adapter.lora.SetInParent()
+    return spec
+
+
+def evaluate_spec() -> JobSpec:
+    spec = JobSpec(name="x")
+    spec.evaluate.model.model = "models/a"
+    spec.evaluate.data = "/a.jsonl"
+    return spec
+
+
+def setting(path: str, value: object) -> Callable[[], JobSpec]:
+    def build() -> JobSpec:
+        spec = evaluate_spec() if path.startswith("evaluate.") else train_spec()
+        *parents, name = path.split(".")
+        message = spec
+        for parent in parents:
+            message = getattr(message, parent)
+        if isinstance(value, list):
+            getattr(message, name).extend(value)
+        else:
+            setattr(message, name, value)
+        return spec
+
+    return build
+
+
+def test_good_specs_have_no_violation() -> None:
+    assert find_violations(train_spec()) == []
+    assert find_violations(evaluate_spec()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("name", "a"),
+        ("name", "a" * 63),
+        ("train.optim.learning_rate", 1.0),
+        ("train.optim.warmup_ratio", 0.5),
+        ("train.optim.max_steps", 0),
+        ("train.adapter.lora.dropout", 0.0),
+        ("train.adapter.lora.alpha", 0.16),
+        ("train.adapter.lora.alpha", 1024.0),
+        ("train.optim.micro_batch_size", 8),
+        ("train.seed", 2**32 - 1),
+        ("evaluate.metrics", ["exact_match", "f1"]),
+        ("evaluate.example_count", 0),
+    ],
+)
+def test_the_ends_of_a_range_belong_to_it(path: str, value: object) -> None:
+    assert find_violations(setting(path, value)()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("name", "", "is missing"),
+        ("name", "1a", "must be 1 to 63 lower-case letters"),
+        ("name", "a-", "must be 1 to 63 lower-case letters"),
+        ("name", "a\n", "must be 1 to 63 lower-case letters"),
+        ("name", "a" * 64, "must be 1 to 63 lower-case letters"),
+        ("backend", "My Backend", "must be 1 to 63 lower-case letters"),
+        ("max_attempts", 0, "must be greater than 0, got 0"),
+        ("resources.devices", -1, "must be greater than 0, got -1"),
+        ("train.base.model", "", "is missing; name a local folder or a Hub id"),
+        ("train.adapter.lora.rank", 0, "must be greater than 0 and at most 4096, got 0"),
+        ("train.adapter.lora.alpha", 0.0, "must be greater than 0, got 0"),
+        ("train.adapter.lora.alpha", 0.1, "makes the scale alpha / rank 0.00625, which must lie between"),
+        ("train.adapter.lora.alpha", 1040.0, "makes the scale alpha / rank 65, which must lie between"),
+        ("train.adapter.lora.alpha", math.inf, "must be greater than 0, got inf"),
+        ("train.adapter.lora.dropout", 1.0, "must be at least 0 and below 1, got 1"),
+        ("train.adapter.lora.dropout", math.nan, "must be at least 0 and below 1, got nan"),
+        ("train.optim.learning_rate", 0.0, "must be greater than 0 and at most 1, got 0"),
+        ("train.optim.learning_rate", 1.5, "must be greater than 0 and at most 1, got 1.5"),
+        ("train.optim.learning_rate", math.nan, "must be greater than 0 and at most 1, got nan"),
+        ("train.optim.epochs", -1.0, "must be greater than 0, got -1"),
+        ("train.optim.epochs", math.inf, "must be greater than 0, got inf"),
+        ("train.optim.batch_size", 0, "must be greater than 0, got 0"),
+        ("train.optim.micro_batch_size", 3, "must divide batch_size 16, the default, evenly, got 3"),
+        (
+            "train.optim.schedule",
+            "cosin",
+            "must be one of cosine, linear, constant, got 'cosin'; did you mean",
+        ),
+        ("train.optim.warmup_ratio", 0.6, "must be at least 0 and at most 0.5, got 0.6"),
+        ("train.optim.max_grad_norm", 0.0, "must be greater than 0, got 0"),
+        ("train.optim.weight_decay", -0.1, "must be at least 0 and below 1, got -0.1"),
+        ("train.optim.max_steps", -1, "must be at least 0"),
+        ("train.max_length", 0, "must be greater than 0, got 0"),
+        ("train.over_long", "truncate", "must be one of error, drop, got 'truncate'"),
+        ("train.seed", -1, "must be at least 0 and below"),
+        ("train.dtype", "float16", "'float16' overflows without loss scaling and is not trained in; use bfl"),
+        ("train.quantization", "nf8", "must be one of nf4, fp4, int8, got 'nf8'; did you mean 'nf4'?"),
+        ("train.dtype", "bf16", "must be one of float32, bfloat16, got 'bf16'; did you mean 'bfloat16'?"),
+        ("train.loss_on", "everything", "must be one of assistant, all, got 'everything'"),
+        ("train.checkpoint.every_steps", 0, "must be greater than 0, got 0"),
+        ("train.checkpoint.keep", 0, "must be greater than 0, got 0"),
+        ("evaluate.model.model", "", "is missing; name models/<name>, a local folder or a Hub id"),
+        ("evaluate.data", "", "is missing; name a JSONL file"),
+        ("evaluate.example_count", 65, "must be at least 0 and at most 64, got 65"),
+        ("evaluate.metrics", ["f1", "f1"], "names a metric twice"),
+        ("evaluate.max_new_tokens", 0, "must be greater than 0, got 0"),
+        ("evaluate.batch_size", 0, "must be greater than 0, got 0"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(path: str, value: object, expected: str) -> None:
+    violations = find_violations(setting(path, value)())
+    assert [violation.field for violation in violations][:1] == [path]
+    assert violations[0].description.startswith(expected)
+
+
+def test_the_scale_is_bounded_by_the_formula_that_applies() -> None:
+    spec = train_spec()
+    spec.train.adapter.lora.alpha = 65.0  # over 16: scale 4.06; over its root: 16.25
+    assert find_violations(spec) == []
+    spec.train.adapter.lora.rslora = True
+    assert find_violations(spec) == []
+    spec.train.adapter.lora.alpha = 257.0
+    (violation,) = find_violations(spec)
+    assert violation.description.startswith("makes the scale alpha / sqrt(rank) 64.25, which must lie")
+    spec.train.adapter.lora.rank = 0
+    assert [item.field for item in find_violations(spec)] == ["train.adapter.lora.rank"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        (
+            "quantization",
+            "nf4",
+            "nf4 weights cannot be trained in full, only an adapter on them; add",
+        ),
+        ("merge", True, "needs an adapter to merge: full fine-tuning writes a whole model already"),
+    ],
+)
+def test_what_needs_an_adapter_is_refused_without_one(field: str, value: object, expected: str) -> None:
+    spec = train_spec()
+    setattr(spec.train, field, value)
+    assert find_violations(spec) == []
+    spec.train.ClearField("adapter")
+    (violation,) = find_violations(spec)
+    assert violation.field == f"train.{field}"
+    assert violation.description.startswith(expected)
+
+
+def test_items_of_lists_are_named_by_their_index() -> None:
+    spec = train_spec()
+    spec.train.data.train.add(source="/b.jsonl", weight=0)
+    spec.train.data.train.add()
+    spec.train.adapter.lora.targets.extend(["q_proj", " "])
+    assert [(item.field, item.description) for item in find_violations(spec)] == [
+        ("train.data.train[2].source", "is missing; name a JSONL file"),
+        ("train.data.train[1].weight", "must be greater than 0, got 0"),
+        ("train.adapter.lora.targets[1]", "is empty; name a module or all-linear"),
+    ]
+    metrics = setting("evaluate.metrics", ["f1", "bleu"])()
+    assert [item.field for item in find_violations(metrics)] == ["evaluate.metrics[1]"]
+
+
+def test_a_spec_without_work_or_with_hollow_parts_is_refused() -> None:
+    assert find_violations(JobSpec(name="x"))[0].description == "is missing; give train or evaluate"
+    hollow = train_spec()
+    hollow.train.adapter.Clear()
+    hollow.train.adapter.SetInParent()
+    hollow.train.method.SetInParent()
+    assert [item.field for item in find_violations(hollow)] == ["train.adapter", "train.method"]
+    bare = JobSpec(name="x")
+    bare.train.SetInParent()
+    assert [item.field for item in find_violations(bare)] == ["train.base.model", "train.data.train"]
+
+
+def test_examples_need_a_file() -> None:
+    spec = evaluate_spec()
+    spec.evaluate.example_count = 2
+    assert find_violations(spec)[0].description == "needs a file of examples in evaluate.examples"
+
+
+def test_labels_need_a_name_and_options_must_be_finite() -> None:
+    spec = train_spec()
+    spec.labels[""] = "x"
+    spec.backend_options["a"] = [{"b": math.nan}]
+    assert [item.field for item in find_violations(spec)] == ["backend_options", "labels"]
+
+
+def test_validate_tells_every_violation_at_once() -> None:
+    with pytest.raises(TunefleetError) as caught:
+        validate_spec(JobSpec())
+    assert caught.value.reason is Reason.FIELD_INVALID
+    assert caught.value.message == "name: is missing\ntrain: is missing; give train or evaluate"
+    assert [item.field for item in caught.value.violations] == ["name", "train"]
+    validate_spec(train_spec())

@@ -1,0 +1,57 @@
+"""A store of an earlier schema is brought to this one with what it holds."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from alembic import command
+from sqlalchemy import create_engine
+
+from tunefleet.job.v1.job_service_pb2 import JobEvents
+from tunefleet.job.v1.spec_pb2 import JobSpec
+from tunefleet_coordinator.store import Store
+from tunefleet_coordinator.store.schema import migration_config
+
+
+def _first_schema(path: Path) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config = migration_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    engine.dispose()
+
+
+def test_a_job_of_the_first_schema_keeps_its_labels_and_its_history(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    _first_schema(path)
+    payload = JobEvents().SerializeToString() + b"\x0a\x02\x08\x01"
+    job = {
+        **dict.fromkeys(("uid", "name", "project", "job_id", "backend", "creator", "service"), "one"),
+        **dict.fromkeys(("version", "queue_number", "devices_needed", "max_attempts", "last_sequence"), 1),
+        **dict.fromkeys(("priority", "attempt", "fencing_number", "failures", "cancel_requested"), 0),
+        **dict.fromkeys(("result", "error", "progress"), b""),
+        **dict.fromkeys(("create_time", "update_time"), 1.0),
+        "state": 1,
+        "required_labels": "[]",
+        "resolved_spec_digest": "",
+        "output_digest": "",
+    }
+    with sqlite3.connect(path) as connection:
+        names = ", ".join(job)
+        marks = ", ".join("?" for _ in job)
+        connection.execute(f"INSERT INTO jobs ({names}) VALUES ({marks})", list(job.values()))
+        spec = JobSpec(labels={"team": "search", "a": "b"}).SerializeToString()
+        connection.execute("INSERT INTO specs VALUES ('one', ?, '')", (spec,))
+        connection.execute("INSERT INTO event_segments VALUES ('one', 1, 1, ?)", (payload,))
+    connection.close()
+
+    store = Store.open(path)
+    row = store.get_job("one")
+    store.close()
+
+    assert row is not None
+    assert row.labels == (("a", "b"), ("team", "search"))
+    assert (row.oldest_sequence, row.history_bytes) == (1, len(payload))
+    assert (row.next_try_time, row.resume_requested) == (None, False)
