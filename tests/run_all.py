@@ -5,7 +5,8 @@
 
 Light tests run in the environment of the services. Tests of backends run in the
 backend's own environment, as the backend does. Tests of whole fleets mostly wait for the
-processes they start and kill, so all the others run beside them.
+processes they start and kill, so all the others run beside them. A few tests that failed
+beside others run once more, alone: what fails again is red, what passes is named as unstable.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import IO
@@ -31,6 +34,8 @@ FLEETS = ("chaos", "contract", "docs", "e2e")
 BESIDE = "fleets"
 EXPORTERS = ("compress", "gguf", "mlx")
 """Plugins that write formats, each with its environment: left to `--all`, and to `--only` with its name."""
+MOST_AGAIN = 5
+"""So many failures may be the company they ran in; more are a fault, and nothing runs again."""
 TEST_REQUIREMENTS = (
     "hypothesis>=6.100",
     "openai>=2",
@@ -58,6 +63,26 @@ class Totals:
     passed: int = 0
     failed: int = 0
     skipped: int = 0
+
+    def add(self, other: Totals) -> None:
+        """Add the figures of another suite."""
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+
+
+@dataclass(slots=True, kw_only=True)
+class Result:
+    """How one suite went.
+
+    Attributes:
+        failed: Node ids of what failed, as pytest takes them. Empty with a red suite: the runner broke.
+    """
+
+    suite: Suite
+    is_green: bool
+    totals: Totals = field(default_factory=Totals)
+    failed: tuple[str, ...] = ()
 
 
 def backend_python(name: str) -> str:
@@ -151,11 +176,11 @@ def suites() -> list[Suite]:
     ]
 
 
-def run(suite: Suite, *, everything: bool, totals: Totals, output: IO[str] | None = None) -> bool:
-    """Run one suite, add its figures; return whether it was green. `output` takes what it prints."""
-    paths = [path for path in suite.paths if (ROOT / path).exists()]
+def run(suite: Suite, *, everything: bool, output: IO[str] | None = None, only: Sequence[str] = ()) -> Result:
+    """Run one suite, or `only` some tests of it. `output` takes what it prints."""
+    paths = only or [path for path in suite.paths if (ROOT / path).exists()]
     with tempfile.TemporaryDirectory() as scratch:
-        report = Path(scratch) / "report.xml"
+        report, cache = Path(scratch) / "report.xml", Path(scratch) / "cache"
         command = [
             suite.python,
             "-m",
@@ -170,8 +195,8 @@ def run(suite: Suite, *, everything: bool, totals: Totals, output: IO[str] | Non
             "-q",
             "--durations=10",
             "--durations-min=5",
-            "-p",
-            "no:cacheprovider",
+            "-o",
+            f"cache_dir={cache}",
         ]
         if not everything:
             command += ["-m", "not slow"]
@@ -188,39 +213,66 @@ def run(suite: Suite, *, everything: bool, totals: Totals, output: IO[str] | Non
         seconds = time.monotonic() - start
         print(f"== {suite.name}: exit {code}, {seconds:.0f} s", file=output or sys.stdout, flush=True)
         if not report.exists():
-            totals.failed += 1
-            return False
-        for item in ElementTree.parse(report).getroot().iter("testsuite"):
-            failed = int(item.get("failures", 0)) + int(item.get("errors", 0))
-            skipped = int(item.get("skipped", 0))
-            totals.failed += failed
-            totals.skipped += skipped
-            totals.passed += int(item.get("tests", 0)) - failed - skipped
-    return code == 0
+            return Result(suite=suite, is_green=False, totals=Totals(failed=1))
+        return Result(suite=suite, is_green=code == 0, totals=_figures(report), failed=_failed(cache))
 
 
-def run_beside(suites: list[Suite], *, everything: bool, totals: Totals) -> list[bool]:
+def _figures(report: Path) -> Totals:
+    totals = Totals()
+    for item in ElementTree.parse(report).getroot().iter("testsuite"):
+        failed = int(item.get("failures", 0)) + int(item.get("errors", 0))
+        skipped = int(item.get("skipped", 0))
+        passed = int(item.get("tests", 0)) - failed - skipped
+        totals.add(Totals(passed=passed, failed=failed, skipped=skipped))
+    return totals
+
+
+def _failed(cache: Path) -> tuple[str, ...]:
+    """Return what pytest notes of the tests that failed."""
+    try:
+        return tuple(json.loads((cache / "v" / "cache" / "lastfailed").read_text()))
+    except FileNotFoundError:
+        return ()
+
+
+def run_beside(suites: list[Suite], *, everything: bool) -> list[Result]:
     """Run suites two at a time. The fleets show how far they are, the others what they said at the end."""
     printing = Lock()
 
-    def one(suite: Suite) -> bool:
-        sums = Totals()  # each adds to its own
+    def one(suite: Suite) -> Result:
         if suite.name == BESIDE:
-            is_green = run(suite, everything=everything, totals=sums)
-        else:
-            with tempfile.TemporaryFile("w+") as output:
-                is_green = run(suite, everything=everything, totals=sums, output=output)
-                output.seek(0)
-                with printing:
-                    print("\n" + output.read(), end="", flush=True)
-        with printing:
-            totals.passed += sums.passed
-            totals.failed += sums.failed
-            totals.skipped += sums.skipped
-        return is_green
+            return run(suite, everything=everything)
+        with tempfile.TemporaryFile("w+") as output:
+            result = run(suite, everything=everything, output=output)
+            output.seek(0)
+            with printing:
+                print()
+                shutil.copyfileobj(output, sys.stdout)
+                sys.stdout.flush()
+        return result
 
     with ThreadPoolExecutor(max_workers=2) as lanes:
         return list(lanes.map(one, suites))
+
+
+def run_again_alone(results: list[Result], *, everything: bool) -> None:
+    """Let the few tests that failed beside others show whether they fail alone, and name them."""
+    red = [result for result in results if not result.is_green]
+    if not red or not all(result.failed and all(result.failed) for result in red):
+        return
+    if sum(len(result.failed) for result in red) > MOST_AGAIN:
+        return
+    for result in red:
+        print(f"\n== {result.suite.name}: again, alone: {', '.join(result.failed)}", flush=True)
+        again = run(result.suite, everything=everything, only=result.failed)
+        unstable = [name for name in result.failed if name not in again.failed]
+        if not again.is_green and not again.failed:  # the runner itself broke
+            continue
+        for name in unstable:
+            print(f"UNSTABLE {name}: failed beside others, passed alone", flush=True)
+        result.totals.failed -= len(unstable)
+        result.totals.passed += len(unstable)
+        result.is_green = again.is_green
 
 
 def main() -> None:
@@ -231,13 +283,16 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.all:
         os.environ["TUNEFLEET_TEST_SEEDS"] = os.environ.get("TUNEFLEET_TEST_SEEDS", "all")
-    totals = Totals()
     exporters = EXPORTERS if arguments.all else [name for name in EXPORTERS if name == arguments.only]
     every = [*suites(), *map(exporter_suite, exporters)]
     chosen = [suite for suite in every if arguments.only in (None, suite.name)]
-    green = run_beside(chosen, everything=arguments.all, totals=totals)
+    results = run_beside(chosen, everything=arguments.all)
+    run_again_alone(results, everything=arguments.all)
+    totals = Totals()
+    for result in results:
+        totals.add(result.totals)
     print(f"{totals.passed} passed, {totals.failed} failed, {totals.skipped} skipped", flush=True)
-    sys.exit(0 if all(green) and totals.passed else 1)
+    sys.exit(0 if all(result.is_green for result in results) and totals.passed else 1)
 
 
 if __name__ == "__main__":
