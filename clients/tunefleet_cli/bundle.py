@@ -24,8 +24,9 @@ from google.protobuf.message import Message
 
 from tunefleet.job.v1.job_pb2 import Job
 from tunefleet_cli.findings import Finding
+from tunefleet_cli.history import newest_events
 from tunefleet_cli.redaction import Redaction, is_secret_name
-from tunefleet_client import Client, TunefleetError, connect, is_terminal, short_name
+from tunefleet_client import Client, TunefleetError, connect, short_name
 from tunefleet_core.errors import Reason
 
 __all__ = ["write_bundle"]
@@ -168,17 +169,12 @@ async def _fleet(folder: Path) -> dict[str, str]:
 async def _events(client: Client, job: Job) -> str:
     """Return the newest events of a job, without samples: those are prompts and answers."""
     lines: list[str] = []
-    changes = client.jobs.watch(
-        job.name, max(0, job.last_sequence - _EVENTS), give_up_seconds=_EVENTS_SECONDS
-    )
+    events = newest_events(client, job, most=_EVENTS, give_up_seconds=_EVENTS_SECONDS)
     try:
-        async with asyncio.timeout(_EVENTS_SECONDS), aclosing(changes):
-            async for change in changes:
-                event = change.event
-                if event is not None and not event.HasField("sample"):
+        async with asyncio.timeout(_EVENTS_SECONDS), aclosing(events):
+            async for event in events:
+                if not event.HasField("sample"):
                     lines.append(json.dumps(_fields(event), ensure_ascii=False))
-                if event is not None and event.sequence >= job.last_sequence and not is_terminal(job):
-                    break
     except (TimeoutError, TunefleetError) as error:
         lines.append(json.dumps({"cut": str(error) or "the coordinator took too long"}))
     return "\n".join(lines) + "\n"

@@ -36,16 +36,19 @@ def list_jobs(invocation: Invocation, states: tuple[str, ...], labels: dict[str,
 @command_options
 def get_job(invocation: Invocation, name: str) -> None:
     """Show everything about a job."""
+    from tunefleet.job.v1.event_pb2 import Sample
     from tunefleet.job.v1.job_pb2 import Job
     from tunefleet.job.v1.state_pb2 import CheckpointRef
+    from tunefleet_cli.history import newest_samples
     from tunefleet_cli.output.jobs import show_job
     from tunefleet_client import Client
 
-    async def read(client: Client) -> tuple[Job, tuple[CheckpointRef, ...]]:
-        return await client.jobs.get(name), await client.jobs.checkpoints(name)
+    async def read(client: Client) -> tuple[Job, tuple[CheckpointRef, ...], list[Sample]]:
+        job = await client.jobs.get(name)
+        return job, await client.jobs.checkpoints(name), await newest_samples(client, job)
 
-    job, saved = invocation.ask(read)
-    show_job(invocation.output(), job, saved)
+    job, saved, samples = invocation.ask(read)
+    show_job(invocation.output(), job, saved, samples)
 
 
 @click.command()

@@ -102,6 +102,8 @@ def metrics_line(metrics: Metrics, *, eta_seconds: float | None) -> str:
         parts.append(f"rate {rate_text(metrics.learning_rate)}")
     if metrics.HasField("tokens_per_second"):
         parts.append(f"{count_text(metrics.tokens_per_second)} tok/s")
+    if metrics.HasField("mfu"):
+        parts.append(f"MFU {metrics.mfu:.0%}")
     if metrics.HasField("peak_memory_bytes"):
         parts.append(bytes_text(metrics.peak_memory_bytes))
     if eta_seconds is not None and metrics.step < metrics.total_steps:

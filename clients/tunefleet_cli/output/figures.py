@@ -33,6 +33,8 @@ def cells(progress: RunProgress) -> list[tuple[str, str, Sequence[float]]]:
         found.append(("rate", rate_text(metrics.learning_rate), progress.learning_rates))
     if metrics.HasField("peak_memory_bytes"):
         found.append(("memory", bytes_text(metrics.peak_memory_bytes), ()))
+    if metrics.HasField("mfu"):
+        found.append(("MFU", f"{metrics.mfu:.0%}", ()))
     if metrics.HasField("epoch"):
         found.append(("epoch", f"{metrics.epoch:.2f}", ()))
     if progress.checkpoint is not None:

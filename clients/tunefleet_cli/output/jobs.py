@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from tunefleet.job.v1.event_pb2 import Sample
 from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.state_pb2 import CheckpointRef, Score
 from tunefleet_cli.output.chart import interval
@@ -21,7 +22,9 @@ from tunefleet_client import is_terminal, short_name
 __all__ = ["job_next_step", "show_job", "show_scores"]
 
 
-def show_job(output: Output, job: Job, checkpoints: Sequence[CheckpointRef]) -> None:
+def show_job(
+    output: Output, job: Job, checkpoints: Sequence[CheckpointRef], samples: Sequence[Sample] = ()
+) -> None:
     """Print everything about a job that people ask for."""
     if output.is_json:
         output.message(job)
@@ -36,6 +39,7 @@ def show_job(output: Output, job: Job, checkpoints: Sequence[CheckpointRef]) -> 
             ("work", _work(job)),
             ("progress", job_progress(job)),
             ("loss", number_text(metrics.loss) if metrics.HasField("loss") else ""),
+            ("device use", f"{metrics.mfu:.0%} MFU" if metrics.HasField("mfu") else ""),
             ("memory", bytes_text(metrics.peak_memory_bytes) if metrics.peak_memory_bytes else ""),
             ("backend", _backend(job)),
             ("attempt", _attempt(job)),
@@ -49,6 +53,15 @@ def show_job(output: Output, job: Job, checkpoints: Sequence[CheckpointRef]) -> 
     if job.result.scores:
         output.heading("Scores")
         show_scores(output, job.result.scores)
+    if samples:
+        output.heading("What it answers")
+        columns = [
+            Column(title="STEP", align="right"),
+            Column(title="PROMPT", style="faint", wraps=True),
+            Column(title="ANSWER", wraps=True),
+        ]
+        rows = [[f"{item.step:,}", _printable(item.prompt), _printable(item.answer)] for item in samples]
+        output.table(Table(columns=columns, rows=rows))
     if job.resolved_spec.values:
         output.heading("Decided for you")
         columns = [
@@ -95,6 +108,10 @@ def job_next_step(job: Job) -> str:
             return f"tunefleet jobs logs {name}"
         case _:
             return f"tunefleet jobs watch {name}"
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _work(job: Job) -> str:

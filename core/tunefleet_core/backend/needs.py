@@ -144,6 +144,8 @@ def _needs(spec: JobSpec) -> Iterator[_Need]:
 
 
 def _training(train: TrainSpec) -> Iterator[_Need]:
+    if train.HasField("samples"):
+        yield _Need(capability=Capability.CAPABILITY_SAMPLES, field="train.samples")
     if train.method.WhichOneof("method") in ("sft", None):  # supervised unless another one is named
         yield _Need(capability=Capability.CAPABILITY_SFT, field="train.method", instead="Use another method")
     if train.adapter.WhichOneof("adapter") is None:

@@ -32,6 +32,7 @@ from tunefleet_core.resolve.defaults import (
     Defaults,
     fill_common,
     fill_evaluate,
+    fill_life,
     fill_quantization,
     fill_train,
     online,
@@ -126,6 +127,7 @@ def finish_train(
     _require_prompts(draft, train, mask.rows - length.dropped_rows)
     ratio, why = warmup_ratio(total_steps)
     defaults.fill("train.optim.warmup_ratio", ratio, why)
+    fill_life(defaults, train, total_steps=total_steps)
     _fill_quantization(defaults, train, draft, backend, formats=formats)
     validation = files_of(draft.audit_order, audit, "validation")
     return _resolution(
@@ -195,6 +197,7 @@ def resolve_plain(
         estimate.total_steps = filled.train.optim.max_steps
         ratio, why = warmup_ratio(estimate.total_steps)
         defaults.fill("train.optim.warmup_ratio", ratio, why)
+        fill_life(defaults, filled.train, total_steps=estimate.total_steps)
         notices += lint(Recipe.of(filled))
     return _resolution(
         ResolvedSpec(

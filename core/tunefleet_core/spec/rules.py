@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from tunefleet.job.v1.spec_pb2 import EvaluateSpec, ExportSpec, JobSpec, LoraAdapter, Optim, TrainSpec
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
 from tunefleet_core.spec.descriptors import is_map, is_repeated
+from tunefleet_core.spec.life_rules import life_violations
 from tunefleet_core.spec.lora_scale import effective_scale, scale_formula
 from tunefleet_core.spec.nearest import did_you_mean
 
@@ -123,6 +124,7 @@ def _train(train: TrainSpec) -> Iterator[tuple[str, str]]:
     if not train.HasField("adapter"):
         yield from _full(train)
     yield from _batch(train.optim)
+    yield from life_violations(train)
 
 
 def _method(train: TrainSpec) -> Iterator[tuple[str, str]]:

@@ -198,6 +198,7 @@ class MemoryContext:
         self.notices: list[str] = []
         self.preflights: list[Preflight] = []
         self.checkpoints: list[int] = []
+        self.samples: list[tuple[int, str, str]] = []
 
     @property
     def order(self) -> RunOrder:
@@ -224,7 +225,7 @@ class MemoryContext:
         self.preflights.append(found)
 
     def sample(self, step: int, prompt: str, answer: str) -> None:
-        raise AssertionError("no samples are told yet")
+        self.samples.append((step, prompt, answer))
 
     def notice(self, text: str, *, hint: str = "", severity: str = "warning") -> None:
         self.notices.append(text)

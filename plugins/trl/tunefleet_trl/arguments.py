@@ -57,7 +57,7 @@ def common_arguments(order: RunOrder, hardware: Hardware, *, rows: int, validate
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": hardware.kind == "cuda",
         "eval_strategy": "steps" if validates else "no",
-        "eval_steps": max(1, total // _VALIDATIONS),
+        "eval_steps": train.validate_every_steps or max(1, total // _VALIDATIONS),
         "save_strategy": "steps",
         "save_steps": max(1, train.checkpoint.every_steps or 200),
         "logging_strategy": "steps",

@@ -51,6 +51,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
                 Capability.CAPABILITY_PREFLIGHT,
                 Capability.CAPABILITY_MERGE,
                 Capability.CAPABILITY_QUANTIZE,
+                Capability.CAPABILITY_SAMPLES,
             ],
             # MXFP4 is unpacked while loading; GPT-OSS alone is published so, and written back so.
             methods=METHODS,

@@ -31,6 +31,7 @@ from tunefleet.backend.v1.run_pb2 import StopMode
 from tunefleet.job.v1.event_pb2 import Preflight, RunPhase
 from tunefleet_core.backend import RunContext, RunStopped
 from tunefleet_core.errors import Reason, TunefleetError, from_exception
+from tunefleet_trl.answering import likeliest_answer
 from tunefleet_trl.memory import free_memory_bytes, peak_memory_bytes
 from tunefleet_trl.methods.answered import first_prompt
 from tunefleet_trl.rendering import RenderedRow, Renderer, TemplateRefusedError
@@ -232,18 +233,9 @@ def _disk_full(work: Path, free: int, each: int, count: int) -> TunefleetError:
 def _try_answer(context: RunContext, trainer: Any, renderer: Renderer, rows: Sequence[RenderedRow]) -> str:
     """Render the prompt of the first row as a server would and go on from it, a few likeliest tokens."""
     prompt = _first_prompt(context, renderer, longest=max(len(row.input_ids) for row in rows))
-    model = trainer.model
-    model.eval()
-    ids = torch.tensor([prompt], device=model.device)
     stops = set(renderer.template.stop_token_ids)
-    # With gradients on: a forward without them repacks 4-bit weights on some processors, for good.
-    for _ in range(_ANSWER_TOKENS):
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-        token = int(logits[0, -1].detach().argmax())
-        if token in stops:
-            break
-        ids = torch.cat([ids, ids.new_tensor([[token]])], dim=1)
-    return str(renderer.tokenizer.decode(ids[0, len(prompt) :].tolist(), skip_special_tokens=True))
+    answer = likeliest_answer(trainer.model, prompt, most_tokens=_ANSWER_TOKENS, stops=stops)
+    return str(renderer.tokenizer.decode(answer, skip_special_tokens=True))
 
 
 def _first_prompt(context: RunContext, renderer: Renderer, *, longest: int) -> list[int]:

@@ -22,8 +22,11 @@ from tunefleet.backend.v1.run_pb2 import StopMode
 from tunefleet.job.v1.event_pb2 import Metrics, RunPhase
 from tunefleet_core.backend import RunContext, RunStopped
 from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.run_health import ModelWork, peak_flops, utilisation
 from tunefleet_trl.adaptation import is_full, settle_trainable
 from tunefleet_trl.adapter_files import save_adapter
+from tunefleet_trl.life.model_work import device_name, model_work
+from tunefleet_trl.loading import Hardware
 from tunefleet_trl.memory import peak_memory_bytes
 from tunefleet_trl.model_files import load_weights, save_weights
 from tunefleet_trl.routing import ExpertLoad
@@ -77,6 +80,8 @@ class RunTraining:
         self._context = context
         self._is_full = is_full(context.order.resolved_spec)
         self.before_first_step = before_first_step
+        self._aside_seconds = 0.0
+        self._work: ModelWork | None = None
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(_RunCallback(context, self))
@@ -84,6 +89,32 @@ class RunTraining:
     def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **further: Any) -> Any:
         self.expert_load.expect(inputs.get("attention_mask"))
         return super().compute_loss(model, inputs, *arguments, **further)
+
+    def watch_utilisation(self, hardware: Hardware) -> None:
+        """Tell with each step how much of the device's peak the model's work makes up, if it is known."""
+        self._device, self._dtype = device_name(hardware), hardware.dtype
+        self._work = model_work(self.model) if peak_flops(self._device, self._dtype) else None
+
+    def utilisation(self, tokens_per_second: float, length: float) -> float | None:
+        """Return the share of the device's peak at this pace, with rows of this mean length in tokens."""
+        if self._work is None:
+            return None
+        return utilisation(
+            self._work,
+            tokens_per_second=tokens_per_second,
+            length=length,
+            device=self._device,
+            dtype=self._dtype,
+        )
+
+    def leave_aside(self, seconds: float) -> None:
+        """Tell that this much of the time since the last report was not spent on steps."""
+        self._aside_seconds += seconds
+
+    def take_aside(self) -> float:
+        """Return what was left aside, and begin anew."""
+        seconds, self._aside_seconds = self._aside_seconds, 0.0
+        return seconds
 
     def row_lengths(self) -> list[int]:
         """Return the tokens of each training row."""
@@ -231,7 +262,12 @@ class _RunCallback(TrainerCallback):
         metrics.learning_rate = logs.get("learning_rate", 0.0)
         metrics.grad_norm = logs.get("grad_norm", 0.0)
         metrics.tokens = tokens
-        metrics.tokens_per_second = (tokens - self._tokens) / max(now - self._clock, 1e-9)
+        seconds = now - self._clock - self._trainer.take_aside()
+        metrics.tokens_per_second = (tokens - self._tokens) / max(seconds, 1e-9)
+        rows = self._trainer.args.train_batch_size * self._trainer.args.gradient_accumulation_steps
+        used = self._trainer.utilisation(metrics.tokens_per_second, (tokens - self._tokens) / rows)
+        if used is not None:
+            metrics.mfu = used
         metrics.peak_memory_bytes = peak_memory_bytes()
         if "mean_token_accuracy" in logs:
             metrics.extra["token_accuracy"] = logs["mean_token_accuracy"]

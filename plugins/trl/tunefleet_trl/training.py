@@ -15,6 +15,7 @@ from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.parity import TopLogprobs
 from tunefleet_trl.adaptation import lora_config
 from tunefleet_trl.arguments import common_arguments
+from tunefleet_trl.life import attach_life
 from tunefleet_trl.loading import Hardware, load_base, load_tokenizer, prepare_hardware
 from tunefleet_trl.methods import METHODS
 from tunefleet_trl.outcome import base_numbers_of, write_output
@@ -47,6 +48,7 @@ def train(context: RunContext) -> RunOutput:
         return train_by_method(context, renderer, hardware, method)
     rows = training_rows(context, renderer)
     trainer, base_numbers = _trainer(context, renderer, rows, hardware)
+    attach_life(context, trainer, renderer, hardware)
     trainer.train(resume_from_checkpoint=context.order.resume_from or None)
     return write_output(context, trainer, renderer, rows, hardware=hardware, base_numbers=base_numbers)
 

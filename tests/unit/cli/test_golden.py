@@ -9,6 +9,7 @@ import catalog_samples
 import pytest
 import samples
 
+from tunefleet.job.v1.event_pb2 import Sample
 from tunefleet.job.v1.state_pb2 import CheckpointRef
 from tunefleet_cli.findings import Finding
 from tunefleet_cli.output import Mode, Output, lists, sheets
@@ -52,6 +53,17 @@ VIEWS: dict[str, Callable[[Output], None]] = {
     "jobs_list": lambda output: lists.JOBS.show(output, samples.jobs()),
     "jobs_get": lambda output: show_job(
         output, samples.jobs()[1], [CheckpointRef(step=60), CheckpointRef(step=40)]
+    ),
+    "jobs_get_samples": lambda output: show_job(
+        output,
+        samples.jobs()[1],
+        [],
+        [
+            Sample(step=60, prompt="The printer on floor 3 is jammed again.", answer='{"team": "facil'),
+            Sample(
+                step=60, prompt="Where is my\x1b[2J invoice?", answer='{"team": "billing", "urgent": false}'
+            ),
+        ],
     ),
     "jobs_get_scores": lambda output: show_job(output, samples.jobs()[2], []),
     "plan": lambda output: show_plan(output, samples.plan()),

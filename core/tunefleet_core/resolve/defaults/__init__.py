@@ -9,6 +9,7 @@ from tunefleet_core.resolve.defaults.common import fill_common
 from tunefleet_core.resolve.defaults.evaluate import fill_evaluate
 from tunefleet_core.resolve.defaults.filling import Defaults, shown
 from tunefleet_core.resolve.defaults.length import ROUND_TO, default_length
+from tunefleet_core.resolve.defaults.life import fill_life
 from tunefleet_core.resolve.defaults.quantization import fill_quantization
 from tunefleet_core.resolve.defaults.steps import micro_batch_size, warmup_ratio
 from tunefleet_core.resolve.defaults.train import fill_train
@@ -19,6 +20,7 @@ __all__ = [
     "default_length",
     "fill_common",
     "fill_evaluate",
+    "fill_life",
     "fill_quantization",
     "fill_train",
     "micro_batch_size",

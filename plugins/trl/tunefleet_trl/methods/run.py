@@ -8,6 +8,7 @@ from typing import Any
 
 from tunefleet.backend.v1.run_pb2 import RunOutput
 from tunefleet_core.backend import RunContext
+from tunefleet_trl.life import attach_life
 from tunefleet_trl.loading import Hardware, load_base
 from tunefleet_trl.methods.preference import preference_trainer
 from tunefleet_trl.methods.reference_free import REFERENCE_FREE, reference_free_trainer
@@ -41,6 +42,7 @@ def train_by_method(context: RunContext, renderer: Renderer, hardware: Hardware,
         model=model,
         before_first_step=partial(_try_first, context, renderer, references),
     )
+    attach_life(context, trainer, renderer, hardware)
     trainer.train(resume_from_checkpoint=context.order.resume_from or None)
     return write_output(context, trainer, renderer, references, hardware=hardware, base_numbers=base_numbers)
 

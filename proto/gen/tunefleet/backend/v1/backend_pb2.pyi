@@ -69,6 +69,8 @@ class _CapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capability
     """Writes models in quantisation formats: `exported_formats`."""
     CAPABILITY_EXPERT_LORA: _Capability.ValueType  # 17
     """Trains adapters on routed experts."""
+    CAPABILITY_SAMPLES: _Capability.ValueType  # 57
+    """Answers fixed prompts while it trains: `train.samples`."""
 
 class Capability(_Capability, metaclass=_CapabilityEnumTypeWrapper):
     """What a backend can do. A declared capability must work; an undeclared one
@@ -115,6 +117,8 @@ CAPABILITY_QUANTIZE: Capability.ValueType  # 16
 """Writes models in quantisation formats: `exported_formats`."""
 CAPABILITY_EXPERT_LORA: Capability.ValueType  # 17
 """Trains adapters on routed experts."""
+CAPABILITY_SAMPLES: Capability.ValueType  # 57
+"""Answers fixed prompts while it trains: `train.samples`."""
 Global___Capability: _TypeAlias = Capability  # noqa: Y015
 
 @_typing.final

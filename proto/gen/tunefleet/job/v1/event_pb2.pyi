@@ -340,6 +340,7 @@ class Metrics(_message.Message):
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     EXTRA_FIELD_NUMBER: _builtins.int
+    MFU_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Optimiser step, or rows done for `evaluate`."""
     total_steps: _builtins.int
@@ -360,6 +361,11 @@ class Metrics(_message.Message):
     """Memory of the process or device at its highest, in bytes."""
     tokens: _builtins.int
     """Tokens seen so far."""
+    mfu: _builtins.float
+    """Model FLOPs utilisation, 0 to 1: the share of the device's published peak
+    that the work of the model itself makes up (Chowdhery et al. 2022,
+    arXiv:2204.02311, appendix B). Absent where the peak is not known.
+    """
     @_builtins.property
     def extra(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Further numbers of a method, by name."""
@@ -378,10 +384,11 @@ class Metrics(_message.Message):
         peak_memory_bytes: _builtins.int | None = ...,
         tokens: _builtins.int | None = ...,
         extra: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        mfu: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "_grad_norm", b"_grad_norm", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_peak_memory_bytes", b"_peak_memory_bytes", "_tokens", b"_tokens", "_tokens_per_second", b"_tokens_per_second", "_validation_loss", b"_validation_loss", "epoch", b"epoch", "grad_norm", b"grad_norm", "learning_rate", b"learning_rate", "loss", b"loss", "peak_memory_bytes", b"peak_memory_bytes", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "validation_loss", b"validation_loss"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "_grad_norm", b"_grad_norm", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_mfu", b"_mfu", "_peak_memory_bytes", b"_peak_memory_bytes", "_tokens", b"_tokens", "_tokens_per_second", b"_tokens_per_second", "_validation_loss", b"_validation_loss", "epoch", b"epoch", "grad_norm", b"grad_norm", "learning_rate", b"learning_rate", "loss", b"loss", "mfu", b"mfu", "peak_memory_bytes", b"peak_memory_bytes", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "validation_loss", b"validation_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "_grad_norm", b"_grad_norm", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_peak_memory_bytes", b"_peak_memory_bytes", "_tokens", b"_tokens", "_tokens_per_second", b"_tokens_per_second", "_validation_loss", b"_validation_loss", "epoch", b"epoch", "extra", b"extra", "grad_norm", b"grad_norm", "learning_rate", b"learning_rate", "loss", b"loss", "peak_memory_bytes", b"peak_memory_bytes", "step", b"step", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps", "validation_loss", b"validation_loss"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_epoch", b"_epoch", "_grad_norm", b"_grad_norm", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_mfu", b"_mfu", "_peak_memory_bytes", b"_peak_memory_bytes", "_tokens", b"_tokens", "_tokens_per_second", b"_tokens_per_second", "_validation_loss", b"_validation_loss", "epoch", b"epoch", "extra", b"extra", "grad_norm", b"grad_norm", "learning_rate", b"learning_rate", "loss", b"loss", "mfu", b"mfu", "peak_memory_bytes", b"peak_memory_bytes", "step", b"step", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps", "validation_loss", b"validation_loss"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__epoch: _TypeAlias = _typing.Literal["epoch"]  # noqa: Y015
     _WhichOneofArgType__epoch: _TypeAlias = _typing.Literal["_epoch", b"_epoch"]  # noqa: Y015
@@ -391,6 +398,8 @@ class Metrics(_message.Message):
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
     _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
+    _WhichOneofReturnType__mfu: _TypeAlias = _typing.Literal["mfu"]  # noqa: Y015
+    _WhichOneofArgType__mfu: _TypeAlias = _typing.Literal["_mfu", b"_mfu"]  # noqa: Y015
     _WhichOneofReturnType__peak_memory_bytes: _TypeAlias = _typing.Literal["peak_memory_bytes"]  # noqa: Y015
     _WhichOneofArgType__peak_memory_bytes: _TypeAlias = _typing.Literal["_peak_memory_bytes", b"_peak_memory_bytes"]  # noqa: Y015
     _WhichOneofReturnType__tokens: _TypeAlias = _typing.Literal["tokens"]  # noqa: Y015
@@ -407,6 +416,8 @@ class Metrics(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mfu) -> _WhichOneofReturnType__mfu | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__peak_memory_bytes) -> _WhichOneofReturnType__peak_memory_bytes | None: ...
     @_typing.overload

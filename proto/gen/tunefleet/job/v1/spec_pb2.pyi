@@ -213,6 +213,8 @@ class TrainSpec(_message.Message):
     LOSS_ON_FIELD_NUMBER: _builtins.int
     MERGE_FIELD_NUMBER: _builtins.int
     PREFLIGHT_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    VALIDATE_EVERY_STEPS_FIELD_NUMBER: _builtins.int
     quantization: _builtins.str
     """Format the base is quantised to while training: `nf4`, `fp4` or `int8`.
     Empty: none.
@@ -236,6 +238,10 @@ class TrainSpec(_message.Message):
     preflight: _builtins.bool
     """Try the longest batch, a save and an answer before the first epoch, so
     that what cannot work fails in the first minute. Default true.
+    """
+    validate_every_steps: _builtins.int
+    """Validate every so many optimiser steps, where there are validation rows.
+    Left out: such that a run has at least ten validations.
     """
     @_builtins.property
     def base(self) -> Global___BaseModel:
@@ -265,6 +271,10 @@ class TrainSpec(_message.Message):
     def intended_serving(self) -> Global___IntendedServing:
         """The engine the result is meant for, so that what cannot be served is refused."""
 
+    @_builtins.property
+    def samples(self) -> Global___SamplePolicy:
+        """Answers to fixed prompts while it trains. Left out: none."""
+
     def __init__(
         self,
         *,
@@ -283,10 +293,12 @@ class TrainSpec(_message.Message):
         loss_on: _builtins.str = ...,
         merge: _builtins.bool | None = ...,
         preflight: _builtins.bool | None = ...,
+        samples: Global___SamplePolicy | None = ...,
+        validate_every_steps: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_merge", b"_merge", "_preflight", b"_preflight", "_seed", b"_seed", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "intended_serving", b"intended_serving", "max_length", b"max_length", "merge", b"merge", "method", b"method", "optim", b"optim", "preflight", b"preflight", "seed", b"seed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_merge", b"_merge", "_preflight", b"_preflight", "_seed", b"_seed", "_validate_every_steps", b"_validate_every_steps", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "intended_serving", b"intended_serving", "max_length", b"max_length", "merge", b"merge", "method", b"method", "optim", b"optim", "preflight", b"preflight", "samples", b"samples", "seed", b"seed", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_merge", b"_merge", "_preflight", b"_preflight", "_seed", b"_seed", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "dtype", b"dtype", "intended_serving", b"intended_serving", "loss_on", b"loss_on", "max_length", b"max_length", "merge", b"merge", "method", b"method", "optim", b"optim", "over_long", b"over_long", "preflight", b"preflight", "quantization", b"quantization", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_merge", b"_merge", "_preflight", b"_preflight", "_seed", b"_seed", "_validate_every_steps", b"_validate_every_steps", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "dtype", b"dtype", "intended_serving", b"intended_serving", "loss_on", b"loss_on", "max_length", b"max_length", "merge", b"merge", "method", b"method", "optim", b"optim", "over_long", b"over_long", "preflight", b"preflight", "quantization", b"quantization", "samples", b"samples", "seed", b"seed", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_length: _TypeAlias = _typing.Literal["max_length"]  # noqa: Y015
     _WhichOneofArgType__max_length: _TypeAlias = _typing.Literal["_max_length", b"_max_length"]  # noqa: Y015
@@ -296,6 +308,8 @@ class TrainSpec(_message.Message):
     _WhichOneofArgType__preflight: _TypeAlias = _typing.Literal["_preflight", b"_preflight"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__validate_every_steps: _TypeAlias = _typing.Literal["validate_every_steps"]  # noqa: Y015
+    _WhichOneofArgType__validate_every_steps: _TypeAlias = _typing.Literal["_validate_every_steps", b"_validate_every_steps"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_length) -> _WhichOneofReturnType__max_length | None: ...
     @_typing.overload
@@ -304,6 +318,8 @@ class TrainSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preflight) -> _WhichOneofReturnType__preflight | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__validate_every_steps) -> _WhichOneofReturnType__validate_every_steps | None: ...
 
 Global___TrainSpec: _TypeAlias = TrainSpec  # noqa: Y015
 
@@ -995,6 +1011,47 @@ class Optim(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decay) -> _WhichOneofReturnType__weight_decay | None: ...
 
 Global___Optim: _TypeAlias = Optim  # noqa: Y015
+
+@_typing.final
+class SamplePolicy(_message.Message):
+    """Answers of the model to fixed prompts, greedy, so that two steps compare."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    EVERY_STEPS_FIELD_NUMBER: _builtins.int
+    MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
+    every_steps: _builtins.int
+    """Answer every so many optimiser steps, and before the first. Left out: ten
+    times a run.
+    """
+    max_new_tokens: _builtins.int
+    """Longest answer in tokens. Default 64."""
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What a user would say, one turn each. At least one, at most eight."""
+
+    def __init__(
+        self,
+        *,
+        prompts: _abc.Iterable[_builtins.str] | None = ...,
+        every_steps: _builtins.int | None = ...,
+        max_new_tokens: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps", "_max_new_tokens", b"_max_new_tokens", "every_steps", b"every_steps", "max_new_tokens", b"max_new_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps", "_max_new_tokens", b"_max_new_tokens", "every_steps", b"every_steps", "max_new_tokens", b"max_new_tokens", "prompts", b"prompts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__every_steps: _TypeAlias = _typing.Literal["every_steps"]  # noqa: Y015
+    _WhichOneofArgType__every_steps: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps"]  # noqa: Y015
+    _WhichOneofReturnType__max_new_tokens: _TypeAlias = _typing.Literal["max_new_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_new_tokens: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__every_steps) -> _WhichOneofReturnType__every_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_new_tokens) -> _WhichOneofReturnType__max_new_tokens | None: ...
+
+Global___SamplePolicy: _TypeAlias = SamplePolicy  # noqa: Y015
 
 @_typing.final
 class CheckpointPolicy(_message.Message):

@@ -1,0 +1,9 @@
+"""The life of a run, decided without any backend: pure functions and small states, no torch.
+
+A backend feeds in numbers as they come and does what it is told; the states go into its
+checkpoints as JSON, so that a resumed run decides as an uninterrupted one would.
+"""
+
+from tunefleet_core.run_health.utilisation import ModelWork, peak_flops, utilisation
+
+__all__ = ["ModelWork", "peak_flops", "utilisation"]
