@@ -198,6 +198,13 @@ def _experts(orders: Orders) -> ResolvedSpec:
     return resolved
 
 
+def _samples(orders: Orders) -> ResolvedSpec:
+    resolved = orders.train()
+    resolved.spec.train.samples.prompts.append("red")
+    resolved.spec.train.samples.every_steps, resolved.spec.train.samples.max_new_tokens = EVERY_STEPS, 2
+    return resolved
+
+
 REQUESTS: dict[Capability.ValueType, Callable[[Orders], ResolvedSpec]] = {
     Capability.CAPABILITY_TRAIN: Orders.train,
     Capability.CAPABILITY_SFT: Orders.train,
@@ -210,5 +217,6 @@ REQUESTS: dict[Capability.ValueType, Callable[[Orders], ResolvedSpec]] = {
     Capability.CAPABILITY_EXPERT_LORA: _experts,
     Capability.CAPABILITY_MERGE: Orders.export,
     Capability.CAPABILITY_QUANTIZE: Orders.quantize,
+    Capability.CAPABILITY_SAMPLES: _samples,
 }
 """Of each capability that a spec can ask for, a spec that asks for it."""

@@ -162,6 +162,10 @@ class Capabilities(Suite):
         await _asked(bench, Capability.CAPABILITY_QUANTIZE)
 
     @case(is_error=True)
+    async def test_capability_samples(self, bench: Bench) -> None:
+        await _asked(bench, Capability.CAPABILITY_SAMPLES)
+
+    @case(is_error=True)
     async def test_capability_inspect(self, bench: Bench) -> None:
         if not bench.has(Capability.CAPABILITY_INSPECT):
             await _unsupported(bench, "AuditData", pb.AuditDataRequest(order=bench.orders.audit()))
