@@ -109,8 +109,7 @@ def test_a_base_with_the_published_text_gets_this_form(form: Form) -> None:
 def test_a_base_with_the_published_text_is_not_refused_at_submit(form: Form) -> None:
     pytest.importorskip("tunefleet_trl", reason="the check at submit is the backend's")
     from tunefleet.job.v1.resolved_pb2 import ChatTemplate
-    from tunefleet_trl.rendering import Renderer
-    from tunefleet_trl.template_equality import template_difference
+    from tunefleet_core.rendering import Renderer, template_difference
 
     if not form.published:
         pytest.skip("there is no published text")

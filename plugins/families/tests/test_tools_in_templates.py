@@ -27,9 +27,7 @@ from tunefleet.job.v1.resolved_pb2 import ChatTemplate
 from tunefleet_core.data import openai_messages, read_rows
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.parity import REFERENCE_CONVERSATIONS, ReferenceConversation
-from tunefleet_trl.rendering import Renderer
-from tunefleet_trl.rows import render_rows
-from tunefleet_trl.template_equality import template_difference
+from tunefleet_core.rendering import Renderer, render_rows, template_difference
 
 pytestmark = pytest.mark.backend
 

@@ -17,8 +17,9 @@ from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
 from tunefleet_core.catalog.base import read_base
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.parity import check_numbers, judge_numbers, read_contract
+from tunefleet_core.rendering import load_tokenizer
 from tunefleet_core.resolve.estimate import estimate_train
-from tunefleet_trl.loading import Hardware, load_adapter, load_base, load_tokenizer
+from tunefleet_trl.loading import Hardware, load_adapter, load_base
 from tunefleet_trl.rank import TrlRank
 from tunefleet_trl.reference_numbers import measure
 

@@ -119,9 +119,8 @@ def test_an_answer_does_not_depend_on_what_shares_its_batch(
 def test_examples_stand_between_the_system_turn_and_the_question(
     trained: lab.MemoryContext, tmp_path: Path
 ) -> None:
+    from tunefleet_core.rendering import Renderer, load_tokenizer
     from tunefleet_trl.evaluation import _questions
-    from tunefleet_trl.loading import load_tokenizer
-    from tunefleet_trl.rendering import Renderer
 
     row = {"messages": [
         {"role": "system", "content": "S"}, {"role": "user", "content": "Q"},

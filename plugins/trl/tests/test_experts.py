@@ -18,14 +18,13 @@ from safetensors.torch import load_file
 
 from tunefleet_core.catalog.base import read_base
 from tunefleet_core.parity import check_numbers, read_contract
+from tunefleet_core.rendering import Renderer, load_tokenizer, training_rows
 from tunefleet_core.resolve.estimate import estimate_train
 from tunefleet_trl import training
-from tunefleet_trl.loading import Hardware, load_adapter, load_base, load_tokenizer
+from tunefleet_trl.loading import Hardware, load_adapter, load_base
 from tunefleet_trl.merging import merge_adapter
 from tunefleet_trl.reference_numbers import measure
-from tunefleet_trl.rendering import Renderer
 from tunefleet_trl.routing import ExpertLoad
-from tunefleet_trl.supervised import training_rows
 
 TYPES = ("qwen3_moe", "mixtral", "gpt_oss")
 CPU = Hardware(kind="cpu", dtype="float32")

@@ -65,9 +65,8 @@ def test_the_margin_grows(base: Path, tmp_path: Path, method: str, adaptation: s
 def test_the_first_loss_is_the_papers_and_no_matter_how_a_batch_is_cut(
     base: Path, tmp_path: Path, method: str
 ) -> None:
-    from tunefleet_trl.loading import load_base, load_tokenizer, prepare_hardware
-    from tunefleet_trl.methods.answered import answered_rows
-    from tunefleet_trl.rendering import Renderer
+    from tunefleet_core.rendering import Renderer, answered_rows, load_tokenizer
+    from tunefleet_trl.loading import load_base, prepare_hardware
 
     losses = []
     for micro in (4, 2, 1):

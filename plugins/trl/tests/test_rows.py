@@ -10,10 +10,8 @@ import trl_lab as lab
 
 from tunefleet_core.data import read_rows
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_trl.loading import load_tokenizer
+from tunefleet_core.rendering import Renderer, load_tokenizer, render_rows
 from tunefleet_trl.rank import TrlRank
-from tunefleet_trl.rendering import Renderer
-from tunefleet_trl.rows import render_rows
 
 GOOD = lab.chat("red", "rot")
 
@@ -93,9 +91,7 @@ def test_loss_on_all_trains_every_token(base: Path, tmp_path: Path, rank: TrlRan
 
 
 def test_weights_repeat_rows(base: Path, tmp_path: Path) -> None:
-    from tunefleet_trl.loading import load_tokenizer
-    from tunefleet_trl.rendering import Renderer
-    from tunefleet_trl.supervised import training_rows
+    from tunefleet_core.rendering import Renderer, load_tokenizer, training_rows
 
     context = _context(base, tmp_path, [lab.chat(str(number), "x") for number in range(10)])
     spec = context.order.resolved_spec

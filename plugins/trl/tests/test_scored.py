@@ -87,8 +87,7 @@ def test_prompts_are_the_renderers_and_answers_end_where_the_template_ends_them(
     monkeypatch.setattr(GroupTrainer, "_generate_single_turn", generate)
     order = order_of(base, tmp_path, spec_of("grpo", steps=1))
     TrlRank().run(lab.MemoryContext(order))
-    from tunefleet_trl.loading import load_tokenizer
-    from tunefleet_trl.rendering import Renderer
+    from tunefleet_core.rendering import Renderer, load_tokenizer
 
     template = order.resolved_spec.chat_template
     renderer = Renderer(load_tokenizer(order.resolved_spec.base), template)

@@ -14,11 +14,9 @@ from tunefleet_core.backend import RunStopped
 from tunefleet_core.catalog.base import read_base
 from tunefleet_core.catalog.template import choose_template
 from tunefleet_core.parity import read_contract
+from tunefleet_core.rendering import Renderer, answered_rows, load_tokenizer
 from tunefleet_families import QWEN3
-from tunefleet_trl.loading import load_tokenizer
-from tunefleet_trl.methods.answered import answered_rows
 from tunefleet_trl.rank import TrlRank
-from tunefleet_trl.rendering import Renderer
 
 TEXTS = [{"text": f"The German word for {word} is {answer}."} for word, answer in lab.PAIRS]
 ANSWERS = [{"prompt": word, "completion": answer} for word, answer in lab.PAIRS]

@@ -17,13 +17,10 @@ from tunefleet_core.catalog.template import choose_template
 from tunefleet_core.data import read_rows
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.parity import read_contract
+from tunefleet_core.rendering import Renderer, load_tokenizer, render_rows, training_rows
 from tunefleet_core.resolve.audited import mask_notices
 from tunefleet_families import LLAMA3, QWEN3
-from tunefleet_trl.loading import load_tokenizer
 from tunefleet_trl.rank import TrlRank
-from tunefleet_trl.rendering import Renderer
-from tunefleet_trl.rows import render_rows
-from tunefleet_trl.supervised import training_rows
 
 TOOL = {
     "type": "function",

@@ -12,10 +12,9 @@ import torch
 from peft import LoraConfig, TaskType
 
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
-from tunefleet_core.parity import AdapterRecord
-from tunefleet_core.spec import effective_scale, neutral_alpha
+from tunefleet_core.spec import neutral_alpha
 
-__all__ = ["adapter_record", "is_full", "lora_config", "settle_trainable"]
+__all__ = ["is_full", "lora_config", "settle_trainable"]
 
 
 def is_full(spec: ResolvedSpec) -> bool:
@@ -52,19 +51,3 @@ def settle_trainable(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
-
-
-def adapter_record(spec: ResolvedSpec) -> AdapterRecord | None:
-    """Return what the contract keeps of the adapter; None for full fine-tuning."""
-    if is_full(spec):
-        return None
-    lora = spec.spec.train.adapter.lora
-    return AdapterRecord(
-        rank=lora.rank,
-        alpha=lora.alpha if lora.HasField("alpha") else neutral_alpha(lora),
-        effective_scale=effective_scale(lora),
-        target_modules=tuple(spec.target_modules),
-        rslora=lora.rslora,
-        dora=lora.dora,
-        target_parameters=tuple(spec.target_parameters),
-    )

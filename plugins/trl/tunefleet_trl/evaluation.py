@@ -22,9 +22,8 @@ from tunefleet.job.v1.state_pb2 import Score
 from tunefleet_core.backend import RunContext, RunStopped
 from tunefleet_core.data import Row, read_rows
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
-from tunefleet_trl.loading import load_adapter, load_base, load_tokenizer, prepare_hardware
-from tunefleet_trl.rendering import Renderer, TemplateRefusedError
-from tunefleet_trl.rows import data_of_role
+from tunefleet_core.rendering import Renderer, TemplateRefusedError, data_of_role, load_tokenizer
+from tunefleet_trl.loading import load_adapter, load_base, prepare_hardware
 from tunefleet_trl.scoring import METRICS, RowScore, score_row, scores
 
 __all__ = ["evaluate"]

@@ -1,4 +1,4 @@
-"""Load tokenizer, base and adapter: offline, safetensors only, no code from a model folder."""
+"""Load base and adapter: offline, safetensors only, no code from a model folder."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tunefleet.backend.v1.run_pb2 import RunOrder
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.backend import go_quiet_and_offline
 from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.rendering import first_line, unusable_base
 from tunefleet_trl.library_gaps import close_library_gaps
 from tunefleet_trl.quantising import CARRIER, keep_layout, quantising_options
 
@@ -22,7 +23,6 @@ __all__ = [
     "hush_libraries",
     "load_adapter",
     "load_base",
-    "load_tokenizer",
     "prepare_hardware",
     "stored_format",
 ]
@@ -73,26 +73,6 @@ def prepare_hardware(order: RunOrder, *, dtype: str) -> Hardware:
     return Hardware(kind=kind, dtype=dtype or ("bfloat16" if kind == "cuda" else "float32"))
 
 
-def load_tokenizer(base: BaseFacts) -> Any:
-    """Load the tokenizer of a base folder.
-
-    Raises:
-        TunefleetError: BASE_INVALID if there is none, or none that knows where tokens
-            lie in the text, without which there is no loss mask.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _invalid(base, f"its tokenizer cannot be loaded: {_first_line(error)}") from error
-    if not tokenizer.is_fast:
-        raise _invalid(base, "its tokenizer has no tokenizer.json, so no loss mask can be made")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    return tokenizer
-
-
 def load_base(base: BaseFacts, hardware: Hardware, *, quantization: str = "") -> Any:
     """Load the weights of a base folder onto the device.
 
@@ -111,7 +91,7 @@ def load_base(base: BaseFacts, hardware: Hardware, *, quantization: str = "") ->
 
     disable_progress_bar()
     if not any(Path(base.path).glob("*.safetensors")):
-        raise _invalid(base, "it has no safetensors weights")
+        raise unusable_base(base, "it has no safetensors weights")
     try:
         model = AutoModelForCausalLM.from_pretrained(
             base.path,
@@ -122,7 +102,7 @@ def load_base(base: BaseFacts, hardware: Hardware, *, quantization: str = "") ->
             **_form(base, hardware, quantization),
         )
     except (OSError, ValueError, KeyError) as error:
-        raise _invalid(base, f"its weights cannot be loaded: {_first_line(error)}") from error
+        raise unusable_base(base, f"its weights cannot be loaded: {first_line(error)}") from error
     close_library_gaps(model)
     if not quantization and stored_format(base) != CARRIER:
         if stored_format(base) == _UNPACKED:
@@ -159,7 +139,7 @@ def load_adapter(model: Any, folder: str) -> Any:
     except (RuntimeError, ValueError, KeyError) as error:
         raise TunefleetError(
             Reason.BASE_INVALID,
-            f"The adapter in '{folder}' does not fit this base: {_first_line(error)}",
+            f"The adapter in '{folder}' does not fit this base: {first_line(error)}",
             hint="Use the adapter with the base it was trained on.",
             metadata={"path": folder},
         ) from error
@@ -181,16 +161,3 @@ def _whole_numbers(base: BaseFacts) -> dict[str, Any]:
     from transformers import Mxfp4Config
 
     return {"quantization_config": Mxfp4Config(dequantize=True)}
-
-
-def _invalid(base: BaseFacts, why: str) -> TunefleetError:
-    return TunefleetError(
-        Reason.BASE_INVALID,
-        f"The base '{base.model or base.path}' cannot be used: {why}.",
-        hint="Complete the folder, or name another base in train.base.model.",
-        metadata={"path": base.path},
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

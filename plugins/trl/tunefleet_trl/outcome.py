@@ -13,14 +13,13 @@ from tunefleet.backend.v1.run_pb2 import RunOutput
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.backend import RunContext
 from tunefleet_core.parity import TopLogprobs, TrainServeContract, write_contract
+from tunefleet_core.rendering import Renderer, TrainingRows
 from tunefleet_trl.adaptation import is_full
 from tunefleet_trl.adapter_files import save_adapter
 from tunefleet_trl.export import adapter_to_merge, merge_after_training
 from tunefleet_trl.loading import Hardware
 from tunefleet_trl.model_files import save_model_folder
 from tunefleet_trl.reference_numbers import build_contract, measure, reference_prefixes
-from tunefleet_trl.rendering import Renderer
-from tunefleet_trl.rows import TrainingRows
 from tunefleet_trl.unquantized import add_unquantized
 
 __all__ = ["base_numbers_of", "write_output"]

@@ -31,11 +31,9 @@ from tunefleet.backend.v1.run_pb2 import StopMode
 from tunefleet.job.v1.event_pb2 import Preflight, RunPhase
 from tunefleet_core.backend import RunContext, RunStopped
 from tunefleet_core.errors import Reason, TunefleetError, from_exception
+from tunefleet_core.rendering import RenderedRow, Renderer, TemplateRefusedError, data_of_role, first_prompt
 from tunefleet_trl.answering import likeliest_answer
 from tunefleet_trl.memory import free_memory_bytes, peak_memory_bytes
-from tunefleet_trl.methods.answered import first_prompt
-from tunefleet_trl.rendering import RenderedRow, Renderer, TemplateRefusedError
-from tunefleet_trl.rows import data_of_role
 
 __all__ = ["is_wanted", "preflight"]
 

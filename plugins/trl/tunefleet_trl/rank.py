@@ -42,6 +42,6 @@ class TrlRank:
 
     def audit(self, order: AuditOrder) -> AuditResult:
         """Report the loss mask of data files; needs the tokenizer alone."""
-        from tunefleet_trl.audit import audit
+        from tunefleet_core.rendering import audit
 
         return audit(order)

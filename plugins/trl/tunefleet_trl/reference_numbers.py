@@ -12,23 +12,11 @@ from typing import Any
 import torch
 
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
-from tunefleet_core.parity import (
-    TOP_TOKENS,
-    NumbersRecord,
-    PrecisionRecord,
-    TemplateRecord,
-    TokensRecord,
-    TopLogprobs,
-    TrainServeContract,
-    reference_prompts,
-)
-from tunefleet_trl.adaptation import adapter_record
-from tunefleet_trl.rendering import RenderedRow, Renderer, TemplateRefusedError
-from tunefleet_trl.shown import reference_needs
+from tunefleet_core.parity import TOP_TOKENS, NumbersRecord, TopLogprobs, TrainServeContract
+from tunefleet_core.rendering import RenderedRow, Renderer, contract_record, reference_prefixes
 
-__all__ = ["build_contract", "measure", "reference_prefixes", "top_logprobs"]
+__all__ = ["build_contract", "measure", "top_logprobs"]
 
-_PREFIXES = 12
 _BATCH_LOGITS = 16_000_000
 """Logits of one forward pass over several prompts: 64 MB in float32."""
 
@@ -53,37 +41,8 @@ def build_contract(
         base_numbers: What `measure` said of the base on the reference prefixes of these
             rows; None: measured now, without the adapter.
     """
-    template = spec.chat_template
-    return TrainServeContract(
-        base_digest=spec.base.base_digest,
-        tokenizer_digest=spec.base.tokenizer_digest,
-        template=TemplateRecord(
-            text=template.text,
-            sha256=template.sha256,
-            stop_token_ids=tuple(template.stop_token_ids),
-            frozen_time_seconds=template.frozen_time_seconds,
-        ),
-        adapter=adapter_record(spec),
-        precision=PrecisionRecord(dtype=dtype, quantization=spec.spec.train.quantization),
-        tokens=_token_records(renderer, rows),
-        numbers=_number_records(model, reference_prefixes(rows), base_numbers),
-    )
-
-
-def reference_prefixes(rows: Sequence[RenderedRow]) -> list[list[int]]:
-    """Return up to 12 prompts, each the start of a row up to a trained token, always the same ones.
-
-    Rows are taken evenly over the file; the cut moves from the first answer token on, so
-    that both the beginning and the inside of answers are covered.
-    """
-    count = min(_PREFIXES, len(rows))
-    prefixes: dict[tuple[int, ...], None] = {}
-    for number in range(count):
-        row = rows[number * len(rows) // count]
-        trained = [position for position, is_trained in enumerate(row.mask) if is_trained and position]
-        cut = trained[len(trained) * (number % 4) // 4]
-        prefixes[tuple(row.input_ids[:cut])] = None
-    return [list(prefix) for prefix in prefixes]
+    numbers = _number_records(model, reference_prefixes(rows), base_numbers)
+    return contract_record(spec, renderer, rows, dtype=dtype, numbers=numbers)
 
 
 def top_logprobs(model: Any, prompt: Sequence[int]) -> TopLogprobs:
@@ -141,17 +100,3 @@ def _number_records(
         NumbersRecord(prompt_token_ids=tuple(prefix), base=base, tuned=tuned)
         for prefix, base, tuned in zip(prefixes, base_numbers, measure(model, prefixes), strict=True)
     )
-
-
-def _token_records(renderer: Renderer, rows: Sequence[RenderedRow]) -> tuple[TokensRecord, ...]:
-    """Render the reference conversations that matter: those with tools if rows hold any."""
-    records: list[TokensRecord] = []
-    for prompt in reference_prompts(reference_needs(frozenset[str]().union(*(row.holds for row in rows)))):
-        try:
-            ids = renderer.prompt(prompt.messages, prompt.tools)
-        except TemplateRefusedError:
-            continue  # what the template refuses in training it refuses in serving
-        records.append(
-            TokensRecord(messages=prompt.messages, prompt_token_ids=tuple(ids), tools=prompt.tools)
-        )
-    return tuple(records)

@@ -13,17 +13,15 @@ from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.parity import TopLogprobs
+from tunefleet_core.rendering import RenderedRow, Renderer, TrainingRows, load_tokenizer, training_rows
 from tunefleet_trl.adaptation import lora_config
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.life import attach_life
-from tunefleet_trl.loading import Hardware, load_base, load_tokenizer, prepare_hardware
+from tunefleet_trl.loading import Hardware, load_base, prepare_hardware
 from tunefleet_trl.methods import METHODS
 from tunefleet_trl.outcome import base_numbers_of, write_output
 from tunefleet_trl.preflight import is_wanted, preflight
 from tunefleet_trl.quantising import FORMATS
-from tunefleet_trl.rendering import RenderedRow, Renderer
-from tunefleet_trl.rows import TrainingRows
-from tunefleet_trl.supervised import training_rows
 from tunefleet_trl.trainer import RunTrainer
 
 __all__ = ["train"]

@@ -15,7 +15,7 @@ __all__ = ["import_all"]
 _MODULES = (
     "tunefleet_trl.training",
     "tunefleet_trl.evaluation",
-    "tunefleet_trl.audit",
+    "tunefleet_core.rendering",
     "tunefleet_trl.export",
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tunefleet_core.backend import RunContext
+from tunefleet_core.rendering import Renderer
 from tunefleet_trl.life.sampling import Sampling
 from tunefleet_trl.loading import Hardware
-from tunefleet_trl.rendering import Renderer
 
 __all__ = ["attach_life"]
 

@@ -9,8 +9,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.rendering import Renderer, TemplateRefusedError
 from tunefleet_trl.answering import likeliest_answer
-from tunefleet_trl.rendering import Renderer, TemplateRefusedError
 
 __all__ = ["Sampling"]
 

@@ -1,6 +1,6 @@
 """Training methods beside supervised fine-tuning, one module per kind of loss.
 
-`answered.py` renders what rows of judged answers hold, for the audit and for training alike;
+What rows of judged answers hold is rendered by core, for the audit and for training alike;
 `collating.py` makes batches of it. The rest of a run is that of `training.py`.
 """
 

@@ -14,13 +14,12 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from tunefleet_core.backend import RunContext
+from tunefleet_core.rendering import AnsweredRow, Renderer
 from tunefleet_trl.adaptation import is_full, lora_config
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.loading import Hardware, load_base
-from tunefleet_trl.methods.answered import AnsweredRow
 from tunefleet_trl.methods.collating import LabelledCollator, PairCollator
 from tunefleet_trl.methods.rows import AnsweredRows
-from tunefleet_trl.rendering import Renderer
 from tunefleet_trl.trainer import RunTraining
 
 __all__ = ["longest_of", "pair_columns", "preference_trainer"]

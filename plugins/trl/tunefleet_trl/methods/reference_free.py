@@ -17,13 +17,13 @@ from peft import get_peft_model
 from transformers import set_seed
 
 from tunefleet_core.backend import RunContext
+from tunefleet_core.rendering import Renderer
 from tunefleet_trl.adaptation import lora_config
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.loading import Hardware
 from tunefleet_trl.methods.collating import PairCollator
 from tunefleet_trl.methods.preference import longest_of, pair_columns
 from tunefleet_trl.methods.rows import AnsweredRows
-from tunefleet_trl.rendering import Renderer
 from tunefleet_trl.trainer import RunTraining
 
 with warnings.catch_warnings():  # that they may change is known: the lock names one version

@@ -9,9 +9,16 @@ from pathlib import Path
 from tunefleet.job.v1.resolved_pb2 import ResolvedData
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_trl.methods.answered import AnsweredRow, answered_rows
-from tunefleet_trl.rendering import RenderedRow, Renderer
-from tunefleet_trl.rows import TrainingRows, data_of_role, judge_over_long, weighted
+from tunefleet_core.rendering import (
+    AnsweredRow,
+    RenderedRow,
+    Renderer,
+    TrainingRows,
+    answered_rows,
+    data_of_role,
+    judge_over_long,
+    weighted,
+)
 
 __all__ = ["AnsweredRows", "answered_training_rows"]
 

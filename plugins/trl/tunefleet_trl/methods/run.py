@@ -8,6 +8,7 @@ from typing import Any
 
 from tunefleet.backend.v1.run_pb2 import RunOutput
 from tunefleet_core.backend import RunContext
+from tunefleet_core.rendering import Renderer, TrainingRows
 from tunefleet_trl.life import attach_life
 from tunefleet_trl.loading import Hardware, load_base
 from tunefleet_trl.methods.preference import preference_trainer
@@ -16,8 +17,6 @@ from tunefleet_trl.methods.rows import answered_training_rows
 from tunefleet_trl.methods.scored import SCORED, scored_trainer
 from tunefleet_trl.outcome import base_numbers_of, write_output
 from tunefleet_trl.preflight import is_wanted, preflight
-from tunefleet_trl.rendering import Renderer
-from tunefleet_trl.rows import TrainingRows
 
 __all__ = ["train_by_method"]
 

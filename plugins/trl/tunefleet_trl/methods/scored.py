@@ -17,14 +17,12 @@ from trl.trainer.utils import RepeatSampler
 
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.rendering import AnsweredRow, Renderer, scorers_of
 from tunefleet_core.rewards import NamedScorer
 from tunefleet_trl.adaptation import lora_config
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.loading import Hardware
-from tunefleet_trl.methods.answered import AnsweredRow
 from tunefleet_trl.methods.rows import AnsweredRows
-from tunefleet_trl.methods.scoring import scorers_of
-from tunefleet_trl.rendering import Renderer
 from tunefleet_trl.trainer import RunTraining
 
 __all__ = ["SCORED", "scored_trainer"]

@@ -26,9 +26,9 @@ from tunefleet_core.data import (
     read_texts,
     supervised_form,
 )
-from tunefleet_trl.rendering import RenderedRow, Renderer, TemplateRefusedError
-from tunefleet_trl.rows import refuse_template, render_rows
-from tunefleet_trl.shown import held, require_shown, shown_by
+from tunefleet_core.rendering.renderer import RenderedRow, Renderer, TemplateRefusedError
+from tunefleet_core.rendering.rows import refuse_template, render_rows
+from tunefleet_core.rendering.shown import held, require_shown, shown_by
 
 __all__ = ["Answer", "AnsweredRow", "answered_rows", "first_prompt"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
 from tunefleet_core.plugins import load_plugins
+from tunefleet_core.rendering.answered import AnsweredRow
 from tunefleet_core.rewards import NamedScorer, make_scorers, missing_field
-from tunefleet_trl.methods.answered import AnsweredRow
 
 __all__ = ["require_fields", "scorers_of"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tunefleet_core.data import Row
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
-from tunefleet_trl.rendering import ChatMessages, ChatTools, Renderer, TemplateRefusedError
+from tunefleet_core.rendering.renderer import ChatMessages, ChatTools, Renderer, TemplateRefusedError
 
 __all__ = ["has_left_out_thoughts", "held", "reference_needs", "require_shown", "shown_by"]
 

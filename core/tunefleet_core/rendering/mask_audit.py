@@ -16,13 +16,19 @@ from tunefleet.dataset.v1.audit_pb2 import (
 )
 from tunefleet_core.data import Row, file_digest
 from tunefleet_core.parity import REFERENCE_CONVERSATIONS, reference_prompts
+from tunefleet_core.rendering.answered import Answer, AnsweredRow, answered_rows
+from tunefleet_core.rendering.renderer import (
+    ChatMessages,
+    ChatTools,
+    RenderedRow,
+    Renderer,
+    TemplateRefusedError,
+)
+from tunefleet_core.rendering.scoring import require_fields, scorers_of
+from tunefleet_core.rendering.shown import has_left_out_thoughts, reference_needs
+from tunefleet_core.rendering.template_equality import template_difference
+from tunefleet_core.rendering.tokenizer import load_tokenizer
 from tunefleet_core.rewards import NamedScorer
-from tunefleet_trl.loading import load_tokenizer
-from tunefleet_trl.methods.answered import Answer, AnsweredRow, answered_rows
-from tunefleet_trl.methods.scoring import require_fields, scorers_of
-from tunefleet_trl.rendering import ChatMessages, ChatTools, RenderedRow, Renderer, TemplateRefusedError
-from tunefleet_trl.shown import has_left_out_thoughts, reference_needs
-from tunefleet_trl.template_equality import template_difference
 
 __all__ = ["audit", "prefix_breaks"]
 

@@ -13,8 +13,8 @@ from tunefleet.job.v1.resolved_pb2 import ResolvedData, ResolvedSpec
 from tunefleet_core.backend import RunContext
 from tunefleet_core.data import Row, file_digest
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
-from tunefleet_trl.rendering import RenderedRow, Renderer, TemplateRefusedError
-from tunefleet_trl.shown import held, require_shown, shown_by
+from tunefleet_core.rendering.renderer import RenderedRow, Renderer, TemplateRefusedError
+from tunefleet_core.rendering.shown import held, require_shown, shown_by
 
 __all__ = [
     "TrainingRows",

@@ -7,9 +7,9 @@ from pathlib import Path
 from tunefleet.job.v1.resolved_pb2 import ResolvedData
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_trl.methods.answered import answered_rows
-from tunefleet_trl.rendering import RenderedRow, Renderer
-from tunefleet_trl.rows import TrainingRows, data_of_role, judge_over_long, weighted
+from tunefleet_core.rendering.answered import answered_rows
+from tunefleet_core.rendering.renderer import RenderedRow, Renderer
+from tunefleet_core.rendering.rows import TrainingRows, data_of_role, judge_over_long, weighted
 
 __all__ = ["training_rows"]
 

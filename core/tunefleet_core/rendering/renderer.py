@@ -4,6 +4,9 @@ The tokenizer folder's own template is never used: the resolved one is what the 
 gets. Its clock is frozen, so that tomorrow's ids are today's.
 """
 
+# transformers is in the environments of backends only.
+# pyright: reportMissingImports=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import json

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from tunefleet.job.v1.resolved_pb2 import ChatTemplate
 from tunefleet_core.parity import REFERENCE_CONVERSATIONS, ReferenceConversation
-from tunefleet_trl.rendering import Renderer, TemplateRefusedError
+from tunefleet_core.rendering.renderer import Renderer, TemplateRefusedError
 
 __all__ = ["template_difference"]
 
