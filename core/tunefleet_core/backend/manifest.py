@@ -9,6 +9,7 @@ from google.protobuf import json_format
 
 from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, FormatScope
 from tunefleet_core import CONTRACT_VERSION
+from tunefleet_core.backend.choices import train_choices
 from tunefleet_core.errors import Reason, TunefleetError
 
 __all__ = ["backend_manifest", "has_capability", "require_capability", "trained_formats"]
@@ -30,12 +31,14 @@ def backend_manifest(
     served_formats: Iterable[str] = (),
     exported_scopes: Mapping[str, Sequence[str]] | None = None,
     methods: Iterable[str] = (),
+    choices: Mapping[str, Sequence[str]] | None = None,
 ) -> BackendManifest:
     """Build a manifest for this contract version.
 
     The formats are names of quantisation formats that it trains on, writes and serves; the
     scopes are those that it writes for some types of model only, format to types. The methods
-    are training methods beside `sft`.
+    are training methods beside `sft`; the choices are fields of a training spec that it honours
+    beyond what every backend does (`choices.BASICS`), field to values, none for any.
 
     Example:
         backend_manifest(
@@ -62,6 +65,7 @@ def backend_manifest(
         exported_formats=list(exported_formats),
         served_formats=list(served_formats),
         methods=sorted(methods),
+        choices=train_choices(choices or {}),
         exported_scopes=[
             FormatScope(format=name, model_types=types) for name, types in (exported_scopes or {}).items()
         ],

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
 from tunefleet.job.v1.spec_pb2 import JobSpec, TrainSpec
 from tunefleet.model.v1.base_pb2 import BaseFacts
+from tunefleet_core.backend.choices import undeclared_choices
 from tunefleet_core.backend.manifest import has_capability, require_capability, trained_formats
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
 
@@ -48,6 +49,7 @@ def require_capabilities(spec: JobSpec, manifest: BackendManifest) -> None:
             )
     if spec.HasField("train"):
         _require_method(spec.train, manifest)
+        _require_choices(spec.train, manifest)
     if spec.HasField("train") and spec.train.quantization:
         wanted = spec.train.quantization
         _require_format(wanted, manifest, field="train.quantization", what=f"asks for {wanted}")
@@ -109,6 +111,19 @@ def _require_method(train: TrainSpec, manifest: BackendManifest) -> None:
         metadata={"backend": manifest.name, "capability": "METHODS", "field": field, "method": method},
         violations=(FieldViolation(field=field, description=f"needs a backend that trains by {method}"),),
     )
+
+
+def _require_choices(train: TrainSpec, manifest: BackendManifest) -> None:
+    for field, value, known in undeclared_choices(train, manifest):
+        word = field.rpartition(".")[2].upper()
+        raise TunefleetError(
+            Reason.CAPABILITY_UNSUPPORTED,
+            f"{field}: the backend '{manifest.name}' does not train with {value}; "
+            f"it takes {', '.join(known)}.",
+            hint="Leave it out, or choose a backend that has it: tunefleet plugins list",
+            metadata={"backend": manifest.name, "capability": word, "field": field, "value": value},
+            violations=(FieldViolation(field=field, description=f"needs a backend that takes {value}"),),
+        )
 
 
 def _require_format(wanted: str, manifest: BackendManifest, *, field: str, what: str) -> None:

@@ -2,7 +2,7 @@
 
 `lines.py` reads lines and `forms.py` says which form a method takes; `rows.py` reads conversations,
 `answers.py` prompts and their answers, `texts.py` plain texts; `messages.py` and `tools.py` read what
-stands in one, `turns.py` their order.
+stands in one, `turns.py` their order. `packing.py` says which rows share a sequence.
 """
 
 from tunefleet_core.data.answers import (
@@ -19,6 +19,7 @@ from tunefleet_core.data.counting import count_rows, form_of_file, supervised_fo
 from tunefleet_core.data.digest import file_digest
 from tunefleet_core.data.forms import COMPLETIONS, LABELLED, PAIRS, PROMPTS, TEXTS, Form, form_of_method
 from tunefleet_core.data.messages import ROLES, Message, ToolCall, openai_messages
+from tunefleet_core.data.packing import pack_rows, packed_sequences
 from tunefleet_core.data.rows import MAX_LINE_BYTES, Row, read_rows
 from tunefleet_core.data.texts import TextRow, read_texts
 from tunefleet_core.data.tools import Tool, tool_name
@@ -46,6 +47,8 @@ __all__ = [
     "form_of_file",
     "form_of_method",
     "openai_messages",
+    "pack_rows",
+    "packed_sequences",
     "read_completions",
     "read_labelled",
     "read_pairs",

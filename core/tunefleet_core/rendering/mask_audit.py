@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 
 from tunefleet.backend.v1.inspect_pb2 import AuditFile, AuditOrder, AuditResult, FileAudit
 from tunefleet.dataset.v1.audit_pb2 import (
+    LengthCount,
     MaskAudit,
     MaskedRow,
     MaskedSpan,
@@ -71,11 +73,14 @@ def _audit_file(
     """Return what training would see of a file, and what its rows hold beside plain turns."""
     result = MaskAudit()
     lengths: list[int] = []
+    taught: list[int] = []
     ends_trained: list[bool] = []
     held: set[str] = set()
     breaks: list[PrefixBreak] = []
     for count, answered in enumerate(answered_rows(order.method, file.path, renderer)):
         lengths.append(answered.length)
+        if answered.teaches:
+            taught.append(answered.length)
         require_fields(file.path, answered, scorers)
         _count_answers(result, answered)
         result.rows_over_long += 0 < order.max_length < answered.length
@@ -100,6 +105,10 @@ def _audit_file(
     result.rows = len(lengths)
     result.end_of_turn_trained = all(ends_trained)
     result.length_percentiles.extend(_percentiles(lengths))
+    if order.packing:
+        result.lengths.extend(
+            LengthCount(tokens=tokens, rows=rows) for tokens, rows in sorted(Counter(taught).items())
+        )
     return result, held
 
 

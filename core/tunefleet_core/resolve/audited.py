@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tunefleet.backend.v1.inspect_pb2 import AuditOrder, AuditResult, FileAudit
-from tunefleet.dataset.v1.audit_pb2 import MaskAudit
+from tunefleet.dataset.v1.audit_pb2 import LengthCount, MaskAudit
 from tunefleet.job.v1.event_pb2 import Notice
 from tunefleet.job.v1.resolved_pb2 import ChatTemplate
 from tunefleet_core.errors import Reason, TunefleetError
@@ -73,9 +74,18 @@ def combine_masks(files: Sequence[FileAudit]) -> MaskAudit:
         combined.prefix_breaks.extend(mask.prefix_breaks)
         if not combined.references:  # the same conversations in every file
             combined.references.extend(mask.references)
+    combined.lengths.extend(_combined_lengths(files))
     percentiles = [file.mask.length_percentiles for file in files if len(file.mask.length_percentiles) == 3]
     combined.length_percentiles.extend(max(lengths) for lengths in zip(*percentiles, strict=True))
     return combined
+
+
+def _combined_lengths(files: Sequence[FileAudit]) -> Iterator[LengthCount]:
+    counts: Counter[int] = Counter()
+    for file in files:
+        counts.update({item.tokens: item.rows for item in file.mask.lengths})
+    for tokens, rows in sorted(counts.items()):
+        yield LengthCount(tokens=tokens, rows=rows)
 
 
 def require_matching_template(audit: AuditResult, template: ChatTemplate) -> None:

@@ -75,6 +75,7 @@ def draft_train(spec: JobSpec, facts: BaseFacts, family: Family, *, frozen_time_
         files.append(AuditFile(role="validation", path=train.data.validation))
     order = AuditOrder(files=files, max_length=train.max_length, loss_on=train.loss_on or "assistant")
     order.method = train.method.WhichOneof("method") or "sft"
+    order.packing = train.method.sft.packing
     if order.method in online.METHODS:
         order.rewards.extend(getattr(train.method, order.method).rewards)
     return _draft(spec, facts, family, chosen, order, targets=targets, experts=experts)

@@ -47,18 +47,12 @@ _PAIRED = ("dpo", "ipo", "orpo", "simpo")
 _OPTIMIZER_BYTES, _OPTIMIZER_BYTES_IN_PLACE = 16, 12
 
 
-def steps_of(train: TrainSpec, *, rows: int, tokens: int = 0) -> int:
-    """Return the number of optimiser steps.
-
-    With packing the sequences are as many as the tokens fill; that number is rough.
-    """
+def steps_of(train: TrainSpec, *, rows: int) -> int:
+    """Return the number of optimiser steps for so many rows, or packed sequences of them."""
     optim = train.optim
     if optim.max_steps > 0:
         return optim.max_steps
-    sequences = rows
-    if train.method.sft.packing and train.max_length and tokens:
-        sequences = min(rows, math.ceil(tokens / train.max_length))
-    return math.ceil(optim.epochs * math.ceil(sequences / optim.batch_size))
+    return math.ceil(optim.epochs * math.ceil(rows / optim.batch_size))
 
 
 def estimate_train(
@@ -67,6 +61,7 @@ def estimate_train(
     target_modules: Sequence[str],
     *,
     total_steps: int,
+    packed_sequences: int = 0,
     target_parameters: Sequence[str] = (),
     formats: FormatRegistry | None = None,
 ) -> Estimate:
@@ -77,6 +72,7 @@ def estimate_train(
         facts: The base.
         target_modules: Modules that get an adapter.
         total_steps: Optimiser steps.
+        packed_sequences: Sequences that the rows fill; 0 without packing.
         target_parameters: Parameters of routed experts that get an adapter.
         formats: The quantisation formats; one that is not among them counts as whole weights.
     """
@@ -98,6 +94,7 @@ def estimate_train(
         peak_bytes=weights + optimizer + activations,
         trainable_parameters=trainable,
         total_steps=total_steps,
+        packed_sequences=packed_sequences,
     )
 
 

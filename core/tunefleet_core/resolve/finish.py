@@ -43,6 +43,7 @@ from tunefleet_core.resolve.estimate import estimate_evaluate, estimate_train, s
 from tunefleet_core.resolve.lint import lint
 from tunefleet_core.resolve.notice import warning
 from tunefleet_core.resolve.options import check_backend_options
+from tunefleet_core.resolve.packed import count_sequences, packing_notices, require_packable
 from tunefleet_core.resolve.recipe import Recipe
 from tunefleet_core.resolve.servable import require_base_servable, require_servable, serving_notices
 
@@ -110,6 +111,7 @@ def finish_train(
         is_unpacked=stored is not None and stored.is_unpacked_to_train,
     )
     require_base_servable(draft.spec, backend.manifest, draft.facts, draft.family)
+    require_packable(draft.spec.train, draft.facts)
     require_matching_template(audit, draft.template)
     files = files_of(draft.audit_order, audit, "train")
     mask = combine_masks(files)
@@ -123,8 +125,10 @@ def finish_train(
     )
     defaults.fill("train.max_length", length.max_length, length.max_length_reason)
     defaults.fill("train.over_long", length.over_long, length.over_long_reason)
-    total_steps = steps_of(train, rows=mask.rows - length.dropped_rows, tokens=mask.tokens)
-    _require_prompts(draft, train, mask.rows - length.dropped_rows)
+    rows = mask.rows - length.dropped_rows
+    sequences = count_sequences(train, mask, rows=rows)
+    total_steps = steps_of(train, rows=sequences or rows)
+    _require_prompts(draft, train, rows)
     ratio, why = warmup_ratio(total_steps)
     defaults.fill("train.optim.warmup_ratio", ratio, why)
     fill_life(defaults, train, total_steps=total_steps)
@@ -141,7 +145,9 @@ def finish_train(
             data=_data(spec, audit.files),
             mask_audit=mask,
             backend=_backend(backend),
-            estimate=_estimate(train, draft, total_steps=total_steps, formats=formats),
+            estimate=_estimate(
+                train, draft, total_steps=total_steps, packed_sequences=sequences, formats=formats
+            ),
         ),
         [
             *draft.notices,
@@ -149,6 +155,7 @@ def finish_train(
             *serving_notices(spec),
             *mask_notices(mask),
             *length.notices,
+            *packing_notices(train, rows=rows, sequences=sequences),
             *_validation_notices(validation if draft.audit_order.method not in online.METHODS else ()),
             *_stop_notices(draft.template.stop_token_ids),
         ],
@@ -322,13 +329,19 @@ def _require_prompts(draft: Draft, train: TrainSpec, rows: int) -> None:
 
 
 def _estimate(
-    train: TrainSpec, draft: Draft, *, total_steps: int, formats: FormatRegistry | None
+    train: TrainSpec,
+    draft: Draft,
+    *,
+    total_steps: int,
+    packed_sequences: int = 0,
+    formats: FormatRegistry | None,
 ) -> Estimate:
     return estimate_train(
         train,
         draft.facts,
         draft.target_modules,
         total_steps=total_steps,
+        packed_sequences=packed_sequences,
         target_parameters=draft.target_parameters,
         formats=formats,
     )

@@ -56,7 +56,7 @@ class Recipe:
             longest=longest,
             has_turns=mask is None or mask.rows_of_text < mask.rows or not mask.rows,
             is_bare=facts is not None and not facts.chat_template,
-            config=_config(facts),
+            config=config_of(facts),
         )
 
 
@@ -102,7 +102,8 @@ class Rule:
     find: Callable[[Recipe], Finding | None]
 
 
-def _config(facts: BaseFacts | None) -> Mapping[str, object]:
+def config_of(facts: BaseFacts | None) -> Mapping[str, object]:
+    """Return the config of a base with that of its language model, which some keep one level down, on top."""
     try:
         read: object = json.loads(facts.config_json) if facts is not None else {}
     except ValueError:

@@ -144,12 +144,12 @@ def test_a_diverging_run_ends_with_a_reason(base: Path, tmp_path: Path) -> None:
 
 def test_what_is_not_done_is_refused_by_name(base: Path, tmp_path: Path, rank: TrlRank) -> None:
     spec = lab.train_spec()
-    spec.train.method.sft.packing = True
+    spec.train.quantization = "gptq"
     data = lab.colours(tmp_path / "train.jsonl")
     context = lab.MemoryContext(
         lab.order(lab.resolved(base, data=[("train", data)], spec=spec), tmp_path / "work")
     )
-    with pytest.raises(TunefleetError, match="PACKING") as caught:
+    with pytest.raises(TunefleetError, match="QUANTIZED_TRAINING") as caught:
         rank.run(context)
     assert caught.value.reason is Reason.CAPABILITY_UNSUPPORTED
     assert not context.output.exists()

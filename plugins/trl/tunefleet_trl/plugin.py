@@ -55,6 +55,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             ],
             # MXFP4 is unpacked while loading; GPT-OSS alone is published so, and written back so.
             methods=METHODS,
+            choices={"train.method.sft.packing": ["true"]},
             trained_formats=["mxfp4", *quantised],
             exported_formats=["mxfp4"],
             exported_scopes={"mxfp4": ["gpt_oss"]},

@@ -29,6 +29,7 @@ from tunefleet_trl.life.model_work import device_name, model_work
 from tunefleet_trl.loading import Hardware
 from tunefleet_trl.memory import peak_memory_bytes
 from tunefleet_trl.model_files import load_weights, save_weights
+from tunefleet_trl.packing import ROW_MASK
 from tunefleet_trl.routing import ExpertLoad
 
 __all__ = ["RunTrainer", "RunTraining"]
@@ -87,7 +88,10 @@ class RunTraining:
         self.add_callback(_RunCallback(context, self))
 
     def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **further: Any) -> Any:
-        self.expert_load.expect(inputs.get("attention_mask"))
+        packed = inputs.pop(ROW_MASK, None)
+        self.expert_load.expect(inputs.get("attention_mask", packed))
+        if packed is not None and model.training:  # the library counts the length of a batch instead
+            self._total_train_tokens += int(packed.sum()) - packed.shape[1]
         return super().compute_loss(model, inputs, *arguments, **further)
 
     def watch_utilisation(self, hardware: Hardware) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from datasets import Dataset
 from trl import SFTConfig
@@ -20,6 +21,7 @@ from tunefleet_trl.life import attach_life
 from tunefleet_trl.loading import Hardware, load_base, prepare_hardware
 from tunefleet_trl.methods import METHODS
 from tunefleet_trl.outcome import base_numbers_of, write_output
+from tunefleet_trl.packing import PackingCollator, packed_dataset, require_isolation
 from tunefleet_trl.preflight import is_wanted, preflight
 from tunefleet_trl.quantising import FORMATS
 from tunefleet_trl.trainer import RunTrainer
@@ -63,8 +65,6 @@ def _refuse_unsupported(spec: ResolvedSpec) -> None:
         raise _unsupported(
             "METHODS", f"training by {method}", "Use another method: sft, " + ", ".join(METHODS)
         )
-    if train.method.sft.packing:
-        raise _unsupported("PACKING", "packing", "Remove train.method.sft.packing from the job file.")
 
 
 def _unsupported(capability: str, what: str, hint: str) -> TunefleetError:
@@ -83,16 +83,22 @@ def _trainer(
     spec = context.order.resolved_spec
     model = load_base(spec.base, hardware, quantization=spec.spec.train.quantization)
     base_numbers = base_numbers_of(context, model, rows)
+    packs = spec.spec.train.method.sft.packing
+    datasets = _packed(spec, rows) if packs else _apart(rows)
     trainer = RunTrainer(
         context=context,
         before_first_step=partial(_try_first, context, renderer, rows),
         model=model,
-        args=_arguments(context.order, rows, hardware),
-        train_dataset=_dataset(rows.train),
-        eval_dataset=_dataset(rows.validation) if rows.validation else None,
+        args=_arguments(
+            context.order, hardware, rows=len(datasets["train_dataset"]), validates=bool(rows.validation)
+        ),
         processing_class=renderer.tokenizer,
         peft_config=lora_config(spec),
+        data_collator=PackingCollator.of(renderer.tokenizer, model) if packs else None,
+        **datasets,
     )
+    if packs:
+        require_isolation(trainer.model, datasets["train_dataset"])
     return trainer, base_numbers
 
 
@@ -101,15 +107,30 @@ def _try_first(context: RunContext, renderer: Renderer, rows: TrainingRows, trai
         preflight(context, trainer, renderer, rows.train)
 
 
+def _apart(rows: TrainingRows) -> dict[str, Any]:
+    return {
+        "train_dataset": _dataset(rows.train),
+        "eval_dataset": _dataset(rows.validation) if rows.validation else None,
+    }
+
+
+def _packed(spec: ResolvedSpec, rows: TrainingRows) -> dict[str, Any]:
+    capacity = spec.spec.train.max_length
+    return {
+        "train_dataset": packed_dataset(rows.train, capacity),
+        "eval_dataset": packed_dataset(rows.validation, capacity) if rows.validation else None,
+    }
+
+
 def _dataset(rows: list[RenderedRow]) -> Dataset:
     return Dataset.from_dict(
         {"input_ids": [row.input_ids for row in rows], "labels": [row.labels() for row in rows]}
     )
 
 
-def _arguments(order: RunOrder, rows: TrainingRows, hardware: Hardware) -> SFTConfig:
+def _arguments(order: RunOrder, hardware: Hardware, *, rows: int, validates: bool) -> SFTConfig:
     return SFTConfig(
         max_length=None,  # rows were cut to size by policy, none is ever truncated
         dataset_kwargs={"skip_prepare_dataset": True},
-        **common_arguments(order, hardware, rows=len(rows.train), validates=bool(rows.validation)),
+        **common_arguments(order, hardware, rows=rows, validates=validates),
     )

@@ -15,14 +15,17 @@ from resolve_lab import (
     manifest,
     mask,
     reasons,
+    refusal,
     resolve,
+    texts,
     train_spec,
 )
 
-from tunefleet.dataset.v1.audit_pb2 import ReferenceTokens
+from tunefleet.dataset.v1.audit_pb2 import LengthCount, ReferenceTokens
 from tunefleet.job.v1.resolved_pb2 import ChatTemplate, ResolvedAdapter, ResolvedSpec
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet.model.v1.base_pb2 import BaseFacts
+from tunefleet_core.errors import Reason
 from tunefleet_core.resolve import (
     ChosenBackend,
     digest_of,
@@ -165,7 +168,25 @@ def test_steps_and_warm_up(rows: int, epochs: float, max_steps: int, steps: int,
 def test_packing_needs_fewer_steps() -> None:
     spec = train_spec()
     spec.train.method.sft.packing = True
-    assert resolve(spec).spec.estimate.total_steps == 3 * 11  # 32000 tokens fill 167 sequences of 192
+    packs = chosen(choices={"train.method.sft.packing": ["true"]})
+    rough = resolve(spec, backend=packs)
+    assert rough.spec.estimate.packed_sequences == 167, "without the lengths: 32000 tokens, 192 each"
+    assert rough.spec.estimate.total_steps == 3 * 11
+    lengths = [LengthCount(tokens=90, rows=160), LengthCount(tokens=110, rows=160)]
+    exact = resolve(spec, mask(lengths=lengths), backend=packs)
+    assert exact.spec.estimate.packed_sequences == 240, "110 leaves room for no other row, 90 for one more"
+    assert exact.spec.estimate.total_steps == 3 * 15
+    assert "320 rows are packed into 240 sequences of up to 192 tokens, 1.3 rows each" in texts(exact)
+
+
+def test_packing_is_refused_where_rows_would_see_each_other() -> None:
+    spec = train_spec()
+    spec.train.method.sft.packing = True
+    recurrent = base_facts(config_json='{"layer_types": ["linear_attention", "full_attention"]}')
+    packs = chosen(choices={"train.method.sft.packing": ["true"]})
+    error = refusal(Reason.FIELD_INVALID, lambda: resolve(spec, facts=recurrent, backend=packs))
+    assert "linear_attention" in error.message
+    assert error.metadata["field"] == "train.method.sft.packing"
 
 
 def test_the_estimate_counts_weights_optimiser_and_activations() -> None:

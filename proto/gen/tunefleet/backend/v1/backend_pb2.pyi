@@ -144,6 +144,7 @@ class BackendManifest(_message.Message):
     SERVED_FORMATS_FIELD_NUMBER: _builtins.int
     EXPORTED_SCOPES_FIELD_NUMBER: _builtins.int
     METHODS_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, a slug: `trl`."""
     contract_version: _builtins.int
@@ -196,6 +197,12 @@ class BackendManifest(_message.Message):
         `dpo`. Open set.
         """
 
+    @_builtins.property
+    def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainChoice]:
+        """What it honours of a training spec beyond what every backend does. A
+        field or value that is not here is refused at submit. Open set.
+        """
+
     def __init__(
         self,
         *,
@@ -214,14 +221,43 @@ class BackendManifest(_message.Message):
         served_formats: _abc.Iterable[_builtins.str] | None = ...,
         exported_scopes: _abc.Iterable[Global___FormatScope] | None = ...,
         methods: _abc.Iterable[_builtins.str] | None = ...,
+        choices: _abc.Iterable[Global___TrainChoice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options_schema", b"options_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "engine_entry", b"engine_entry", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "methods", b"methods", "name", b"name", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "summary", b"summary", "trained_formats", b"trained_formats"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "engine_entry", b"engine_entry", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "methods", b"methods", "name", b"name", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "summary", b"summary", "trained_formats", b"trained_formats"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BackendManifest: _TypeAlias = BackendManifest  # noqa: Y015
+
+@_typing.final
+class TrainChoice(_message.Message):
+    """A field of a training spec that not every backend honours."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Path of the field, such as `train.optim.optimizer`."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The values it takes there. Empty: whatever the field may hold."""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainChoice: _TypeAlias = TrainChoice  # noqa: Y015
 
 @_typing.final
 class FormatScope(_message.Message):

@@ -36,6 +36,7 @@ class AuditOrder(_message.Message):
     MUST_MATCH_TEMPLATE_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     REWARDS_FIELD_NUMBER: _builtins.int
+    PACKING_FIELD_NUMBER: _builtins.int
     max_length: _builtins.int
     """Rows longer than this are counted; 0: no bound yet."""
     loss_on: _builtins.str
@@ -46,6 +47,8 @@ class AuditOrder(_message.Message):
     """
     method: _builtins.str
     """The training method, which says what a row holds. Empty: `sft`."""
+    packing: _builtins.bool
+    """Whether rows will share sequences, so that the length of each matters."""
     @_builtins.property
     def base(self) -> _base_pb2.BaseFacts:
         """The base; its folder holds the tokenizer."""
@@ -73,10 +76,11 @@ class AuditOrder(_message.Message):
         must_match_template: _builtins.str = ...,
         method: _builtins.str = ...,
         rewards: _abc.Iterable[_spec_pb2.Reward] | None = ...,
+        packing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "chat_template", b"chat_template"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "chat_template", b"chat_template", "files", b"files", "loss_on", b"loss_on", "max_length", b"max_length", "method", b"method", "must_match_template", b"must_match_template", "rewards", b"rewards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "chat_template", b"chat_template", "files", b"files", "loss_on", b"loss_on", "max_length", b"max_length", "method", b"method", "must_match_template", b"must_match_template", "packing", b"packing", "rewards", b"rewards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tunefleet/dataset/v1/audit.proto\x12\x14tunefleet.dataset.v1\"\x98\x05\n\tMaskAudit\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\x19\n\x11rows_without_loss\x18\x02 \x01(\x03\x12\x16\n\x0erows_over_long\x18\x03 \x01(\x03\x12\x0e\n\x06tokens\x18\x04 \x01(\x03\x12\x16\n\x0etrained_tokens\x18\x05 \x01(\x03\x12\x1b\n\x13\x65nd_of_turn_trained\x18\x06 \x01(\x08\x12\x1a\n\x12length_percentiles\x18\x07 \x03(\x03\x12\x33\n\nfirst_rows\x18\x08 \x03(\x0b\x32\x1f.tunefleet.dataset.v1.MaskedRow\x12\x38\n\rprefix_breaks\x18\t \x03(\x0b\x32!.tunefleet.dataset.v1.PrefixBreak\x12\x39\n\nreferences\x18\n \x03(\x0b\x32%.tunefleet.dataset.v1.ReferenceTokens\x12\x17\n\x0frows_with_tools\x18\x0b \x01(\x03\x12\x1a\n\x12rows_with_thoughts\x18\x0c \x01(\x03\x12\x1f\n\x17rows_with_prefix_breaks\x18\r \x01(\x03\x12\x1f\n\x17rows_checked_as_prompts\x18\x0e \x01(\x03\x12#\n\x1brows_with_thoughts_left_out\x18\x0f \x01(\x03\x12)\n!first_line_with_thoughts_left_out\x18\x10 \x01(\x03\x12\x1f\n\x17rows_with_equal_answers\x18\x11 \x01(\x03\x12%\n\x1d\x66irst_line_with_equal_answers\x18\x12 \x01(\x03\x12\x1a\n\x12rows_labelled_good\x18\x13 \x01(\x03\x12\x14\n\x0crows_of_text\x18\x14 \x01(\x03\"X\n\tMaskedRow\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12/\n\x05spans\x18\x02 \x03(\x0b\x32 .tunefleet.dataset.v1.MaskedSpan\x12\x0c\n\x04part\x18\x03 \x01(\t\".\n\nMaskedSpan\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x12\n\nis_trained\x18\x02 \x01(\x08\"_\n\x0bPrefixBreak\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\x0c\n\x04turn\x18\x02 \x01(\x05\x12\x13\n\x0btoken_index\x18\x03 \x01(\x05\x12\x0f\n\x07trained\x18\x04 \x01(\t\x12\x0e\n\x06served\x18\x05 \x01(\t\"V\n\x0fReferenceTokens\x12\x15\n\rmessages_json\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\x05\x12\x12\n\ntools_json\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tunefleet/dataset/v1/audit.proto\x12\x14tunefleet.dataset.v1\"\xcc\x05\n\tMaskAudit\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\x19\n\x11rows_without_loss\x18\x02 \x01(\x03\x12\x16\n\x0erows_over_long\x18\x03 \x01(\x03\x12\x0e\n\x06tokens\x18\x04 \x01(\x03\x12\x16\n\x0etrained_tokens\x18\x05 \x01(\x03\x12\x1b\n\x13\x65nd_of_turn_trained\x18\x06 \x01(\x08\x12\x1a\n\x12length_percentiles\x18\x07 \x03(\x03\x12\x33\n\nfirst_rows\x18\x08 \x03(\x0b\x32\x1f.tunefleet.dataset.v1.MaskedRow\x12\x38\n\rprefix_breaks\x18\t \x03(\x0b\x32!.tunefleet.dataset.v1.PrefixBreak\x12\x39\n\nreferences\x18\n \x03(\x0b\x32%.tunefleet.dataset.v1.ReferenceTokens\x12\x17\n\x0frows_with_tools\x18\x0b \x01(\x03\x12\x1a\n\x12rows_with_thoughts\x18\x0c \x01(\x03\x12\x1f\n\x17rows_with_prefix_breaks\x18\r \x01(\x03\x12\x1f\n\x17rows_checked_as_prompts\x18\x0e \x01(\x03\x12#\n\x1brows_with_thoughts_left_out\x18\x0f \x01(\x03\x12)\n!first_line_with_thoughts_left_out\x18\x10 \x01(\x03\x12\x1f\n\x17rows_with_equal_answers\x18\x11 \x01(\x03\x12%\n\x1d\x66irst_line_with_equal_answers\x18\x12 \x01(\x03\x12\x1a\n\x12rows_labelled_good\x18\x13 \x01(\x03\x12\x14\n\x0crows_of_text\x18\x14 \x01(\x03\x12\x32\n\x07lengths\x18\x37 \x03(\x0b\x32!.tunefleet.dataset.v1.LengthCount\"+\n\x0bLengthCount\x12\x0e\n\x06tokens\x18\x01 \x01(\x03\x12\x0c\n\x04rows\x18\x02 \x01(\x03\"X\n\tMaskedRow\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12/\n\x05spans\x18\x02 \x03(\x0b\x32 .tunefleet.dataset.v1.MaskedSpan\x12\x0c\n\x04part\x18\x03 \x01(\t\".\n\nMaskedSpan\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x12\n\nis_trained\x18\x02 \x01(\x08\"_\n\x0bPrefixBreak\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\x0c\n\x04turn\x18\x02 \x01(\x05\x12\x13\n\x0btoken_index\x18\x03 \x01(\x05\x12\x0f\n\x07trained\x18\x04 \x01(\t\x12\x0e\n\x06served\x18\x05 \x01(\t\"V\n\x0fReferenceTokens\x12\x15\n\rmessages_json\x18\x01 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x02 \x03(\x05\x12\x12\n\ntools_json\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,13 +32,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunefleet.dataset.v1.audit_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MASKAUDIT']._serialized_start=59
-  _globals['_MASKAUDIT']._serialized_end=723
-  _globals['_MASKEDROW']._serialized_start=725
-  _globals['_MASKEDROW']._serialized_end=813
-  _globals['_MASKEDSPAN']._serialized_start=815
-  _globals['_MASKEDSPAN']._serialized_end=861
-  _globals['_PREFIXBREAK']._serialized_start=863
-  _globals['_PREFIXBREAK']._serialized_end=958
-  _globals['_REFERENCETOKENS']._serialized_start=960
-  _globals['_REFERENCETOKENS']._serialized_end=1046
+  _globals['_MASKAUDIT']._serialized_end=775
+  _globals['_LENGTHCOUNT']._serialized_start=777
+  _globals['_LENGTHCOUNT']._serialized_end=820
+  _globals['_MASKEDROW']._serialized_start=822
+  _globals['_MASKEDROW']._serialized_end=910
+  _globals['_MASKEDSPAN']._serialized_start=912
+  _globals['_MASKEDSPAN']._serialized_end=958
+  _globals['_PREFIXBREAK']._serialized_start=960
+  _globals['_PREFIXBREAK']._serialized_end=1055
+  _globals['_REFERENCETOKENS']._serialized_start=1057
+  _globals['_REFERENCETOKENS']._serialized_end=1143
 # @@protoc_insertion_point(module_scope)

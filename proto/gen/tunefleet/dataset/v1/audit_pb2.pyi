@@ -44,6 +44,7 @@ class MaskAudit(_message.Message):
     FIRST_LINE_WITH_EQUAL_ANSWERS_FIELD_NUMBER: _builtins.int
     ROWS_LABELLED_GOOD_FIELD_NUMBER: _builtins.int
     ROWS_OF_TEXT_FIELD_NUMBER: _builtins.int
+    LENGTHS_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     """Rows read."""
     rows_without_loss: _builtins.int
@@ -94,6 +95,12 @@ class MaskAudit(_message.Message):
     def references(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReferenceTokens]:
         """Reference conversations as the trainer tokenises them."""
 
+    @_builtins.property
+    def lengths(self) -> _containers.RepeatedCompositeFieldContainer[Global___LengthCount]:
+        """How many rows that carry loss have which length, the shortest first.
+        Counted where rows will share sequences.
+        """
+
     def __init__(
         self,
         *,
@@ -117,14 +124,41 @@ class MaskAudit(_message.Message):
         first_line_with_equal_answers: _builtins.int = ...,
         rows_labelled_good: _builtins.int = ...,
         rows_of_text: _builtins.int = ...,
+        lengths: _abc.Iterable[Global___LengthCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_of_turn_trained", b"end_of_turn_trained", "first_line_with_equal_answers", b"first_line_with_equal_answers", "first_line_with_thoughts_left_out", b"first_line_with_thoughts_left_out", "first_rows", b"first_rows", "length_percentiles", b"length_percentiles", "prefix_breaks", b"prefix_breaks", "references", b"references", "rows", b"rows", "rows_checked_as_prompts", b"rows_checked_as_prompts", "rows_labelled_good", b"rows_labelled_good", "rows_of_text", b"rows_of_text", "rows_over_long", b"rows_over_long", "rows_with_equal_answers", b"rows_with_equal_answers", "rows_with_prefix_breaks", b"rows_with_prefix_breaks", "rows_with_thoughts", b"rows_with_thoughts", "rows_with_thoughts_left_out", b"rows_with_thoughts_left_out", "rows_with_tools", b"rows_with_tools", "rows_without_loss", b"rows_without_loss", "tokens", b"tokens", "trained_tokens", b"trained_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_of_turn_trained", b"end_of_turn_trained", "first_line_with_equal_answers", b"first_line_with_equal_answers", "first_line_with_thoughts_left_out", b"first_line_with_thoughts_left_out", "first_rows", b"first_rows", "length_percentiles", b"length_percentiles", "lengths", b"lengths", "prefix_breaks", b"prefix_breaks", "references", b"references", "rows", b"rows", "rows_checked_as_prompts", b"rows_checked_as_prompts", "rows_labelled_good", b"rows_labelled_good", "rows_of_text", b"rows_of_text", "rows_over_long", b"rows_over_long", "rows_with_equal_answers", b"rows_with_equal_answers", "rows_with_prefix_breaks", b"rows_with_prefix_breaks", "rows_with_thoughts", b"rows_with_thoughts", "rows_with_thoughts_left_out", b"rows_with_thoughts_left_out", "rows_with_tools", b"rows_with_tools", "rows_without_loss", b"rows_without_loss", "tokens", b"tokens", "trained_tokens", b"trained_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MaskAudit: _TypeAlias = MaskAudit  # noqa: Y015
+
+@_typing.final
+class LengthCount(_message.Message):
+    """Rows of one length."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.int
+    """Tokens of each."""
+    rows: _builtins.int
+    """How many rows."""
+    def __init__(
+        self,
+        *,
+        tokens: _builtins.int = ...,
+        rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LengthCount: _TypeAlias = LengthCount  # noqa: Y015
 
 @_typing.final
 class MaskedRow(_message.Message):

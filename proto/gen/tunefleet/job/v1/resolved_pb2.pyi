@@ -280,6 +280,7 @@ class Estimate(_message.Message):
     PEAK_BYTES_FIELD_NUMBER: _builtins.int
     TRAINABLE_PARAMETERS_FIELD_NUMBER: _builtins.int
     TOTAL_STEPS_FIELD_NUMBER: _builtins.int
+    PACKED_SEQUENCES_FIELD_NUMBER: _builtins.int
     weights_bytes: _builtins.int
     """Bytes of the base weights in the training number type."""
     optimizer_bytes: _builtins.int
@@ -292,6 +293,8 @@ class Estimate(_message.Message):
     """Number of trainable parameters."""
     total_steps: _builtins.int
     """Optimiser steps in all."""
+    packed_sequences: _builtins.int
+    """Sequences that the training rows fill in an epoch; 0: no packing."""
     def __init__(
         self,
         *,
@@ -301,10 +304,11 @@ class Estimate(_message.Message):
         peak_bytes: _builtins.int = ...,
         trainable_parameters: _builtins.int = ...,
         total_steps: _builtins.int = ...,
+        packed_sequences: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_bytes", b"activation_bytes", "optimizer_bytes", b"optimizer_bytes", "peak_bytes", b"peak_bytes", "total_steps", b"total_steps", "trainable_parameters", b"trainable_parameters", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_bytes", b"activation_bytes", "optimizer_bytes", b"optimizer_bytes", "packed_sequences", b"packed_sequences", "peak_bytes", b"peak_bytes", "total_steps", b"total_steps", "trainable_parameters", b"trainable_parameters", "weights_bytes", b"weights_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

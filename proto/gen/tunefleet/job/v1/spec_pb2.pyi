@@ -464,7 +464,9 @@ class SftMethod(_message.Message):
 
     PACKING_FIELD_NUMBER: _builtins.int
     packing: _builtins.bool
-    """Put several rows into one sequence. Default false."""
+    """Put several rows into one sequence of at most `max_length` tokens, each
+    blind to the others. `batch_size` then counts sequences. Default false.
+    """
     def __init__(
         self,
         *,

@@ -1,0 +1,70 @@
+"""Fields of a training spec that not every backend honours, and how a backend says which it does.
+
+Each field has the values that need no declaration: what is trained where the field is left
+out. Any other value must be among the `choices` of the manifest, or the spec is refused at
+the field, so that a word that one backend knows is never passed over by another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import cast
+
+from google.protobuf.message import Message
+
+from tunefleet.backend.v1.backend_pb2 import BackendManifest, TrainChoice
+from tunefleet.job.v1.spec_pb2 import TrainSpec
+
+__all__ = ["BASICS", "train_choices", "undeclared_choices"]
+
+BASICS: Mapping[str, tuple[object, ...]] = {
+    "train.method.sft.packing": (False,),
+}
+"""Field to the values that every backend trains with."""
+
+
+def train_choices(choices: Mapping[str, Sequence[str]]) -> list[TrainChoice]:
+    """Return the choices of a manifest: field to the values it takes there; none: any.
+
+    Raises:
+        ValueError: a field is not among those that need declaring.
+    """
+    unknown = sorted(set(choices) - set(BASICS))
+    if unknown:
+        raise ValueError(f"no field of a training spec that needs declaring: {', '.join(unknown)}")
+    return [TrainChoice(field=field, values=values) for field, values in sorted(choices.items())]
+
+
+def undeclared_choices(
+    train: TrainSpec, manifest: BackendManifest
+) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yield what a spec asks for and a backend does not declare: field, value, values that it takes."""
+    declared = {choice.field: tuple(choice.values) for choice in manifest.choices}
+    for field, basics in BASICS.items():
+        for value in _values(train, field):
+            if value in basics or (field in declared and not declared[field]):
+                continue
+            known = declared.get(field, ())
+            if _word(value) not in known:
+                yield field, _word(value), (*map(_word, basics), *known)
+
+
+def _word(value: object) -> str:
+    """Return a value as a job file would have it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _values(train: TrainSpec, field: str) -> Iterable[object]:
+    """Return the values of a field that was given: one, those of a list, or none."""
+    message = cast("Message", train)
+    *parents, name = field.split(".")[1:]
+    for parent in parents:
+        if not message.HasField(parent):
+            return ()
+        message = cast("Message", getattr(message, parent))
+    value: object = getattr(message, name)
+    if message.DESCRIPTOR.fields_by_name[name].has_presence:
+        return (value,) if message.HasField(name) else ()
+    if isinstance(value, str):
+        return (value,) if value else ()
+    return cast("Iterable[object]", value)
