@@ -13,6 +13,7 @@ from tunefleet_core.backend.manifest import (
     has_capability,
     require_capability,
     trained_formats,
+    training_scope,
 )
 from tunefleet_core.backend.needs import require_capabilities, require_trainable_base
 
@@ -30,4 +31,5 @@ __all__ = [
     "require_capability",
     "require_trainable_base",
     "trained_formats",
+    "training_scope",
 ]

@@ -12,7 +12,7 @@ from tunefleet_core import CONTRACT_VERSION
 from tunefleet_core.backend.choices import train_choices
 from tunefleet_core.errors import Reason, TunefleetError
 
-__all__ = ["backend_manifest", "has_capability", "require_capability", "trained_formats"]
+__all__ = ["backend_manifest", "has_capability", "require_capability", "trained_formats", "training_scope"]
 
 
 def backend_manifest(
@@ -30,15 +30,17 @@ def backend_manifest(
     exported_formats: Iterable[str] = (),
     served_formats: Iterable[str] = (),
     exported_scopes: Mapping[str, Sequence[str]] | None = None,
+    trained_scopes: Iterable[FormatScope] = (),
     methods: Iterable[str] = (),
     choices: Mapping[str, Sequence[str]] | None = None,
 ) -> BackendManifest:
     """Build a manifest for this contract version.
 
     The formats are names of quantisation formats that it trains on, writes and serves; the
-    scopes are those that it writes for some types of model only, format to types. The methods
-    are training methods beside `sft`; the choices are fields of a training spec that it honours
-    beyond what every backend does (`choices.BASICS`), field to values, none for any.
+    exported scopes are those that it writes for some types of model only, format to types; the
+    trained ones those that it trains on for some types, or out of some carriers, only. The
+    methods are training methods beside `sft`; the choices are fields of a training spec that it
+    honours beyond what every backend does (`choices.BASICS`), field to values, none for any.
 
     Example:
         backend_manifest(
@@ -69,6 +71,7 @@ def backend_manifest(
         exported_scopes=[
             FormatScope(format=name, model_types=types) for name, types in (exported_scopes or {}).items()
         ],
+        trained_scopes=trained_scopes,
     )
     if options_schema is not None:
         json_format.ParseDict(dict(options_schema), manifest.options_schema)
@@ -87,6 +90,12 @@ def trained_formats(manifest: BackendManifest) -> tuple[str, ...]:
     """
     nf4 = ("nf4",) if has_capability(manifest, Capability.CAPABILITY_QLORA_NF4) else ()
     return tuple(sorted({*manifest.trained_formats, *nf4}))
+
+
+def training_scope(manifest: BackendManifest, form: str) -> FormatScope:
+    """Return the only models of a format that a backend trains on; an empty scope: all."""
+    whole = FormatScope(format=form)
+    return next((scope for scope in manifest.trained_scopes if scope.format == form), whole)
 
 
 def require_capability(manifest: BackendManifest, capability: Capability.ValueType) -> None:

@@ -13,10 +13,17 @@ from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
 from tunefleet.job.v1.spec_pb2 import JobSpec, TrainSpec
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.backend.choices import undeclared_choices
-from tunefleet_core.backend.manifest import has_capability, require_capability, trained_formats
+from tunefleet_core.backend.manifest import (
+    has_capability,
+    require_capability,
+    trained_formats,
+    training_scope,
+)
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
 
 __all__ = ["require_capabilities", "require_trainable_base"]
+
+_BASE = "train.base.model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +75,8 @@ def require_trainable_base(
 
     Raises:
         TunefleetError: FIELD_INVALID for training it in full, quantising it again, or merging into it;
-            CAPABILITY_UNSUPPORTED naming the format and the formats that the backend trains on.
+            CAPABILITY_UNSUPPORTED naming the format and the formats that the backend trains on, or
+            the types and carriers of it that it does.
     """
     if not facts.HasField("quantization"):
         return
@@ -93,7 +101,8 @@ def require_trainable_base(
             f"'{base}' is stored in {name}, and nothing can be merged into that",
             hint="Leave it out and serve the adapter, or name the base that it was quantised from.",
         )
-    _require_format(stored.format, manifest, field="train.base.model", what=f"'{base}' is stored in {name}")
+    _require_format(stored.format, manifest, field=_BASE, what=f"'{base}' is stored in {name}")
+    _require_scope(facts, manifest, what=f"'{base}' is stored in {name}")
 
 
 def _require_method(train: TrainSpec, manifest: BackendManifest) -> None:
@@ -132,7 +141,7 @@ def _require_format(wanted: str, manifest: BackendManifest, *, field: str, what:
         return
     word = "QLORA_NF4" if wanted == "nf4" else "TRAINED_FORMATS"
     does = f"it trains on {', '.join(known)}" if known else "it trains on no quantised base"
-    base = field == "train.base.model"
+    base = field == _BASE
     raise TunefleetError(
         Reason.CAPABILITY_UNSUPPORTED,
         f"{field}: {what}, which the backend '{manifest.name}' does not train on; {does}.",
@@ -140,6 +149,32 @@ def _require_format(wanted: str, manifest: BackendManifest, *, field: str, what:
         + ", or choose a backend that trains on it: tunefleet catalog formats",
         metadata={"backend": manifest.name, "capability": word, "field": field, "format": wanted},
         violations=(FieldViolation(field=field, description=f"needs a backend that trains on {wanted}"),),
+    )
+
+
+def _require_scope(facts: BaseFacts, manifest: BackendManifest, *, what: str) -> None:
+    """Refuse a base whose type, or whose carrier of the format, the backend does not train on."""
+    stored, scope = facts.quantization, training_scope(manifest, facts.quantization.format)
+    if scope.model_types and facts.model_type not in scope.model_types:
+        what += f" and of the type '{facts.model_type}'"
+        does = f"for the type {' or '.join(scope.model_types)}"
+    elif scope.carriers and stored.carrier not in scope.carriers:
+        what += f", carried by {stored.carrier or 'nothing known'}"
+        does = f"carried by {' or '.join(scope.carriers)}"
+    else:
+        return
+    raise TunefleetError(
+        Reason.CAPABILITY_UNSUPPORTED,
+        f"{_BASE}: {what}; the backend '{manifest.name}' trains on {stored.format} only {does}.",
+        hint="Name the base that it was quantised from, or choose a backend that trains on it: "
+        "tunefleet catalog formats",
+        metadata={
+            "backend": manifest.name,
+            "capability": "TRAINED_FORMATS",
+            "field": _BASE,
+            "format": stored.format,
+        },
+        violations=(FieldViolation(field=_BASE, description=f"needs a backend that trains on it: {what}"),),
     )
 
 

@@ -123,8 +123,6 @@ class Format:
         needs_calibration: Whether making it looks at activations of real rows.
         is_unpacked_to_train: Whether libraries unpack it into whole weights to train on it,
             which then take the memory of whole weights.
-        tolerance: Largest mean absolute difference of the log-probabilities of the reference
-            prompts, in nats, that an export may cost against the weights before.
         source: Paper or specification.
         traps: Known traps, one sentence each.
     """
@@ -137,7 +135,6 @@ class Format:
     made_by: str = ""
     needs_calibration: bool = False
     is_unpacked_to_train: bool = False
-    tolerance: float = 0.0
     source: str = ""
     traps: tuple[str, ...] = ()
 

@@ -6,11 +6,23 @@ python plugins/formats/tests/reference_table.py
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tunefleet_core.catalog.format import EngineSupport, Format
+from tunefleet_core.catalog.matrix import ENGINES, proofs
 from tunefleet_formats.plugin import FORMATS
+
+# None of these is installed here; what is read of them is light.
+sys.path.extend(
+    str(Path(__file__).resolve().parents[2] / name) for name in ("compress", "gguf", "mlx", "trl")
+)
+from tunefleet_compress import recipes as compress
+from tunefleet_gguf import variants as gguf
+from tunefleet_mlx import variants as mlx
+from tunefleet_trl import quantising
+from tunefleet_trl import written as trl
 
 __all__ = ["PAGE", "page"]
 
@@ -24,31 +36,57 @@ Made by `plugins/formats/tests/reference_table.py` from the formats of `tuneflee
 A format is recognised by `config.json` and the headers of the weights. *Bits* are those of a quantised
 weight with its scales and zero points, of the usual variant; of a checkpoint at hand they are taken from
 its own tensors. *Held to* names the libraries whose checkpoints the tests compare with, byte for byte.
-Who in a fleet trains on a format and writes it: `tunefleet catalog formats`.
 
-| format | bits | variants | loaded by | calibrated | held to |
-|---|---|---|---|---|---|
+*Trained by* are the backends that train adapters on it, *written by* those that export it, and a column per
+engine says who loads such a checkpoint. **proven**: a test of ours did it (for training it is named in
+`core/tunefleet_core/catalog/matrix/proofs.json`, for engines below). **stated**: the library says so.
+A fleet's own table: `tunefleet catalog formats`.
+
+*Written by* says what an export may cost: the mean distance, in nats, of the log-probabilities of the
+reference prompts from those of the weights before. Beyond it nothing is kept. The exporter alone says it, for
+it depends on the group sizes and number types that it chooses; the figures leave room for tiny test models,
+which rounding hurts most, and a lost scale or tensor costs several nats.
+
 """
+_COLUMNS = ("format", "bits", "calibrated", "trained by", "written by", *sorted(ENGINES), "held to")
 _BY_HAND = "layouts written out in a test"
 
 
 def page() -> str:
     """Return the page as Markdown."""
-    rows = [_row(item) for item in FORMATS]
-    return "\n".join([_HEAD + "\n".join(rows) + "\n", *(_section(item) for item in FORMATS)])
+    rows = [_COLUMNS, ["---"] * len(_COLUMNS), *(_row(item) for item in FORMATS)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return "\n".join([f"{_HEAD}{table}\n", *(_section(item) for item in FORMATS)])
 
 
-def _row(item: Format) -> str:
-    variants = ", ".join(f"`{variant.name}`" for variant in item.variants if variant.name)
-    cells = (
+def _row(item: Format) -> Sequence[str]:
+    return (
         f"`{item.name}`",
         f"{item.bits_per_weight:.3f}",
-        variants or "one",
-        ", ".join(item.engines),
         "yes" if item.needs_calibration else "no",
+        _trainer(item.name),
+        ", ".join(f"`{backend}`" for backend in _costs(item.name)) or "none",
+        *(_standing(item.engines.get(engine)) for engine in sorted(ENGINES)),
         ", ".join(_libraries(item.name)) or _BY_HAND,
     )
-    return f"| {' | '.join(cells)} |"
+
+
+def _trainer(name: str) -> str:
+    """Return who trains on a format, and whether a test of ours did."""
+    if name not in (trl.FORMAT, *quantising.FORMATS):
+        return "none"
+    is_proven = any(key.startswith("trl/sft/lora/") and key.split("/")[3] == name for key in proofs().trained)
+    return f"`trl`{_only(name)}: {'proven' if is_proven else 'stated'}"
+
+
+def _only(name: str) -> str:
+    return f" ({', '.join(trl.MODEL_TYPES)})" if name == trl.FORMAT else ""
+
+
+def _standing(support: EngineSupport | None) -> str:
+    if support is None:
+        return "no"
+    return "proven" if support.is_proven else "stated"
 
 
 def _libraries(name: str) -> list[str]:
@@ -79,7 +117,10 @@ def _section(item: Format) -> str:
         "",
         *_sizes(item),
         f"- {item.made_by}",
-        f"- **May cost:** {item.tolerance:g} nats, mean absolute difference of log-probabilities.",
+        *(
+            f"- **Written by:** `{backend}`, at most {_said(costs)} nats."
+            for backend, costs in _costs(item.name).items()
+        ),
         f"- **Source:** {item.source}.",
         "- **Loaded by:**",
         *(f"  - {_engine(engine, support)}" for engine, support in item.engines.items()),
@@ -94,6 +135,23 @@ def _sizes(item: Format) -> Iterator[str]:
     group = item.variants[0].group_size
     grouped = f", {group} weights to a scale" if group > 1 else ""
     yield f"- **Bits per weight:** {', '.join(sizes) or f'{item.bits_per_weight:.4f}'}{grouped}."
+
+
+def _costs(name: str) -> Mapping[str, Mapping[str, float]]:
+    """Return the backends that write a format, with the nats that each variant of theirs may cost."""
+    found: dict[str, Mapping[str, float]] = {}
+    if name in compress.FORMATS:
+        found["compress"] = {form: recipe.tolerance for form, recipe in compress.FORMATS[name].items()}
+    for backend, variants in (("gguf", gguf.VARIANTS), ("mlx", mlx.VARIANTS)):
+        if name == backend:
+            found[backend] = {form: variant.tolerance for form, variant in variants.items()}
+    if name == trl.FORMAT:
+        found["trl"] = {", ".join(trl.MODEL_TYPES): trl.TOLERANCE}
+    return found
+
+
+def _said(costs: Mapping[str, float]) -> str:
+    return ", ".join(f"{cost:g} (`{form}`)" if form else f"{cost:g}" for form, cost in costs.items())
 
 
 def _engine(name: str, support: EngineSupport) -> str:

@@ -45,7 +45,6 @@ AWQ = Format(
     },
     made_by="Made by an export with calibration rows: export: {quantize: {format: awq}}.",
     needs_calibration=True,
-    tolerance=0.2,
     source="Lin et al. 2023, AWQ, arXiv:2306.00978",
     traps=(
         "transformers 5.23 loads it through gptqmodel only, which needs torch 2.14 or newer: the embedded "

@@ -93,7 +93,6 @@ COMPRESSED_TENSORS = Format(
     },
     made_by="Made by an export to awq or gptq through llmcompressor.",
     needs_calibration=True,
-    tolerance=0.2,
     source="https://github.com/vllm-project/compressed-tensors, config of version 0.19",
     traps=(
         "Four-bit weights with zero points, written by 0.19, do not load in transformers 5.23 with 0.20.",

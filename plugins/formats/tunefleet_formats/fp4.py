@@ -14,7 +14,6 @@ FP4 = Format(
     recognise=recognise_four_bit("fp4"),
     engines=FOUR_BIT_ENGINES,
     made_by="Made by bitsandbytes while the weights are loaded: train.quantization: fp4.",
-    tolerance=0.35,
     source="Dettmers et al. 2023, QLoRA, arXiv:2305.14314, section 3 and table 2",
     traps=(
         "It is not the FP4 of MXFP4 and NVFP4: no engine takes one for the other.",

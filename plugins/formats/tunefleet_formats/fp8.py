@@ -81,7 +81,6 @@ FP8 = Format(
         ),
     },
     made_by="Made by an export, without calibration: export: {quantize: {format: fp8}}.",
-    tolerance=0.05,
     source="Micikevicius et al. 2022, FP8 Formats for Deep Learning, arXiv:2209.05433",
     traps=(
         "vLLM quantises no checkpoint to FP8 on a CPU while loading.",

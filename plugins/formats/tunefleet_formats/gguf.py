@@ -109,7 +109,6 @@ GGUF = Format(
         ),
     },
     made_by="Made by an export, without calibration: export: {quantize: {format: gguf, variant: q4_k_m}}.",
-    tolerance=0.2,
     source="llama.cpp, tools/quantize/README.md (bits per weight of Llama 3.1 8B) and docs of ggml's GGUF",
     traps=(
         "Rows of a k-quant must be multiples of 256 long; llama.cpp takes a block type of 32 for others.",

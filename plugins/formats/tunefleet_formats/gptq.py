@@ -49,7 +49,6 @@ GPTQ = Format(
     },
     made_by="Made by an export with calibration rows: export: {quantize: {format: gptq}}.",
     needs_calibration=True,
-    tolerance=0.2,
     source="Frantar et al. 2022, GPTQ, arXiv:2210.17323",
     traps=(
         "Files written with g_idx hold 32 bits more per input of every layer; only act-order needs it.",

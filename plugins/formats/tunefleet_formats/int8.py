@@ -47,7 +47,6 @@ INT8 = Format(
         ),
     },
     made_by="Made by bitsandbytes while the weights are loaded: train.quantization: int8.",
-    tolerance=0.05,
     source="Dettmers et al. 2022, LLM.int8(), arXiv:2208.07339",
     traps=(
         "Inputs above the outlier threshold (6.0) are computed in 16 bits: what is slow is the split, not "

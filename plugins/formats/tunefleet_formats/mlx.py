@@ -70,7 +70,6 @@ MLX = Format(
         ),
     },
     made_by="Made by an export, without calibration: export: {quantize: {format: mlx, variant: 4bit}}.",
-    tolerance=0.2,
     source="mlx 0.32.4: mx.quantize, mode affine",
     traps=(
         "The embedding and the head are quantised as well, unlike in most formats.",

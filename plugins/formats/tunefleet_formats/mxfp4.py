@@ -61,7 +61,6 @@ MXFP4 = Format(
     },
     made_by="Made by an export, without calibration: export: {quantize: {format: mxfp4}}.",
     is_unpacked_to_train=True,
-    tolerance=0.35,
     source="OCP Microscaling Formats (MX) Specification 1.0, 2023",
     traps=(
         "GPT-OSS keeps attention, router and embeddings in bfloat16: 4.25 bits hold for the experts alone.",

@@ -14,7 +14,6 @@ NF4 = Format(
     recognise=recognise_four_bit("nf4"),
     engines=FOUR_BIT_ENGINES,
     made_by="Made by bitsandbytes while the weights are loaded: train.quantization: nf4.",
-    tolerance=0.25,
     source="Dettmers et al. 2023, QLoRA, arXiv:2305.14314",
     traps=(
         "On processors with AVX512-BF16 the first pass without gradients packs the weights anew in place: "

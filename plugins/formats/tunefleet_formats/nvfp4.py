@@ -52,7 +52,6 @@ NVFP4 = Format(
     },
     made_by="Made by an export with calibration rows: export: {quantize: {format: nvfp4}}.",
     needs_calibration=True,
-    tolerance=0.3,
     source="NVIDIA, Introducing NVFP4 (2025); Blackwell architecture",
     traps=(
         "The global scale divides in compressed-tensors and multiplies in ModelOpt's checkpoints: whoever "

@@ -17,13 +17,14 @@ from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
 from tunefleet.backend.v1.run_pb2 import StopMode
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet.job.v1.spec_pb2 import JobSpec
-from tunefleet_core.backend import RunStopped
+from tunefleet_core.backend import RunStopped, training_scope
 from tunefleet_core.catalog.base import read_base
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.parity import check_numbers, read_contract
 from tunefleet_trl import export_mxfp4
 from tunefleet_trl.loading import Hardware, load_base
 from tunefleet_trl.mxfp4 import quantize_experts, write_mxfp4_folder
+from tunefleet_trl.plugin import tunefleet_backends
 from tunefleet_trl.rank import TrlRank
 from tunefleet_trl.reference_numbers import measure
 
@@ -73,9 +74,9 @@ def _published_base(folder: Path) -> Path:
     return folder
 
 
-def _spec(*, steps: int = 30) -> lab.JobSpec:
+def _spec(*, steps: int = 30, experts: bool = True) -> lab.JobSpec:
     spec = lab.train_spec(rank=8, alpha=8, steps=steps, dropout=0.0, learning_rate=2e-2)
-    spec.train.adapter.lora.experts = True
+    spec.train.adapter.lora.experts = experts
     spec.train.max_length = 512
     return spec
 
@@ -153,7 +154,7 @@ def test_a_published_base_is_loaded_as_whole_numbers_without_loss(published: Pat
 
 
 def test_experts_of_a_published_base_learn_and_leave_its_files_alone(
-    run: lab.MemoryContext, published: Path
+    run: lab.MemoryContext, published: Path, request: pytest.FixtureRequest
 ) -> None:
     losses = [metrics.loss for metrics in run.told if metrics.HasField("loss")]
     assert sum(losses[-4:]) / 4 < 0.2 * losses[0]
@@ -161,6 +162,25 @@ def test_experts_of_a_published_base_learn_and_leave_its_files_alone(
     assert names == list(run.order.resolved_spec.target_parameters)
     assert len(names) == 4
     assert read_base(published).base_digest == run.order.resolved_spec.base.base_digest
+    lab.record_training(request, "sft", "expert_lora", form="mxfp4", model_type="gpt_oss")
+
+
+def test_an_adapter_beside_the_experts_trains_on_it_too(
+    published: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    spec = _spec(steps=2, experts=False)
+    context = lab.run_colours(published, tmp_path, spec, model_type="gpt_oss")
+    weights = load_file(context.output / "adapter_model.safetensors")
+    assert weights
+    assert not [name for name in weights if ".experts." in name]
+    assert all(value.abs().max() > 0 for name, value in weights.items() if "lora_B" in name)
+    lab.record_training(request, "sft", "lora", form="mxfp4", model_type="gpt_oss")
+
+
+def test_the_manifest_says_of_which_models_it_is_true() -> None:
+    (manifest,) = tunefleet_backends()
+    scope = training_scope(manifest, "mxfp4")
+    assert (list(scope.model_types), list(scope.carriers)) == (["gpt_oss"], ["mxfp4"])
 
 
 def test_the_merged_model_is_whole_numbers_under_their_own_names(

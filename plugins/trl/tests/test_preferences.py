@@ -81,7 +81,9 @@ def order_of(base: Path, folder: Path, method: str, spec: lab.JobSpec) -> lab.Ru
 
 @pytest.mark.parametrize("adaptation", ["lora", "full"])
 @pytest.mark.parametrize("method", METHODS)
-def test_the_margin_grows(base: Path, tmp_path: Path, method: str, adaptation: str) -> None:
+def test_the_margin_grows(
+    base: Path, tmp_path: Path, method: str, adaptation: str, request: pytest.FixtureRequest
+) -> None:
     context = lab.MemoryContext(order_of(base, tmp_path, method, spec_of(method, adaptation)))
     TrlRank().run(context)
     steps = [metrics for metrics in context.told if metrics.HasField("loss")]
@@ -100,13 +102,17 @@ def test_the_margin_grows(base: Path, tmp_path: Path, method: str, adaptation: s
     contract = read_contract(context.output)
     assert (contract.adapter is None) == (adaptation == "full")
     assert contract.numbers
+    lab.record_training(request, method, adaptation)
 
 
-def test_a_quantised_base_is_trained_by_preferences_too(base: Path, tmp_path: Path) -> None:
+def test_a_quantised_base_is_trained_by_preferences_too(
+    base: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     context = lab.MemoryContext(order_of(base, tmp_path, "dpo", spec_of("dpo", "qlora", steps=12)))
     TrlRank().run(context)
     margins = [metrics.extra["rewards/margins"] for metrics in context.told if metrics.HasField("loss")]
     assert margins[-1] > 0.5 > margins[0]
+    lab.record_training(request, "dpo", "lora", form="nf4")
 
 
 def renderer_of(base: Path) -> Renderer:

@@ -73,6 +73,16 @@ def test_a_base_is_quantised_while_it_is_loaded(base: Path, form: str) -> None:
     assert_quantised(load_base(read_base(base), CPU, quantization=form), form)
 
 
+@pytest.mark.parametrize("shape", [(5,), (2, 3), (2, 1, 3)])
+def test_an_eight_bit_layer_takes_inputs_of_any_shape(base: Path, shape: tuple[int, ...]) -> None:
+    layer = load_base(read_base(base), CPU, quantization="int8").model.layers[0].self_attn.q_proj
+    rows = torch.randn(6 if len(shape) > 1 else 5, 64, requires_grad=True)
+    shaped = layer(rows.reshape(*shape, 64))
+    assert torch.equal(shaped.reshape(-1, layer.out_features), layer(rows))
+    shaped.sum().backward()
+    assert rows.grad is not None
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_base_that_is_stored_quantised_is_loaded_as_it_is(published: dict[str, Path], form: str) -> None:
     facts = read_base(published[form], formats=REGISTRY)

@@ -40,7 +40,9 @@ def steps_of(context: lab.MemoryContext) -> list[Any]:
 
 @pytest.mark.parametrize("adaptation", ["lora", "full", "qlora"])
 @pytest.mark.parametrize("method", METHODS)
-def test_the_margin_grows(base: Path, tmp_path: Path, method: str, adaptation: str) -> None:
+def test_the_margin_grows(
+    base: Path, tmp_path: Path, method: str, adaptation: str, request: pytest.FixtureRequest
+) -> None:
     context = lab.MemoryContext(order_of(base, tmp_path, method, adaptation=adaptation))
     TrlRank().run(context)
     steps = steps_of(context)
@@ -59,6 +61,8 @@ def test_the_margin_grows(base: Path, tmp_path: Path, method: str, adaptation: s
     contract = read_contract(context.output)
     assert (contract.adapter is None) == (adaptation == "full")
     assert contract.numbers[0].base != contract.numbers[0].tuned
+    form = "nf4" if adaptation == "qlora" else ""
+    lab.record_training(request, method, adaptation.removeprefix("q"), form=form)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -54,7 +54,9 @@ def order_of(base: Path, folder: Path, spec: lab.JobSpec, *, validation: bool = 
 
 @pytest.mark.parametrize("adaptation", ["lora", "full"])
 @pytest.mark.parametrize("method", ["grpo", "rloo"])
-def test_the_mean_reward_rises(base: Path, tmp_path: Path, method: str, adaptation: str) -> None:
+def test_the_mean_reward_rises(
+    base: Path, tmp_path: Path, method: str, adaptation: str, request: pytest.FixtureRequest
+) -> None:
     context = lab.MemoryContext(order_of(base, tmp_path, spec_of(method, adaptation)))
     TrlRank().run(context)
     steps = [metrics for metrics in context.told if metrics.HasField("loss")]
@@ -70,6 +72,7 @@ def test_the_mean_reward_rises(base: Path, tmp_path: Path, method: str, adaptati
     contract = read_contract(context.output)
     assert (contract.adapter is None) == (adaptation == "full")
     assert contract.numbers[0].base != contract.numbers[0].tuned
+    lab.record_training(request, method, adaptation)
 
 
 def test_prompts_are_the_renderers_and_answers_end_where_the_template_ends_them(

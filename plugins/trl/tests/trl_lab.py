@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tunefleet.backend.v1.run_pb2 import RunOrder, StopMode
 from tunefleet.job.v1.event_pb2 import Metrics, Preflight, RunPhase
 from tunefleet.job.v1.resolved_pb2 import ResolvedAdapter, ResolvedData, ResolvedSpec
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet_core.catalog.base import read_base
+from tunefleet_core.catalog.matrix import record
 from tunefleet_core.catalog.registry import FamilyRegistry
 from tunefleet_core.catalog.targets import select_target_modules, select_target_parameters
 from tunefleet_core.catalog.template import choose_template
@@ -162,6 +165,14 @@ def adapted_spec(adaptation: str, *, rank: int = 8, **values: Any) -> JobSpec:
     lora.dora = "dora" in adaptation
     spec.train.quantization = "nf4" if adaptation.startswith("q") else ""
     return spec
+
+
+def record_training(
+    request: pytest.FixtureRequest, method: str, adaptation: str, *, form: str = "", model_type: str = "qwen3"
+) -> None:
+    """Write that the test at hand trained a combination, if the proofs of the matrix are made again."""
+    key = "/".join(("trl", method, adaptation, form, model_type))
+    record("trained", key, f"plugins/trl/tests/{request.path.name}::{request.node.name}")
 
 
 def evaluate_spec(**values: Any) -> JobSpec:

@@ -27,16 +27,13 @@ from tunefleet_core.parity import (
 from tunefleet_core.parity.quantized import check_quantized
 from tunefleet_trl.loading import Hardware, load_base
 from tunefleet_trl.merging import merge_adapter, merged_dtype
-from tunefleet_trl.mxfp4 import MODEL_TYPES, write_mxfp4_folder
+from tunefleet_trl.mxfp4 import write_mxfp4_folder
+from tunefleet_trl.written import FORMAT, MODEL_TYPES, TOLERANCE
 
-__all__ = ["FORMAT", "STAGES", "export_mxfp4"]
+__all__ = ["STAGES", "export_mxfp4"]
 
-FORMAT = "mxfp4"
 STAGES = ("merge", "measure", "round", "write", "check")
 """What such an export does, in order; `told` is called with the number of those that are done."""
-
-_ALLOWED_NATS = 0.35
-"""What the format may cost, as its description in the catalogue says."""
 
 
 def export_mxfp4(context: RunContext, target: Path, *, told: Callable[[int], None]) -> str:
@@ -60,7 +57,7 @@ def export_mxfp4(context: RunContext, target: Path, *, told: Callable[[int], Non
     told(3)
     rounded = _measure(spec.base, target, contract, dtype)
     told(4)
-    verdict = check_quantized(contract, whole, rounded, form=FORMAT, allowed=_ALLOWED_NATS, dtype=dtype)
+    verdict = check_quantized(contract, whole, rounded, form=FORMAT, allowed=TOLERANCE, dtype=dtype)
     write_contract(_of_rounded(contract, rounded, dtype), target)
     told(5)
     return verdict.summary

@@ -20,10 +20,8 @@ from safetensors.torch import save_file
 
 from tunefleet_core.errors import TunefleetError
 
-__all__ = ["BLOCK", "MODEL_TYPES", "quantize_experts", "write_mxfp4_folder"]
+__all__ = ["BLOCK", "quantize_experts", "write_mxfp4_folder"]
 
-MODEL_TYPES = ("gpt_oss",)
-"""Types of model that are published, and read by engines, in this layout."""
 BLOCK = 32
 
 _VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
+from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, FormatScope
 from tunefleet_core.backend import backend_manifest
 from tunefleet_core.plugins.hookspecs import hookimpl
 from tunefleet_trl.methods import METHODS
 from tunefleet_trl.quantising import FORMATS
+from tunefleet_trl.written import FORMAT, MODEL_TYPES
 
 __all__ = ["tunefleet_backends"]
 
@@ -56,9 +57,11 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             # MXFP4 is unpacked while loading; GPT-OSS alone is published so, and written back so.
             methods=METHODS,
             choices={"train.method.sft.packing": ["true"]},
-            trained_formats=["mxfp4", *quantised],
-            exported_formats=["mxfp4"],
-            exported_scopes={"mxfp4": ["gpt_oss"]},
+            # In compressed-tensors others are too, which needs a library that this environment lacks.
+            trained_formats=[FORMAT, *quantised],
+            trained_scopes=[FormatScope(format=FORMAT, model_types=MODEL_TYPES, carriers=[FORMAT])],
+            exported_formats=[FORMAT],
+            exported_scopes={FORMAT: MODEL_TYPES},
             device_kinds=["cpu", "cuda"],
             rank_entry="tunefleet_trl.rank:TrlRank",
             options_schema=_OPTIONS_SCHEMA,

@@ -7,9 +7,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["CARRIER", "FORMATS", "keep_layout", "quantising_options"]
+__all__ = ["CARRIER", "FORMATS", "keep_layout", "quantising_options", "take_any_shape"]
 
 CARRIER = "bitsandbytes"
 """What such a base says of itself in config.json."""
@@ -51,3 +52,22 @@ def keep_layout(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def take_any_shape(model: Any) -> None:
+    """Let 8-bit layers take inputs of four dimensions, as those of DeepSeek's latent attention are.
+
+    The library's product (bitsandbytes 0.50) knows two and three: of a fourth it takes the wrong one.
+    """
+    from bitsandbytes.nn import Linear8bitLt
+
+    for module in model.modules():
+        if isinstance(module, Linear8bitLt):
+            module.forward = _of_rows(module.forward)
+
+
+def _of_rows(forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def any_shape(x: Any) -> Any:
+        return forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1]) if x.dim() > 3 else forward(x)
+
+    return any_shape

@@ -45,7 +45,15 @@ def page() -> str:
     """Return the page as Markdown."""
     (trl,) = tunefleet_backends()
     matrix = Matrix.of([_whole(trl)], FAMILIES, tunefleet_formats())
-    parts = [_HEAD, _training(matrix), _serving(matrix), _refusals(matrix), _engines(), _lint()]
+    parts = [
+        _HEAD,
+        _training(matrix),
+        _methods(matrix, trl),
+        _serving(matrix),
+        _refusals(matrix),
+        _engines(),
+        _lint(),
+    ]
     return "\n".join(parts)
 
 
@@ -66,7 +74,7 @@ def _judge(matrix: Matrix, **cell: str) -> Verdict:
 
 def _training(matrix: Matrix) -> str:
     columns = [(adaptation, "") for adaptation in ADAPTATIONS] + [
-        ("lora", name) for name in ("nf4", "fp4", "int8")
+        ("lora", name) for name in (*QUANTIZATIONS, "mxfp4")
     ]
     titles = [f"{adaptation} on {name}" if name else adaptation for adaptation, name in columns]
     rows = [
@@ -80,6 +88,21 @@ def _training(matrix: Matrix) -> str:
         for family in sorted(matrix.families)
     ]
     return "## What `trl` trains, by supervised fine-tuning\n\n" + _table(["family", *titles], rows)
+
+
+def _methods(matrix: Matrix, trl: BackendManifest) -> str:
+    rows = [
+        [
+            f"`{family}`",
+            *(
+                _MARKS[_judge(matrix, family=family, adaptation="lora", method=method).standing]
+                for method in trl.methods
+            ),
+        ]
+        for family in sorted(matrix.families)
+    ]
+    head = "## What `trl` trains by other methods, with LoRA\n\n"
+    return head + _table(["family", *(f"`{method}`" for method in trl.methods)], rows)
 
 
 def _serving(matrix: Matrix) -> str:

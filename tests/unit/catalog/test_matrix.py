@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
+from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, FormatScope
 from tunefleet_core.backend import backend_manifest
 from tunefleet_core.catalog import Family
 from tunefleet_core.catalog.engines import engine_registries
@@ -14,6 +14,7 @@ from tunefleet_core.catalog.format import EngineSupport, Format, Variant
 from tunefleet_core.catalog.matrix import (
     ADAPTATIONS,
     ENGINES,
+    METHODS,
     Cell,
     Matrix,
     Proofs,
@@ -29,6 +30,8 @@ from tunefleet_core.catalog.matrix import (
     proofs,
     record,
 )
+from tunefleet_core.catalog.matrix.training import spec_of
+from tunefleet_core.spec.rules import find_violations
 
 TRAINS = [
     Capability.CAPABILITY_TRAIN,
@@ -152,6 +155,23 @@ def test_an_engine_must_load_what_is_stored_quantised_but_not_what_is_quantised_
     refused = matrix(on_awq).judge(dataclasses.replace(cell, engine="sglang"))
     assert (refused.standing, refused.reason) == (Standing.NO, "sglang is not known to load this format")
     assert judged("lora", engine="sglang", quantization="nf4").works
+
+
+def test_a_format_that_is_trained_on_for_some_types_is_refused_for_the_other_families() -> None:
+    scope = FormatScope(format="awq", model_types=["qwen3_moe"])
+    backend = trainer(trained_formats=["awq"], trained_scopes=[scope])
+    cell = Cell(backend="trl", method="sft", adaptation="lora", format="awq", family="qwen3")
+    found = matrix(backend).judge(cell)
+    assert found.reason == "the backend 'trl' trains on awq for the type qwen3_moe only"
+    assert found.instead == "take a base that is not quantised"
+    assert matrix(backend).judge(dataclasses.replace(cell, family="qwen3_moe")).works
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_that_a_backend_has_is_not_refused_for_what_a_job_would_have_to_say(method: str) -> None:
+    assert not list(find_violations(spec_of(method, "lora", "")))
+    cell = Cell(backend="trl", method=method, adaptation="lora", family="qwen3")
+    assert matrix(trainer(methods=METHODS)).judge(cell).works
 
 
 def test_every_combination_is_listed_once_and_what_does_not_work_offers_what_does() -> None:

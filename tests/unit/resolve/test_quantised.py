@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from resolve_lab import TRAINERS, base_facts, chosen, refusal, resolve, train_spec
 
-from tunefleet.backend.v1.backend_pb2 import Capability
+from tunefleet.backend.v1.backend_pb2 import Capability, FormatScope
 from tunefleet.model.v1.base_pb2 import BaseFacts, Quantization
 from tunefleet_core.backend import trained_formats
 from tunefleet_core.errors import Reason
@@ -39,6 +39,36 @@ def test_a_base_of_a_format_that_the_backend_does_not_train_on_is_refused_by_nam
     )
     assert error.metadata["format"] == "awq"
     assert error.violations[0].field == "train.base.model"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "carrier", "said"),
+    [
+        (
+            "llama",
+            "mxfp4",
+            "and of the type 'llama'; the backend 'trl' trains on mxfp4 only for the type gpt",
+        ),
+        ("gpt_oss", "compressed-tensors", "carried by compressed-tensors; the backend 'trl' trains on mxfp4"),
+        ("gpt_oss", "", "carried by nothing known; the backend"),
+    ],
+)
+def test_a_format_that_is_trained_on_for_some_models_only_is_refused_for_the_others(
+    model_type: str, carrier: str, said: str
+) -> None:
+    scope = FormatScope(format="mxfp4", model_types=["gpt_oss"], carriers=["mxfp4"])
+    backend = chosen(trained_formats=["mxfp4"], trained_scopes=[scope])
+    facts = stored("mxfp4", 4.25, carrier)
+    facts.model_type = model_type
+    error = refusal(
+        Reason.CAPABILITY_UNSUPPORTED, lambda: resolve(train_spec(), facts=facts, backend=backend)
+    )
+    assert error.message.startswith("train.base.model: 'org/tiny' is stored in mxfp4")
+    assert said in error.message
+    assert error.hint.startswith("Name the base that it was quantised from")
+    assert error.violations[0].field == "train.base.model"
+    facts.model_type, facts.quantization.carrier = "gpt_oss", "mxfp4"
+    assert resolve(train_spec(), facts=facts, backend=backend)
 
 
 def test_a_base_of_no_known_format_is_refused_with_what_carries_it() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tunefleet.backend.v1.backend_pb2 import BackendManifest
 from tunefleet.job.v1.spec_pb2 import JobSpec, Method
-from tunefleet_core.backend import require_capabilities, trained_formats
+from tunefleet_core.backend import require_capabilities, trained_formats, training_scope
 from tunefleet_core.catalog.family import Family
 from tunefleet_core.catalog.matrix.adapters import ADAPTATIONS
 from tunefleet_core.catalog.matrix.standing import Standing, Verdict
@@ -28,7 +28,10 @@ def spec_of(method: str, adaptation: str, quantization: str) -> JobSpec:
     train = spec.train
     train.base.model = "base"
     train.data.train.add(source="rows.jsonl")
-    getattr(train.method, method).SetInParent()
+    options = getattr(train.method, method)
+    options.SetInParent()
+    if "rewards" in options.DESCRIPTOR.fields_by_name:  # a job has to name what is paid for
+        options.rewards.add(name="exact_match")
     if adaptation != ADAPTATIONS[0]:
         lora = train.adapter.lora
         lora.SetInParent()
@@ -59,6 +62,10 @@ def judge_training(
         return _no(f"the backend '{manifest.name}' {without}", field)
     if quantization and quantization not in trained_formats(manifest):
         return _no(f"the backend '{manifest.name}' does not train on this format", "train.quantization")
+    only = training_scope(manifest, quantization).model_types
+    if family is not None and only and not set(only) & set(family.model_types):
+        what = f"trains on {quantization} for the type {' or '.join(only)} only"
+        return _no(f"the backend '{manifest.name}' {what}", "train.base.model")
     if family is not None and adaptation == "expert_lora" and not family.expert_parameters:
         return _no("the family has no routed experts", "train.adapter.lora.experts")
     return Verdict(standing=Standing.STATED, reason=f"{manifest.plugin} declares it")

@@ -144,6 +144,7 @@ class BackendManifest(_message.Message):
     SERVED_FORMATS_FIELD_NUMBER: _builtins.int
     EXPORTED_SCOPES_FIELD_NUMBER: _builtins.int
     METHODS_FIELD_NUMBER: _builtins.int
+    TRAINED_SCOPES_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, a slug: `trl`."""
@@ -198,6 +199,12 @@ class BackendManifest(_message.Message):
         """
 
     @_builtins.property
+    def trained_scopes(self) -> _containers.RepeatedCompositeFieldContainer[Global___FormatScope]:
+        """Formats of `trained_formats` that it trains on for some types of model, or
+        out of some carriers, only; the others are for all.
+        """
+
+    @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainChoice]:
         """What it honours of a training spec beyond what every backend does. A
         field or value that is not here is refused at submit. Open set.
@@ -221,11 +228,12 @@ class BackendManifest(_message.Message):
         served_formats: _abc.Iterable[_builtins.str] | None = ...,
         exported_scopes: _abc.Iterable[Global___FormatScope] | None = ...,
         methods: _abc.Iterable[_builtins.str] | None = ...,
+        trained_scopes: _abc.Iterable[Global___FormatScope] | None = ...,
         choices: _abc.Iterable[Global___TrainChoice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options_schema", b"options_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "engine_entry", b"engine_entry", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "methods", b"methods", "name", b"name", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "summary", b"summary", "trained_formats", b"trained_formats"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "engine_entry", b"engine_entry", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "methods", b"methods", "name", b"name", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "summary", b"summary", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -261,27 +269,35 @@ Global___TrainChoice: _TypeAlias = TrainChoice  # noqa: Y015
 
 @_typing.final
 class FormatScope(_message.Message):
-    """The types of model that a format is written for."""
+    """The models that a format is read or written for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FORMAT_FIELD_NUMBER: _builtins.int
     MODEL_TYPES_FIELD_NUMBER: _builtins.int
+    CARRIERS_FIELD_NUMBER: _builtins.int
     format: _builtins.str
     """Name of the format."""
     @_builtins.property
     def model_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`model_type` of config.json of each."""
+        """`model_type` of config.json of each; empty: every type."""
+
+    @_builtins.property
+    def carriers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What may carry it in the files of a base, as `Quantization.carrier` names
+        it; empty: anything.
+        """
 
     def __init__(
         self,
         *,
         format: _builtins.str = ...,
         model_types: _abc.Iterable[_builtins.str] | None = ...,
+        carriers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "model_types", b"model_types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["carriers", b"carriers", "format", b"format", "model_types", b"model_types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
