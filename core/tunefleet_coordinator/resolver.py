@@ -15,7 +15,7 @@ from tunefleet.backend.v1.backend_pb2 import Capability
 from tunefleet.backend.v1.inspect_pb2 import AuditResult
 from tunefleet.dataset.v1.audit_pb2 import MaskAudit
 from tunefleet.fleet.v1.fleet_pb2 import AuditQuestion, BaseQuestion, Service, ServiceKind
-from tunefleet.job.v1.resolved_pb2 import ChatTemplate, ResolvedAdapter, ResolvedSpec
+from tunefleet.job.v1.resolved_pb2 import ChatTemplate, CompanionModel, ResolvedAdapter, ResolvedSpec
 from tunefleet.job.v1.spec_pb2 import BaseModel, JobSpec
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_coordinator.exporters import find_exporter
@@ -24,17 +24,20 @@ from tunefleet_coordinator.inspections import InspectionBroker
 from tunefleet_coordinator.kernel import Kernel
 from tunefleet_coordinator.located import DatasetLocator
 from tunefleet_coordinator.nobody import no_service, not_installed, unknown_backend
+from tunefleet_coordinator.trained_model import TrainedModel, is_of_fleet
 from tunefleet_core.backend import has_capability
 from tunefleet_core.catalog import Family, FamilyRegistry, FormatRegistry
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.lifecycle import ModelRow, ServiceRow, World
+from tunefleet_core.lifecycle import ServiceRow, World
 from tunefleet_core.resolve import (
     ChosenBackend,
     Draft,
     FormatExport,
     Resolution,
+    WantedCompanion,
     check_backend,
     combine_masks,
+    companions_of,
     draft_evaluate,
     draft_train,
     engines_that_load,
@@ -47,38 +50,9 @@ from tunefleet_core.resolve import (
 )
 from tunefleet_core.spec import validate_spec
 
-__all__ = ["MODELS_PREFIX", "CheckedRows", "Resolver", "RowQuestion", "TrainedModel"]
+__all__ = ["CheckedRows", "Resolver", "RowQuestion"]
 
-MODELS_PREFIX = "models/"
 _ACTIVE = "ACTIVE"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedModel:
-    """A model of the fleet with what it was trained as."""
-
-    row: ModelRow
-    resolved: ResolvedSpec
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is a whole model rather than an adapter."""
-        return self.row.kind == "model"
-
-    @property
-    def adapter(self) -> ResolvedAdapter:
-        """The adapter as a resolved spec names it."""
-        return ResolvedAdapter(model=self.row.name, manifest_digest=self.row.manifest_digest)
-
-    @property
-    def question(self) -> BaseQuestion:
-        """What to ask for the weights below: of the model itself if it is whole, else of its base."""
-        base = self.resolved.base
-        if self.is_whole:
-            return BaseQuestion(model=self.row.name, manifest_digest=self.row.manifest_digest)
-        if base.manifest_digest:
-            return BaseQuestion(model=base.model, manifest_digest=base.manifest_digest)
-        return BaseQuestion(model=base.model if base.commit else base.path, revision=base.commit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,8 +218,9 @@ class Resolver:
     async def _train(self, project: str, spec: JobSpec, place: _Place) -> Resolution:
         base = spec.train.base
         question = _question(base)
-        if base.model.startswith((MODELS_PREFIX, "projects/")):
+        if is_of_fleet(base.model):
             trained = await self.trained_model(project, base.model)
+            trained.require_writer("train.base.model")
             if not trained.is_whole:
                 raise TunefleetError.field(
                     "train.base.model",
@@ -257,16 +232,41 @@ class Resolver:
         if not has_capability(place.backend.manifest, Capability.CAPABILITY_INSPECT):
             return resolve_plain(spec, place.backend)
         facts = await self._facts(place.service, question)
-        draft = draft_train(spec, facts, self._family(facts), frozen_time_seconds=int(time.time()))
+        draft = draft_train(
+            spec,
+            facts,
+            self._family(facts),
+            frozen_time_seconds=int(time.time()),
+            companions=[
+                await self._companion(project, place, wanted) for wanted in companions_of(spec.train)
+            ],
+        )
         return finish_train(draft, await self._audit(place, draft), place.backend, self._formats)
+
+    async def _companion(self, project: str, place: _Place, wanted: WantedCompanion) -> CompanionModel:
+        """Return a model that is read beside the base, as the service that will run the job finds it."""
+        if not is_of_fleet(wanted.model):
+            facts = await self._facts(
+                place.service, BaseQuestion(model=wanted.model, revision=wanted.revision)
+            )
+            return CompanionModel(field=wanted.field, base=facts)
+        trained = await self.trained_model(project, wanted.model)
+        trained.require_kind(wanted)
+        return CompanionModel(
+            field=wanted.field,
+            base=await self._facts(place.service, trained.question),
+            adapter=None if trained.is_whole else trained.adapter,
+            template_sha256=trained.resolved.chat_template.sha256,
+        )
 
     async def _evaluate(self, project: str, spec: JobSpec, place: _Place) -> Resolution:
         base = spec.evaluate.model
         question = _question(base)
         template: ChatTemplate | None = None
         adapter: ResolvedAdapter | None = None
-        if base.model.startswith((MODELS_PREFIX, "projects/")):
+        if is_of_fleet(base.model):
             trained = await self.trained_model(project, base.model)
+            trained.require_writer("evaluate.model.model")
             template = trained.resolved.chat_template
             question = trained.question
             if not trained.is_whole:
@@ -286,6 +286,7 @@ class Resolver:
 
     async def _export(self, project: str, spec: JobSpec) -> Resolution:
         trained = await self.trained_model(project, spec.export.model.model)
+        trained.require_writer("export.model.model")
         if spec.export.WhichOneof("form") == "quantize":
             return await self._quantize(spec, trained)
         if trained.is_whole:

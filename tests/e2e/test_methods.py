@@ -66,6 +66,48 @@ async def test_answers_are_scored_by_rewards_that_are_checked_at_submit(
     assert "did you mean 'regex'" in refused.stdout + refused.stderr
 
 
+async def test_answers_are_scored_by_what_an_earlier_job_learned_from_pairs(
+    fleet: LocalFleet, tmp_path: Path
+) -> None:
+    judging = {
+        "name": "judge",
+        "train": {
+            "base": {"model": str(BASE)},
+            "data": {"train": [{"source": str(PREFERENCES / "pairs.jsonl")}]},
+            "method": {"reward": {}},
+            "adapter": {"lora": {"rank": 8}},
+            "optim": {"max_steps": 3, "batch_size": 4},
+        },
+    }
+    (tmp_path / "judge.yaml").write_text(json.dumps(judging))
+    await fleet.done("train", tmp_path / "judge.yaml", "--id", "judge", "--follow")
+    (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": word}) for word in "abcdefgh"))
+    rewards = [{"name": "reward_model", "options": {"model": "models/judge"}}]
+    trying = {
+        "name": "paid",
+        "train": {
+            "base": {"model": str(BASE)},
+            "data": {"train": [{"source": str(tmp_path / "prompts.jsonl")}]},
+            "method": {"grpo": {"rewards": rewards, "num_generations": 2, "max_completion_length": 4}},
+            "adapter": {"lora": {"rank": 8}},
+            "optim": {"max_steps": 1, "batch_size": 4},
+        },
+    }
+    (tmp_path / "paid.yaml").write_text(json.dumps(trying))
+    await fleet.done("train", tmp_path / "paid.yaml", "--id", "paid", "--follow")
+    resolved = (await fleet.done("jobs", "show", "paid")).document("Job")["resolved_spec"]
+    (companion,) = resolved["companions"]
+    assert companion["adapter"]["model"].endswith("/models/judge")
+    assert companion["template_sha256"] == resolved["chat_template"]["sha256"]
+    refused = await fleet.cli("deploy", "models/judge")
+    assert refused.code != 0
+    assert "is a reward model: it scores answers and writes none" in refused.stdout + refused.stderr
+    (tmp_path / "paid.yaml").write_text(json.dumps(trying).replace("models/judge", "models/paid"))
+    refused = await fleet.cli("plan", tmp_path / "paid.yaml")
+    assert refused.code != 0
+    assert "'models/paid' writes answers and scores none" in refused.stdout + refused.stderr
+
+
 async def test_texts_and_one_stage_preferences_are_trained_and_deployed(
     fleet: LocalFleet, tmp_path: Path
 ) -> None:

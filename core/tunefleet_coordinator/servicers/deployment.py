@@ -15,8 +15,9 @@ from tunefleet_coordinator.admission import Admission
 from tunefleet_coordinator.kernel import Kernel
 from tunefleet_coordinator.names import check_id, parse_name, parse_parent
 from tunefleet_coordinator.requests import request_of
-from tunefleet_coordinator.resolver import MODELS_PREFIX, Resolver, TrainedModel
+from tunefleet_coordinator.resolver import Resolver
 from tunefleet_coordinator.security import require_project
+from tunefleet_coordinator.trained_model import TrainedModel, is_of_fleet
 from tunefleet_coordinator.views import deployment_view
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.lifecycle import Accepted, DeploymentDeleteRequested, DeploymentRow, DeploymentSubmitted
@@ -89,8 +90,9 @@ class DeploymentServicer(deployment_grpc.DeploymentServiceServicer):
         model = request.spec.model
         digest = trained_with = written_as = ""
         adapted: TrainSpec | None = None
-        if model.startswith((MODELS_PREFIX, "projects/")):
+        if is_of_fleet(model):
             trained = await self._resolver.trained_model(project, model)
+            trained.require_writer("spec.model")
             stem = trained.row.name.rpartition("/")[2]
             engine_model = f"{stem}@{trained.row.manifest_digest[:_DIGEST_SHOWN]}"
             trained_with = trained.resolved.backend.name

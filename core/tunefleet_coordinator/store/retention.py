@@ -174,4 +174,6 @@ def _job(row: RowMapping) -> JobFacts:
 
 def _needs(resolved: ResolvedSpec) -> frozenset[str]:
     named = {resolved.adapter.manifest_digest, resolved.base.manifest_digest}
+    for companion in resolved.companions:
+        named |= {companion.adapter.manifest_digest, companion.base.manifest_digest}
     return frozenset((named | {item.sha256 for item in resolved.data}) - {""})

@@ -54,7 +54,7 @@ MESSAGES = Form(
 PAIRS = Form(
     name="preferences",
     keys=("chosen", "rejected"),
-    methods=("dpo", "ipo", "orpo", "simpo"),
+    methods=("dpo", "ipo", "orpo", "simpo", "reward"),
     shape='Write one object per line: {"prompt": [{"role": "user", "content": "..."}], '
     '"chosen": [{"role": "assistant", "content": "..."}], '
     '"rejected": [{"role": "assistant", "content": "..."}]}',

@@ -48,7 +48,11 @@ PERMANENT_REASONS = frozenset(
 )
 """Reasons that the same work would meet again: such a failure is final at the first attempt."""
 
-_MODEL_KINDS = {ArtifactKind.ARTIFACT_KIND_ADAPTER: "adapter", ArtifactKind.ARTIFACT_KIND_MODEL: "model"}
+_MODEL_KINDS = {
+    ArtifactKind.ARTIFACT_KIND_ADAPTER: "adapter",
+    ArtifactKind.ARTIFACT_KIND_MODEL: "model",
+    ArtifactKind.ARTIFACT_KIND_REWARD_MODEL: "reward_model",
+}
 
 
 def live_attempt(draft: Draft, job_uid: str, attempt: int, fencing_number: int) -> tuple[JobRow, AttemptRow]:

@@ -26,6 +26,7 @@ from tunefleet_core.rendering.renderer import (
     Renderer,
     TemplateRefusedError,
 )
+from tunefleet_core.rendering.same_ids import require_same_ids
 from tunefleet_core.rendering.scoring import require_fields, scorers_of
 from tunefleet_core.rendering.shown import has_left_out_thoughts, reference_needs
 from tunefleet_core.rendering.template_equality import template_difference
@@ -53,6 +54,8 @@ def audit(order: AuditOrder) -> AuditResult:
     tokenizer = load_tokenizer(order.base)
     renderer = Renderer(tokenizer, order.chat_template, loss_on=order.loss_on)
     scorers = scorers_of(order.method, order.rewards)
+    for companion in order.companions:
+        require_same_ids(tokenizer, companion)
     files: list[FileAudit] = []
     held_by_all: set[str] = set()
     for file in order.files:

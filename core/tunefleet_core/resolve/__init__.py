@@ -5,6 +5,7 @@ backend for the audit, and finishes. Workers and servers read only the result.
 """
 
 from tunefleet_core.resolve.audited import combine_masks, files_of
+from tunefleet_core.resolve.companions import WantedCompanion, companions_of
 from tunefleet_core.resolve.draft import Draft, draft_evaluate, draft_train
 from tunefleet_core.resolve.export import own_dtype, require_same_base, resolve_export
 from tunefleet_core.resolve.finish import (
@@ -26,9 +27,11 @@ __all__ = [
     "Draft",
     "FormatExport",
     "Resolution",
+    "WantedCompanion",
     "check_backend",
     "check_backend_options",
     "combine_masks",
+    "companions_of",
     "digest_of",
     "engines_that_load",
     "files_of",

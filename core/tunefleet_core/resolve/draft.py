@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunefleet.backend.v1.inspect_pb2 import AuditFile, AuditOrder
 from tunefleet.job.v1.event_pb2 import Notice
-from tunefleet.job.v1.resolved_pb2 import ChatTemplate, ResolvedAdapter
+from tunefleet.job.v1.resolved_pb2 import ChatTemplate, CompanionModel, ResolvedAdapter
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.catalog import (
@@ -37,6 +37,7 @@ class Draft:
         target_parameters: Full names of the parameters of routed experts that get an adapter.
         adapter: The adapter to score, for `evaluate`.
         notices: What a person should know so far.
+        companions: The models that are read beside the base.
     """
 
     spec: JobSpec
@@ -48,9 +49,17 @@ class Draft:
     target_parameters: tuple[str, ...] = ()
     adapter: ResolvedAdapter | None = None
     notices: tuple[Notice, ...] = ()
+    companions: tuple[CompanionModel, ...] = ()
 
 
-def draft_train(spec: JobSpec, facts: BaseFacts, family: Family, *, frozen_time_seconds: int = 0) -> Draft:
+def draft_train(
+    spec: JobSpec,
+    facts: BaseFacts,
+    family: Family,
+    *,
+    frozen_time_seconds: int = 0,
+    companions: Sequence[CompanionModel] = (),
+) -> Draft:
     """Draft a training job.
 
     Args:
@@ -58,6 +67,7 @@ def draft_train(spec: JobSpec, facts: BaseFacts, family: Family, *, frozen_time_
         facts: What was read of its base.
         family: The family of the base.
         frozen_time_seconds: What the template's clock answers with, if it asks.
+        companions: The models that `companions_of` wants, as found.
 
     Raises:
         TunefleetError: FIELD_INVALID for targets or experts that the base does not have.
@@ -78,7 +88,9 @@ def draft_train(spec: JobSpec, facts: BaseFacts, family: Family, *, frozen_time_
     order.packing = train.method.sft.packing
     if order.method in online.METHODS:
         order.rewards.extend(getattr(train.method, order.method).rewards)
-    return _draft(spec, facts, family, chosen, order, targets=targets, experts=experts)
+    order.companions.extend(companions)
+    draft = _draft(spec, facts, family, chosen, order, targets=targets, experts=experts)
+    return replace(draft, companions=tuple(companions))
 
 
 def draft_evaluate(

@@ -25,10 +25,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
-from tunefleet.job.v1.resolved_pb2 import Estimate
+from tunefleet.job.v1.resolved_pb2 import CompanionModel, Estimate
 from tunefleet.job.v1.spec_pb2 import TrainSpec
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.catalog import (
@@ -43,7 +43,7 @@ __all__ = ["estimate_evaluate", "estimate_train", "steps_of"]
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 _COMPARED = ("dpo", "ipo", "kto")
-_PAIRED = ("dpo", "ipo", "orpo", "simpo")
+_PAIRED = ("dpo", "ipo", "orpo", "simpo", "reward")
 _OPTIMIZER_BYTES, _OPTIMIZER_BYTES_IN_PLACE = 16, 12
 
 
@@ -64,6 +64,7 @@ def estimate_train(
     packed_sequences: int = 0,
     target_parameters: Sequence[str] = (),
     formats: FormatRegistry | None = None,
+    companions: Iterable[CompanionModel] = (),
 ) -> Estimate:
     """Estimate a training job whose spec has every default filled in.
 
@@ -75,6 +76,7 @@ def estimate_train(
         packed_sequences: Sequences that the rows fill; 0 without packing.
         target_parameters: Parameters of routed experts that get an adapter.
         formats: The quantisation formats; one that is not among them counts as whole weights.
+        companions: Models that are read beside the base.
     """
     number_bytes = _DTYPE_BYTES[train.dtype]
     is_adapter = train.adapter.WhichOneof("adapter") is not None
@@ -85,6 +87,7 @@ def estimate_train(
     weights = _weights_bytes(facts, number_bytes, _linear_bits(train, facts, formats or FormatRegistry()))
     if not is_adapter and _has_reference(train):
         weights *= 2
+    weights += sum(companion.base.parameter_count * number_bytes for companion in companions)
     optimizer = trainable * (_OPTIMIZER_BYTES_IN_PLACE if in_place else _OPTIMIZER_BYTES)
     activations = _activation_bytes(train, facts, number_bytes)
     return Estimate(

@@ -28,6 +28,7 @@ from tunefleet_core.resolve.audited import (
     require_matching_template,
     require_trained_tokens,
 )
+from tunefleet_core.resolve.companions import companions_of, require_same_template
 from tunefleet_core.resolve.defaults import (
     Defaults,
     fill_common,
@@ -113,6 +114,8 @@ def finish_train(
     require_base_servable(draft.spec, backend.manifest, draft.facts, draft.family)
     require_packable(draft.spec.train, draft.facts)
     require_matching_template(audit, draft.template)
+    scoring = [wanted.field for wanted in companions_of(draft.spec.train) if wanted.scores]
+    require_same_template(draft.companions, scoring, draft.template)
     files = files_of(draft.audit_order, audit, "train")
     mask = combine_masks(files)
     if draft.audit_order.method not in online.METHODS:  # there the model writes what is trained
@@ -148,6 +151,7 @@ def finish_train(
             estimate=_estimate(
                 train, draft, total_steps=total_steps, packed_sequences=sequences, formats=formats
             ),
+            companions=draft.companions,
         ),
         [
             *draft.notices,
@@ -344,6 +348,7 @@ def _estimate(
         packed_sequences=packed_sequences,
         target_parameters=draft.target_parameters,
         formats=formats,
+        companions=draft.companions,
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from tunefleet.job.v1.event_pb2 import Notice
-from tunefleet_core.resolve.defaults import default_length, online, shown
+from tunefleet_core.resolve.defaults import default_length, online, reward, shown
 from tunefleet_core.resolve.recipe import Finding, Recipe, Rule
 from tunefleet_core.spec import effective_scale, scale_formula
 
@@ -109,6 +109,7 @@ class _Rates:
 
 _QLORA = "Dettmers et al. 2023, arXiv:2305.14314"
 _LLAMA2 = "Touvron et al. 2023, arXiv:2307.09288, section 3.1"
+_REWARD = "Touvron et al. 2023, arXiv:2307.09288, section 3.2.2"
 _DPO = "Rafailov et al. 2023, arXiv:2305.18290"
 _GRPO = "Shao et al. 2024, arXiv:2402.03300, section 4.2"
 _RATES = {
@@ -119,6 +120,10 @@ _RATES = {
     ("online", False): _Rates(
         kind="full learning by reward", low=1e-8, high=1e-5, usual="1e-6", source=_GRPO
     ),
+    ("reward", True): _Rates(kind="reward modelling", low=1e-6, high=1e-3, usual="1e-4", source=_REWARD),
+    ("reward", False): _Rates(
+        kind="full reward modelling", low=1e-7, high=5e-5, usual="1e-5", source=_REWARD
+    ),
     ("preference", False): _Rates(
         kind="full preference tuning", low=1e-8, high=5e-6, usual="5e-7", source=_DPO
     ),
@@ -128,6 +133,7 @@ _RATES = {
 def _rate(recipe: Recipe) -> Finding | None:
     group = "online" if recipe.method in online.METHODS else "sft"
     group = "preference" if recipe.method in _PREFERENCE else group
+    group = "reward" if recipe.method == reward.METHOD else group
     rates, rate = _RATES[group, recipe.is_adapter], recipe.train.optim.learning_rate
     if rates.low <= rate <= rates.high:
         return None

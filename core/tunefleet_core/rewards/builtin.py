@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import cast
 
+from tunefleet_core.rewards.model import MODEL_REWARD
 from tunefleet_core.rewards.reward import Reward, Scorer
 
 __all__ = ["REWARDS"]
@@ -135,5 +136,6 @@ REWARDS = (
         summary="1 if the answer ends with the number of a field of the row (`field`, default `answer`).",
         make=_math_answer,
     ),
+    MODEL_REWARD,
 )
 """Ours. Those of plugins come beside them."""

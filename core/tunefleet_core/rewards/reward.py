@@ -16,10 +16,12 @@ class Scorer:
         score: From the further fields of rows and an answer to each, as text without special
             tokens, to a number each; more is better.
         needs: Fields that every row must have.
+        model: Name of the reward model that scores token ids instead of `score`; empty: none.
     """
 
     score: Callable[[Sequence[Mapping[str, object]], Sequence[str]], Sequence[float]]
     needs: tuple[str, ...] = ()
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,20 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import cast
 
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from tunefleet.job.v1.spec_pb2 import EvaluateSpec, ExportSpec, JobSpec, LoraAdapter, Optim, TrainSpec
+from tunefleet.job.v1.spec_pb2 import (
+    EvaluateSpec,
+    ExportSpec,
+    JobSpec,
+    LoraAdapter,
+    Optim,
+    Reward,
+    TrainSpec,
+)
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
+from tunefleet_core.rewards import REWARD_MODEL
 from tunefleet_core.spec.descriptors import is_map, is_repeated
 from tunefleet_core.spec.life_rules import life_violations
 from tunefleet_core.spec.lora_scale import effective_scale, scale_formula
@@ -141,11 +151,37 @@ def _method(train: TrainSpec) -> Iterator[tuple[str, str]]:
         for index, reward in enumerate(rewards):
             if not reward.name:
                 yield f"train.method.{method}.rewards[{index}].name", "is missing; name a reward"
+            if reward.name == REWARD_MODEL and not _names_model(reward):
+                yield (
+                    f"train.method.{method}.rewards[{index}].options.model",
+                    "must name a reward model of the fleet, models/<name>",
+                )
+    if method == "reward":
+        yield from _reward_model(train)
     if method == "kto" and train.optim.micro_batch_size == 1:
         yield (
             "train.optim.micro_batch_size",
             "must be at least 2 with kto, which measures the distance from the base on the other rows of a "
             "pass; give 2 or more",
+        )
+
+
+def _names_model(reward: Reward) -> bool:
+    model = MessageToDict(reward.options).get("model")
+    return isinstance(model, str) and model.startswith(("models/", "projects/"))
+
+
+def _reward_model(train: TrainSpec) -> Iterator[tuple[str, str]]:
+    """Yield what has no sense for a model that scores answers and writes none."""
+    if train.merge:
+        yield "train.merge", "has no sense with reward: its adapter keeps a head of its own; leave it out"
+    if train.HasField("samples"):
+        yield "train.samples", "cannot be had of a reward model, which writes no answers; leave it out"
+    if train.intended_serving.engine:
+        yield (
+            "train.intended_serving.engine",
+            f"no engine serves a reward model, {train.intended_serving.engine} neither; leave it out and "
+            "name the model in the rewards of a grpo or rloo job",
         )
 
 
@@ -323,6 +359,7 @@ _RULES: Mapping[str, _Rule] = {
     "RlooMethod.beta": _within(0, 100),
     "RlooMethod.temperature": _above(0, 10),
     "RlooMethod.max_completion_length": _above(0),
+    "RewardMethod.center_rewards_coefficient": _within(0, 100),
     "Reward.weight": _above(0),
     "Reward.options": _finite_options,
     "KtoMethod.desirable_weight": _above(0),

@@ -22,14 +22,19 @@ def is_full(spec: ResolvedSpec) -> bool:
     return not spec.spec.train.HasField("adapter")
 
 
-def lora_config(spec: ResolvedSpec) -> LoraConfig | None:
-    """Return the adapter to train; None for full fine-tuning."""
+def lora_config(spec: ResolvedSpec, *, scores: bool = False) -> LoraConfig | None:
+    """Return the adapter to train; None for full fine-tuning.
+
+    Args:
+        spec: What is run.
+        scores: Whether the model scores, by a head that is trained and kept whole beside the adapter.
+    """
     if is_full(spec):
         return None
     lora = spec.spec.train.adapter.lora
     alpha = lora.alpha if lora.HasField("alpha") else neutral_alpha(lora)
     return LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
+        task_type=TaskType.SEQ_CLS if scores else TaskType.CAUSAL_LM,
         r=lora.rank,
         lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # engines read an integer
         lora_dropout=lora.dropout,

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +75,9 @@ def prepare_hardware(order: RunOrder, *, dtype: str) -> Hardware:
     return Hardware(kind=kind, dtype=dtype or ("bfloat16" if kind == "cuda" else "float32"))
 
 
-def load_base(base: BaseFacts, hardware: Hardware, *, quantization: str = "") -> Any:
+def load_base(
+    base: BaseFacts, hardware: Hardware, *, quantization: str = "", head_seed: int | None = None
+) -> Any:
     """Load the weights of a base folder onto the device.
 
     Args:
@@ -81,26 +85,34 @@ def load_base(base: BaseFacts, hardware: Hardware, *, quantization: str = "") ->
         hardware: Where to, and in which number type it computes.
         quantization: What to quantise linear layers to while loading: `nf4`, `fp4` or `int8`
             (see `quantising`); empty: as they are stored.
+        head_seed: Load it to score instead of to write, with a head of one output in the place of
+            the one over the vocabulary: the folder's own if it has one, else drawn from this seed.
 
     Raises:
         TunefleetError: BASE_INVALID naming what is wrong with the folder.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, set_seed
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    kind, head = AutoModelForCausalLM, dict[str, Any]()
+    if head_seed is not None:
+        set_seed(head_seed)
+        kind, head = AutoModelForSequenceClassification, {"num_labels": 1}
     if not any(Path(base.path).glob("*.safetensors")):
         raise unusable_base(base, "it has no safetensors weights")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base.path,
-            dtype=getattr(torch, hardware.dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            **_form(base, hardware, quantization),
-        )
+        with _without_load_report() if head else nullcontext():
+            model = kind.from_pretrained(
+                base.path,
+                dtype=getattr(torch, hardware.dtype),
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                **_form(base, hardware, quantization),
+                **head,
+            )
     except (OSError, ValueError, KeyError) as error:
         raise unusable_base(base, f"its weights cannot be loaded: {first_line(error)}") from error
     close_library_gaps(model)
@@ -112,6 +124,18 @@ def load_base(base: BaseFacts, hardware: Hardware, *, quantization: str = "") ->
     keep_layout(model)
     take_any_shape(model)
     return model
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Keep a report out of the log that says what was asked for: a new head in the place of another."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def stored_format(base: BaseFacts) -> str:

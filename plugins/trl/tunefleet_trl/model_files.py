@@ -49,7 +49,8 @@ def save_model_folder(
         stops: Token ids that end an answer; they go to `generation_config.json`.
     """
     # The library refuses to write sampling settings that it finds odd, as many bases have them.
-    own, model.generation_config = model.generation_config, GenerationConfig()
+    own = getattr(model, "generation_config", None)  # a model that scores has none
+    model.generation_config = GenerationConfig()
     model.save_pretrained(str(folder), safe_serialization=True)
     model.generation_config = own
     (folder / "generation_config.json").unlink(missing_ok=True)

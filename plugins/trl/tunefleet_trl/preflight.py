@@ -80,7 +80,8 @@ def preflight(context: RunContext, trainer: Any, renderer: Renderer, rows: Seque
             _stop_if_asked(context)
             _try_saving(context, trainer, found)
             _stop_if_asked(context)
-            found.answer = _try_answer(context, trainer, renderer, rows)
+            if trainer.writes_answers:
+                found.answer = _try_answer(context, trainer, renderer, rows)
     except (MemoryError, RuntimeError) as error:
         if from_exception(error).reason is not Reason.OUT_OF_MEMORY:
             raise

@@ -44,4 +44,8 @@ class TrlRank:
         """Report the loss mask of data files; needs the tokenizer alone."""
         from tunefleet_core.rendering import audit
 
+        if order.method == "reward":
+            from tunefleet_trl.heads import require_head
+
+            require_head(order.base)
         return audit(order)

@@ -45,6 +45,9 @@ _METHOD_METRICS = (
     "completions/",
     "accuracy",
     "margin",
+    "min_reward",
+    "mean_reward",
+    "max_reward",
     "nll_loss",
     "log_odds",
 )
@@ -56,6 +59,9 @@ class RunTraining:
 
     Checkpoints, metrics and stops belong to the run.
     """
+
+    writes_answers = True
+    """Whether the model writes; else it scores."""
 
     # Of the library's trainer that stands behind this class.
     args: Any

@@ -227,7 +227,20 @@ class AttemptRunner:
             # The path is where another host, or an earlier life of this one, laid the base out.
             digest = assignment.resolved_spec.base.manifest_digest
             order.resolved_spec.base.path = str(await self._context.models.fetch(digest))
+        await self._bring_companions(order)
         return order
+
+    async def _bring_companions(self, order: RunOrder) -> None:
+        """Lay out what the models beside the base are read from, and tell where."""
+        for index, companion in enumerate(order.resolved_spec.companions):
+            if companion.base.manifest_digest:
+                companion.base.path = str(await self._context.models.fetch(companion.base.manifest_digest))
+            folder = ""
+            if companion.adapter.manifest_digest:
+                path = self._folder.path / f"companion-{index}"
+                await (await self._uploads()).fetch(companion.adapter.manifest_digest, path)
+                folder = str(path)
+            order.companion_adapter_dirs.append(folder)
 
     async def _save_when_asked(self, host: Host) -> None:
         """Have the run save its exact state and end, once a pause is wanted; its events tell how it went."""

@@ -13,6 +13,7 @@ from tunefleet_trl.life import attach_life
 from tunefleet_trl.loading import Hardware, load_base
 from tunefleet_trl.methods.preference import preference_trainer
 from tunefleet_trl.methods.reference_free import REFERENCE_FREE, reference_free_trainer
+from tunefleet_trl.methods.reward_modelling import train_reward_model
 from tunefleet_trl.methods.rows import answered_training_rows
 from tunefleet_trl.methods.scored import SCORED, scored_trainer
 from tunefleet_trl.outcome import base_numbers_of, write_output
@@ -28,6 +29,8 @@ def train_by_method(context: RunContext, renderer: Renderer, hardware: Hardware,
         RunStopped: the run was asked to stop; with a checkpoint if it was asked to save.
         TunefleetError: DATA_INVALID, BASE_INVALID, NO_TRAINED_TOKEN.
     """
+    if method == "reward":
+        return train_reward_model(context, renderer, hardware)
     spec = context.order.resolved_spec
     rows = answered_training_rows(context, renderer, method)
     references = rows.references()

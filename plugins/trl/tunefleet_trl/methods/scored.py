@@ -8,7 +8,7 @@ Answers end at the stop tokens of the resolved template, as they will when the m
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -22,6 +22,7 @@ from tunefleet_core.rewards import NamedScorer
 from tunefleet_trl.adaptation import lora_config
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.loading import Hardware
+from tunefleet_trl.methods.reward_files import load_reward_model, score_ids
 from tunefleet_trl.methods.rows import AnsweredRows
 from tunefleet_trl.trainer import RunTraining
 
@@ -113,15 +114,20 @@ def scored_trainer(
     method = str(spec.spec.train.method.WhichOneof("method"))
     options = getattr(spec.spec.train.method, method)
     scorers = scorers_of(method, options.rewards)
+    everything = [*rows.train, *rows.validation]
+    prompt_ids = {_name(renderer, row): row.answers[0].rendered.input_ids for row in everything}
+    models = _reward_models(context, hardware)
     stops = list(spec.chat_template.stop_token_ids)
     if stops:
         arguments["model"].generation_config.eos_token_id = stops
-    everything = [*rows.train, *rows.validation]
     trainer = GroupTrainer if method == "grpo" else LeaveOneOutTrainer
     return trainer(
         context=context,
-        prompt_ids={_name(renderer, row): row.answers[0].rendered.input_ids for row in everything},
-        reward_funcs=[_reward(item) for item in scorers],
+        prompt_ids=prompt_ids,
+        reward_funcs=[
+            _reward_by_model(item, models.pop(0), prompt_ids) if item.scorer.model else _reward(item)
+            for item in scorers
+        ],
         args=_arguments(context, rows, hardware, [item.weight for item in scorers]),
         train_dataset=_dataset(renderer, rows.train),
         eval_dataset=_dataset(renderer, rows.validation) if rows.validation else None,
@@ -172,6 +178,28 @@ def _dataset(renderer: Renderer, rows: Sequence[AnsweredRow]) -> Dataset:
 
 def _name(renderer: Renderer, row: AnsweredRow) -> str:
     return renderer.text(row.answers[0].rendered.input_ids)
+
+
+def _reward_models(context: RunContext, hardware: Hardware) -> list[Any]:
+    """Return the reward models that a job names, in its order."""
+    order = context.order
+    return [
+        load_reward_model(companion, folder, hardware)
+        for companion, folder in zip(
+            order.resolved_spec.companions, order.companion_adapter_dirs, strict=True
+        )
+    ]
+
+
+def _reward_by_model(item: NamedScorer, model: Any, prompt_ids: Mapping[str, list[int]]) -> Any:
+    def score(
+        prompts: list[str], completions: list[str], completion_ids: list[list[int]], **further: Any
+    ) -> list[float]:
+        pairs = zip(prompts, completion_ids, strict=True)
+        return score_ids(model, [[*prompt_ids[prompt], *answer] for prompt, answer in pairs])
+
+    score.__name__ = item.name  # what the library calls its figures
+    return score
 
 
 def _reward(item: NamedScorer) -> Any:

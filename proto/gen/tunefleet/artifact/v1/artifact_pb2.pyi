@@ -36,6 +36,8 @@ class _ArtifactKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Artifact
     """Whole model weights."""
     ARTIFACT_KIND_EVALUATION: _ArtifactKind.ValueType  # 4
     """Scores and answers of an evaluation."""
+    ARTIFACT_KIND_REWARD_MODEL: _ArtifactKind.ValueType  # 34
+    """A model that scores answers: whole, or an adapter with its head."""
 
 class ArtifactKind(_ArtifactKind, metaclass=_ArtifactKindEnumTypeWrapper):
     """What a manifest holds."""
@@ -50,6 +52,8 @@ ARTIFACT_KIND_MODEL: ArtifactKind.ValueType  # 3
 """Whole model weights."""
 ARTIFACT_KIND_EVALUATION: ArtifactKind.ValueType  # 4
 """Scores and answers of an evaluation."""
+ARTIFACT_KIND_REWARD_MODEL: ArtifactKind.ValueType  # 34
+"""A model that scores answers: whole, or an adapter with its head."""
 Global___ArtifactKind: _TypeAlias = ArtifactKind  # noqa: Y015
 
 @_typing.final

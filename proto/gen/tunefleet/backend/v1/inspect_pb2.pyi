@@ -36,6 +36,7 @@ class AuditOrder(_message.Message):
     MUST_MATCH_TEMPLATE_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     REWARDS_FIELD_NUMBER: _builtins.int
+    COMPANIONS_FIELD_NUMBER: _builtins.int
     PACKING_FIELD_NUMBER: _builtins.int
     max_length: _builtins.int
     """Rows longer than this are counted; 0: no bound yet."""
@@ -65,6 +66,12 @@ class AuditOrder(_message.Message):
     def rewards(self) -> _containers.RepeatedCompositeFieldContainer[_spec_pb2.Reward]:
         """What scores answers, for methods that are scored: checked with the rows."""
 
+    @_builtins.property
+    def companions(self) -> _containers.RepeatedCompositeFieldContainer[_resolved_pb2.CompanionModel]:
+        """Models that are read beside the base: their tokenizers must give the same
+        ids as the base's.
+        """
+
     def __init__(
         self,
         *,
@@ -76,11 +83,12 @@ class AuditOrder(_message.Message):
         must_match_template: _builtins.str = ...,
         method: _builtins.str = ...,
         rewards: _abc.Iterable[_spec_pb2.Reward] | None = ...,
+        companions: _abc.Iterable[_resolved_pb2.CompanionModel] | None = ...,
         packing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "chat_template", b"chat_template"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "chat_template", b"chat_template", "files", b"files", "loss_on", b"loss_on", "max_length", b"max_length", "method", b"method", "must_match_template", b"must_match_template", "packing", b"packing", "rewards", b"rewards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "chat_template", b"chat_template", "companions", b"companions", "files", b"files", "loss_on", b"loss_on", "max_length", b"max_length", "method", b"method", "must_match_template", b"must_match_template", "packing", b"packing", "rewards", b"rewards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -90,6 +90,7 @@ class RunOrder(_message.Message):
     ADAPTER_DIR_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
     MERGE_PROGRAM_FIELD_NUMBER: _builtins.int
+    COMPANION_ADAPTER_DIRS_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """Name of the run: `<job uid>-<attempt>`."""
     job: _builtins.str
@@ -124,6 +125,12 @@ class RunOrder(_message.Message):
         format; unset: there is nothing to merge.
         """
 
+    @_builtins.property
+    def companion_adapter_dirs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Folder of the adapter of each companion of the resolved spec, in its
+        order; empty for one that is a whole model.
+        """
+
     def __init__(
         self,
         *,
@@ -139,10 +146,11 @@ class RunOrder(_message.Message):
         adapter_dir: _builtins.str = ...,
         threads: _builtins.int = ...,
         merge_program: Global___RankProgram | None = ...,
+        companion_adapter_dirs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["merge_program", b"merge_program", "resolved_spec", b"resolved_spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_dir", b"adapter_dir", "attempt", b"attempt", "device_ids", b"device_ids", "job", b"job", "merge_program", b"merge_program", "resolved_spec", b"resolved_spec", "resolved_spec_digest", b"resolved_spec_digest", "resume_from", b"resume_from", "resume_step", b"resume_step", "run", b"run", "threads", b"threads", "work_dir", b"work_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_dir", b"adapter_dir", "attempt", b"attempt", "companion_adapter_dirs", b"companion_adapter_dirs", "device_ids", b"device_ids", "job", b"job", "merge_program", b"merge_program", "resolved_spec", b"resolved_spec", "resolved_spec_digest", b"resolved_spec_digest", "resume_from", b"resume_from", "resume_step", b"resume_step", "run", b"run", "threads", b"threads", "work_dir", b"work_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from tunefleet.job.v1 import spec_pb2 as tunefleet_dot_job_dot_v1_dot_spec__pb2
 from tunefleet.model.v1 import base_pb2 as tunefleet_dot_model_dot_v1_dot_base__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftunefleet/job/v1/resolved.proto\x12\x10tunefleet.job.v1\x1a tunefleet/dataset/v1/audit.proto\x1a\x1ctunefleet/job/v1/event.proto\x1a\x1btunefleet/job/v1/spec.proto\x1a\x1dtunefleet/model/v1/base.proto\"\xdd\x04\n\x0cResolvedSpec\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.tunefleet.job.v1.JobSpec\x12/\n\x06values\x18\x02 \x03(\x0b\x32\x1f.tunefleet.job.v1.ResolvedValue\x12+\n\x04\x62\x61se\x18\x03 \x01(\x0b\x32\x1d.tunefleet.model.v1.BaseFacts\x12\x35\n\rchat_template\x18\x04 \x01(\x0b\x32\x1e.tunefleet.job.v1.ChatTemplate\x12\x16\n\x0etarget_modules\x18\x05 \x03(\t\x12,\n\x04\x64\x61ta\x18\x06 \x03(\x0b\x32\x1e.tunefleet.job.v1.ResolvedData\x12\x33\n\nmask_audit\x18\x07 \x01(\x0b\x32\x1f.tunefleet.dataset.v1.MaskAudit\x12\x32\n\x07\x62\x61\x63kend\x18\x08 \x01(\x0b\x32!.tunefleet.job.v1.ResolvedBackend\x12,\n\x08\x65stimate\x18\t \x01(\x0b\x32\x1a.tunefleet.job.v1.Estimate\x12\x32\n\x07\x61\x64\x61pter\x18\n \x01(\x0b\x32!.tunefleet.job.v1.ResolvedAdapter\x12\x19\n\x11target_parameters\x18\x0b \x03(\t\x12)\n\x07notices\x18\x0c \x03(\x0b\x32\x18.tunefleet.job.v1.Notice\x12\x38\n\rmerge_backend\x18\r \x01(\x0b\x32!.tunefleet.job.v1.ResolvedBackend\"=\n\rResolvedValue\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x81\x01\n\x0c\x43hatTemplate\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x16\n\x0estop_token_ids\x18\x04 \x03(\x05\x12\x0e\n\x06\x66\x61mily\x18\x05 \x01(\t\x12\x1b\n\x13\x66rozen_time_seconds\x18\x06 \x01(\x03\"X\n\x0cResolvedData\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\x0e\n\x06weight\x18\x05 \x01(\x01\"K\n\x0fResolvedBackend\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06plugin\x18\x02 \x01(\t\x12\x1a\n\x12\x65nvironment_digest\x18\x03 \x01(\t\"\xb5\x01\n\x08\x45stimate\x12\x15\n\rweights_bytes\x18\x01 \x01(\x03\x12\x17\n\x0foptimizer_bytes\x18\x02 \x01(\x03\x12\x18\n\x10\x61\x63tivation_bytes\x18\x03 \x01(\x03\x12\x12\n\npeak_bytes\x18\x04 \x01(\x03\x12\x1c\n\x14trainable_parameters\x18\x05 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x06 \x01(\x03\x12\x18\n\x10packed_sequences\x18) \x01(\x03\"l\n\x0fResolvedAdapter\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x02 \x01(\t\x12\x31\n\x0ctrained_with\x18\x03 \x01(\x0b\x32\x1b.tunefleet.job.v1.TrainSpecb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftunefleet/job/v1/resolved.proto\x12\x10tunefleet.job.v1\x1a tunefleet/dataset/v1/audit.proto\x1a\x1ctunefleet/job/v1/event.proto\x1a\x1btunefleet/job/v1/spec.proto\x1a\x1dtunefleet/model/v1/base.proto\"\x93\x05\n\x0cResolvedSpec\x12\'\n\x04spec\x18\x01 \x01(\x0b\x32\x19.tunefleet.job.v1.JobSpec\x12/\n\x06values\x18\x02 \x03(\x0b\x32\x1f.tunefleet.job.v1.ResolvedValue\x12+\n\x04\x62\x61se\x18\x03 \x01(\x0b\x32\x1d.tunefleet.model.v1.BaseFacts\x12\x35\n\rchat_template\x18\x04 \x01(\x0b\x32\x1e.tunefleet.job.v1.ChatTemplate\x12\x16\n\x0etarget_modules\x18\x05 \x03(\t\x12,\n\x04\x64\x61ta\x18\x06 \x03(\x0b\x32\x1e.tunefleet.job.v1.ResolvedData\x12\x33\n\nmask_audit\x18\x07 \x01(\x0b\x32\x1f.tunefleet.dataset.v1.MaskAudit\x12\x32\n\x07\x62\x61\x63kend\x18\x08 \x01(\x0b\x32!.tunefleet.job.v1.ResolvedBackend\x12,\n\x08\x65stimate\x18\t \x01(\x0b\x32\x1a.tunefleet.job.v1.Estimate\x12\x32\n\x07\x61\x64\x61pter\x18\n \x01(\x0b\x32!.tunefleet.job.v1.ResolvedAdapter\x12\x19\n\x11target_parameters\x18\x0b \x03(\t\x12)\n\x07notices\x18\x0c \x03(\x0b\x32\x18.tunefleet.job.v1.Notice\x12\x38\n\rmerge_backend\x18\r \x01(\x0b\x32!.tunefleet.job.v1.ResolvedBackend\x12\x34\n\ncompanions\x18+ \x03(\x0b\x32 .tunefleet.job.v1.CompanionModel\"\x99\x01\n\x0e\x43ompanionModel\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12+\n\x04\x62\x61se\x18\x02 \x01(\x0b\x32\x1d.tunefleet.model.v1.BaseFacts\x12\x32\n\x07\x61\x64\x61pter\x18\x03 \x01(\x0b\x32!.tunefleet.job.v1.ResolvedAdapter\x12\x17\n\x0ftemplate_sha256\x18\x04 \x01(\t\"=\n\rResolvedValue\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x81\x01\n\x0c\x43hatTemplate\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x16\n\x0estop_token_ids\x18\x04 \x03(\x05\x12\x0e\n\x06\x66\x61mily\x18\x05 \x01(\t\x12\x1b\n\x13\x66rozen_time_seconds\x18\x06 \x01(\x03\"X\n\x0cResolvedData\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\x0e\n\x06weight\x18\x05 \x01(\x01\"K\n\x0fResolvedBackend\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06plugin\x18\x02 \x01(\t\x12\x1a\n\x12\x65nvironment_digest\x18\x03 \x01(\t\"\xb5\x01\n\x08\x45stimate\x12\x15\n\rweights_bytes\x18\x01 \x01(\x03\x12\x17\n\x0foptimizer_bytes\x18\x02 \x01(\x03\x12\x18\n\x10\x61\x63tivation_bytes\x18\x03 \x01(\x03\x12\x12\n\npeak_bytes\x18\x04 \x01(\x03\x12\x1c\n\x14trainable_parameters\x18\x05 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x06 \x01(\x03\x12\x18\n\x10packed_sequences\x18) \x01(\x03\"l\n\x0fResolvedAdapter\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x02 \x01(\t\x12\x31\n\x0ctrained_with\x18\x03 \x01(\x0b\x32\x1b.tunefleet.job.v1.TrainSpecb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,17 +36,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunefleet.job.v1.resolved_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RESOLVEDSPEC']._serialized_start=178
-  _globals['_RESOLVEDSPEC']._serialized_end=783
-  _globals['_RESOLVEDVALUE']._serialized_start=785
-  _globals['_RESOLVEDVALUE']._serialized_end=846
-  _globals['_CHATTEMPLATE']._serialized_start=849
-  _globals['_CHATTEMPLATE']._serialized_end=978
-  _globals['_RESOLVEDDATA']._serialized_start=980
-  _globals['_RESOLVEDDATA']._serialized_end=1068
-  _globals['_RESOLVEDBACKEND']._serialized_start=1070
-  _globals['_RESOLVEDBACKEND']._serialized_end=1145
-  _globals['_ESTIMATE']._serialized_start=1148
-  _globals['_ESTIMATE']._serialized_end=1329
-  _globals['_RESOLVEDADAPTER']._serialized_start=1331
-  _globals['_RESOLVEDADAPTER']._serialized_end=1439
+  _globals['_RESOLVEDSPEC']._serialized_end=837
+  _globals['_COMPANIONMODEL']._serialized_start=840
+  _globals['_COMPANIONMODEL']._serialized_end=993
+  _globals['_RESOLVEDVALUE']._serialized_start=995
+  _globals['_RESOLVEDVALUE']._serialized_end=1056
+  _globals['_CHATTEMPLATE']._serialized_start=1059
+  _globals['_CHATTEMPLATE']._serialized_end=1188
+  _globals['_RESOLVEDDATA']._serialized_start=1190
+  _globals['_RESOLVEDDATA']._serialized_end=1278
+  _globals['_RESOLVEDBACKEND']._serialized_start=1280
+  _globals['_RESOLVEDBACKEND']._serialized_end=1355
+  _globals['_ESTIMATE']._serialized_start=1358
+  _globals['_ESTIMATE']._serialized_end=1539
+  _globals['_RESOLVEDADAPTER']._serialized_start=1541
+  _globals['_RESOLVEDADAPTER']._serialized_end=1649
 # @@protoc_insertion_point(module_scope)

@@ -43,6 +43,7 @@ class ResolvedSpec(_message.Message):
     TARGET_PARAMETERS_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
     MERGE_BACKEND_FIELD_NUMBER: _builtins.int
+    COMPANIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def spec(self) -> _spec_pb2.JobSpec:
         """The spec with every default filled in."""
@@ -101,6 +102,12 @@ class ResolvedSpec(_message.Message):
         Unset: there is nothing to merge, or `backend` does it.
         """
 
+    @_builtins.property
+    def companions(self) -> _containers.RepeatedCompositeFieldContainer[Global___CompanionModel]:
+        """Models that are read beside the base, in the order in which the spec names
+        them: the reward models that score answers.
+        """
+
     def __init__(
         self,
         *,
@@ -117,14 +124,57 @@ class ResolvedSpec(_message.Message):
         target_parameters: _abc.Iterable[_builtins.str] | None = ...,
         notices: _abc.Iterable[_event_pb2.Notice] | None = ...,
         merge_backend: Global___ResolvedBackend | None = ...,
+        companions: _abc.Iterable[Global___CompanionModel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "backend", b"backend", "base", b"base", "chat_template", b"chat_template", "estimate", b"estimate", "mask_audit", b"mask_audit", "merge_backend", b"merge_backend", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "backend", b"backend", "base", b"base", "chat_template", b"chat_template", "data", b"data", "estimate", b"estimate", "mask_audit", b"mask_audit", "merge_backend", b"merge_backend", "notices", b"notices", "spec", b"spec", "target_modules", b"target_modules", "target_parameters", b"target_parameters", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "backend", b"backend", "base", b"base", "chat_template", b"chat_template", "companions", b"companions", "data", b"data", "estimate", b"estimate", "mask_audit", b"mask_audit", "merge_backend", b"merge_backend", "notices", b"notices", "spec", b"spec", "target_modules", b"target_modules", "target_parameters", b"target_parameters", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResolvedSpec: _TypeAlias = ResolvedSpec  # noqa: Y015
+
+@_typing.final
+class CompanionModel(_message.Message):
+    """A model that is read beside the one that is trained, and never changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    TEMPLATE_SHA256_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Path of the field that names it, such as
+    `train.method.grpo.rewards[0].options.model`.
+    """
+    template_sha256: _builtins.str
+    """SHA-256 of the chat template that it was trained with, hex. Empty: it was
+    not trained here.
+    """
+    @_builtins.property
+    def base(self) -> _base_pb2.BaseFacts:
+        """Its weights as found; those below its adapter, if it is one."""
+
+    @_builtins.property
+    def adapter(self) -> Global___ResolvedAdapter:
+        """The adapter on them. Unset: the weights are the whole model."""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        base: _base_pb2.BaseFacts | None = ...,
+        adapter: Global___ResolvedAdapter | None = ...,
+        template_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base", b"base"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base", b"base", "field", b"field", "template_sha256", b"template_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompanionModel: _TypeAlias = CompanionModel  # noqa: Y015
 
 @_typing.final
 class ResolvedValue(_message.Message):

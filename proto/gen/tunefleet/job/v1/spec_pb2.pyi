@@ -399,6 +399,7 @@ class Method(_message.Message):
     SIMPO_FIELD_NUMBER: _builtins.int
     GRPO_FIELD_NUMBER: _builtins.int
     RLOO_FIELD_NUMBER: _builtins.int
+    REWARD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sft(self) -> Global___SftMethod:
         """Supervised fine-tuning."""
@@ -431,6 +432,10 @@ class Method(_message.Message):
     def rloo(self) -> Global___RlooMethod:
         """REINFORCE leave-one-out, on scored answers of its own."""
 
+    @_builtins.property
+    def reward(self) -> Global___RewardMethod:
+        """A model that scores answers, learned from pairs of them."""
+
     def __init__(
         self,
         *,
@@ -442,12 +447,13 @@ class Method(_message.Message):
         simpo: Global___SimpoMethod | None = ...,
         grpo: Global___GrpoMethod | None = ...,
         rloo: Global___RlooMethod | None = ...,
+        reward: Global___RewardMethod | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "grpo", b"grpo", "ipo", b"ipo", "kto", b"kto", "method", b"method", "orpo", b"orpo", "rloo", b"rloo", "sft", b"sft", "simpo", b"simpo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "grpo", b"grpo", "ipo", b"ipo", "kto", b"kto", "method", b"method", "orpo", b"orpo", "reward", b"reward", "rloo", b"rloo", "sft", b"sft", "simpo", b"simpo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "grpo", b"grpo", "ipo", b"ipo", "kto", b"kto", "method", b"method", "orpo", b"orpo", "rloo", b"rloo", "sft", b"sft", "simpo", b"simpo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "grpo", b"grpo", "ipo", b"ipo", "kto", b"kto", "method", b"method", "orpo", b"orpo", "reward", b"reward", "rloo", b"rloo", "sft", b"sft", "simpo", b"simpo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["sft", "dpo", "ipo", "kto", "orpo", "simpo", "grpo", "rloo"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["sft", "dpo", "ipo", "kto", "orpo", "simpo", "grpo", "rloo", "reward"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -778,6 +784,36 @@ class RlooMethod(_message.Message):
 Global___RlooMethod: _TypeAlias = RlooMethod  # noqa: Y015
 
 @_typing.final
+class RewardMethod(_message.Message):
+    """Reward modelling (Ouyang et al. 2022, arXiv:2203.02155, section 3.5): a
+    head on the base learns to score a chosen answer above a rejected one. What
+    it leaves scores answers and writes none. Rows as for DPO.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CENTER_REWARDS_COEFFICIENT_FIELD_NUMBER: _builtins.int
+    center_rewards_coefficient: _builtins.float
+    """Weight of a term that keeps scores near 0, since the pairs tell nothing of
+    their height (Eisenstein et al. 2023, arXiv:2312.09244, section 4). 0:
+    none. Default 0.01.
+    """
+    def __init__(
+        self,
+        *,
+        center_rewards_coefficient: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_center_rewards_coefficient", b"_center_rewards_coefficient", "center_rewards_coefficient", b"center_rewards_coefficient"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_center_rewards_coefficient", b"_center_rewards_coefficient", "center_rewards_coefficient", b"center_rewards_coefficient"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__center_rewards_coefficient: _TypeAlias = _typing.Literal["center_rewards_coefficient"]  # noqa: Y015
+    _WhichOneofArgType__center_rewards_coefficient: _TypeAlias = _typing.Literal["_center_rewards_coefficient", b"_center_rewards_coefficient"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__center_rewards_coefficient) -> _WhichOneofReturnType__center_rewards_coefficient | None: ...
+
+Global___RewardMethod: _TypeAlias = RewardMethod  # noqa: Y015
+
+@_typing.final
 class Reward(_message.Message):
     """What scores an answer."""
 
@@ -787,8 +823,8 @@ class Reward(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of a reward, such as `exact_match`, `regex`, `json_valid` or
-    `math_answer`, or of one that a plugin brings.
+    """Name of a reward, such as `exact_match`, `regex`, `json_valid`,
+    `math_answer` or `reward_model`, or of one that a plugin brings.
     """
     weight: _builtins.float
     """Factor of its score. Default 1."""

@@ -41,7 +41,9 @@ class Model(_message.Message):
     job: _builtins.str
     """The job that made it."""
     kind: _builtins.str
-    """Whether it is an `adapter` or a whole `model`."""
+    """Whether it is an `adapter`, a whole `model`, or a `reward_model`, which
+    scores answers.
+    """
     format: _builtins.str
     """Quantisation format it was exported in, such as `gptq`, with the variant
     behind a slash if one was chosen: `gguf/q4_k_m`. Empty: none.

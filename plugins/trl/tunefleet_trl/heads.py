@@ -1,0 +1,26 @@
+"""Which bases the library can put a head on that scores, asked before a weight is read."""
+
+from __future__ import annotations
+
+from tunefleet.model.v1.base_pb2 import BaseFacts
+from tunefleet_core.errors import Reason, TunefleetError
+
+__all__ = ["require_head"]
+
+
+def require_head(base: BaseFacts) -> None:
+    """Refuse a base that the library cannot put a head on.
+
+    Raises:
+        TunefleetError: CAPABILITY_UNSUPPORTED naming the type of model.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    if base.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+        return
+    raise TunefleetError(
+        Reason.CAPABILITY_UNSUPPORTED,
+        f"train.method.reward: the library has no class that scores for the type '{base.model_type}'.",
+        hint="Take a base of another family, such as qwen3, llama or gemma2.",
+        metadata={"backend": "trl", "capability": "METHODS", "field": "train.method.reward"},
+    )
