@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from tunefleet.job.v1.event_pb2 import (
     AttemptOutcome,
+    BestCheckpoint,
     Download,
     JobEvent,
     Metrics,
@@ -18,6 +19,7 @@ from tunefleet.job.v1.event_pb2 import (
     Preflight,
     RunPhase,
     Sample,
+    StoppedEarly,
 )
 from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.state_pb2 import CheckpointRef, JobState
@@ -66,6 +68,8 @@ class RunProgress:
         phases: Those that were entered in this attempt.
         attempts: Those that ended, oldest first.
         samples: The newest answers to fixed prompts.
+        best: The best state by validation so far.
+        stopped_early: Why it ended before its last step.
         away_seconds: How long the coordinator has not answered; None while it does.
         came_back_after_seconds: How long it was away the last time; None if it never was.
     """
@@ -88,6 +92,8 @@ class RunProgress:
     preflight: Preflight | None = None
     download: Download | None = None
     samples: deque[Sample] = field(default_factory=lambda: deque[Sample](maxlen=_SAMPLES))
+    best: BestCheckpoint | None = None
+    stopped_early: StoppedEarly | None = None
     gaps: int = 0
     away_seconds: float | None = None
     came_back_after_seconds: float | None = None
@@ -165,6 +171,10 @@ class RunProgress:
                 self.preflight = event.preflight
             case "download":
                 self.download = event.download
+            case "best_checkpoint":
+                self.best = event.best_checkpoint
+            case "stopped_early":
+                self.stopped_early = event.stopped_early
             case "sample":
                 self.samples.append(event.sample)
             case _:
@@ -180,6 +190,8 @@ class RunProgress:
         self.losses = [point for point in self.losses if point[0] <= step]
         self.validation_losses = [point for point in self.validation_losses if point[0] <= step]
         self.metrics.step = step
+        if self.best is not None and self.best.step > step:
+            self.best = None
         self._step_times.clear()
 
     def _attempt_ended(self, event: JobEvent) -> None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from tunefleet.job.v1.event_pb2 import DeviceRelease, Download, JobEvent, Metrics, Preflight
+from tunefleet.job.v1.event_pb2 import (
+    BestCheckpoint,
+    DeviceRelease,
+    Download,
+    JobEvent,
+    Metrics,
+    Preflight,
+    StoppedEarly,
+)
 from tunefleet_cli.output.quantities import (
     bytes_text,
     count_text,
@@ -13,7 +21,7 @@ from tunefleet_cli.output.quantities import (
 )
 from tunefleet_cli.run_progress import RunProgress, outcome_name, phase_name, state_name
 
-__all__ = ["download_text", "event_lines", "metrics_line", "preflight_text"]
+__all__ = ["best_text", "download_text", "event_lines", "metrics_line", "preflight_text", "stopped_text"]
 
 _OF_METHOD = (("rewards/margins", "margin"), ("reward", "reward"), ("kl", "kl"))
 """Figures by which methods other than SFT are followed, and what they are called in a line."""
@@ -59,6 +67,10 @@ def event_lines(event: JobEvent, progress: RunProgress) -> list[str]:
             return [f"preflight {preflight_text(event.preflight)}"]
         case "download":
             return [f"download {download_text(event.download)}"]
+        case "best_checkpoint":
+            return [f"best {best_text(event.best_checkpoint)}"]
+        case "stopped_early":
+            return [f"stopped {stopped_text(event.stopped_early)}"]
         case "checkpoint_saved":
             return [f"checkpoint step {event.checkpoint_saved.step} saved on the trainer"]
         case None:
@@ -85,6 +97,17 @@ def download_text(download: Download) -> str:
     share = percent_text(download.done_bytes, download.total_bytes)
     done, total = bytes_text(download.done_bytes), bytes_text(download.total_bytes)
     return f"{download.what} {done} of {total} {share}"
+
+
+def best_text(best: BestCheckpoint) -> str:
+    """Return which state is the best, in one line."""
+    return f"step {best.step:,}, {best.metric.replace('_', ' ')} {number_text(best.value)}"
+
+
+def stopped_text(stopped: StoppedEarly) -> str:
+    """Return why a run stopped before its last step, in one line."""
+    times = "validation was" if stopped.patience == 1 else f"{stopped.patience} validations were"
+    return f"early at step {stopped.step:,}: {times} no better than {best_text(stopped.best)}"
 
 
 def metrics_line(metrics: Metrics, *, eta_seconds: float | None) -> str:

@@ -37,6 +37,8 @@ def cells(progress: RunProgress) -> list[tuple[str, str, Sequence[float]]]:
         found.append(("MFU", f"{metrics.mfu:.0%}", ()))
     if metrics.HasField("epoch"):
         found.append(("epoch", f"{metrics.epoch:.2f}", ()))
+    if progress.best is not None:
+        found.append(("best", f"step {progress.best.step:,}", ()))
     if progress.checkpoint is not None:
         found.append(("checkpoint", f"step {progress.checkpoint.step:,}", ()))
     return found

@@ -44,7 +44,7 @@ def show_job(
             ("backend", _backend(job)),
             ("attempt", _attempt(job)),
             ("checkpoints", ", ".join(f"step {item.step}" for item in checkpoints)),
-            ("model", short_name(job.result.model)),
+            ("model", _model(job)),
             ("created", f"{age(job.create_time, output.now())} ago by {job.creator or 'unknown'}"),
             ("took", _took(job)),
             ("spec digest", job.resolved_spec_digest[:16]),
@@ -108,6 +108,15 @@ def job_next_step(job: Job) -> str:
             return f"tunefleet jobs logs {name}"
         case _:
             return f"tunefleet jobs watch {name}"
+
+
+def _model(job: Job) -> str:
+    name = short_name(job.result.model)
+    if not name or not job.result.step:
+        return name
+    by = job.resolved_spec.spec.train.checkpoint.best_by
+    is_best = by not in ("", "none")
+    return f"{name}, step {job.result.step:,}" + (f", the best by {by.replace('_', ' ')}" if is_best else "")
 
 
 def _printable(text: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from tunefleet.job.v1.event_pb2 import RunPhase
-from tunefleet_cli.output.events import download_text, preflight_text
+from tunefleet_cli.output.events import download_text, preflight_text, stopped_text
 from tunefleet_cli.output.quantities import duration_text
 from tunefleet_cli.output.theme import state_text
 from tunefleet_cli.run_progress import RunProgress, state_name
@@ -29,6 +29,8 @@ def remarks(progress: RunProgress, *, width: int) -> list[Text]:
             rows.append(("WAITING_RETRY", f"attempt {ended.attempt} {ended.outcome}{reason}"))
     if progress.phase == RunPhase.RUN_PHASE_DOWNLOADING and progress.download is not None:
         rows.append(("INFO", download_text(progress.download)))
+    if progress.stopped_early is not None:
+        rows.append(("INFO", f"stopped {stopped_text(progress.stopped_early)}"))
     if progress.gaps:
         rows.append(("WARNING", f"{progress.gaps:,} events were lost to a bound."))
     for notice in reversed(progress.notices[-_NOTICES:]):

@@ -24,7 +24,7 @@ from typing import Protocol
 from tunefleet.backend.v1.inspect_pb2 import AuditOrder, AuditResult
 from tunefleet.backend.v1.run_pb2 import RunOrder, RunOutput, StopMode
 from tunefleet.backend.v1.server_pb2 import AdapterOrder, EngineOrder
-from tunefleet.job.v1.event_pb2 import Metrics, Preflight, RunPhase
+from tunefleet.job.v1.event_pb2 import JobEvent, Metrics, Preflight, RunPhase
 
 __all__ = ["EngineCommand", "EngineDriver", "Rank", "RunContext", "RunStopped"]
 
@@ -59,6 +59,10 @@ class RunContext(Protocol):
 
     def notice(self, text: str, *, hint: str = "", severity: str = "warning") -> None:
         """Tell a person something: one sentence of fact, one imperative."""
+        ...
+
+    def tell(self, event: JobEvent) -> None:
+        """Tell what the methods above have no words for, such as `best_checkpoint` or `rollback`."""
         ...
 
     def checkpoint(self, step: int) -> AbstractContextManager[Path]:

@@ -196,6 +196,14 @@ def _needs(spec: JobSpec) -> Iterator[_Need]:
 def _training(train: TrainSpec) -> Iterator[_Need]:
     if train.HasField("samples"):
         yield _Need(capability=Capability.CAPABILITY_SAMPLES, field="train.samples")
+    if train.early_stop.patience > 0:
+        yield _Need(capability=Capability.CAPABILITY_BEST_CHECKPOINT, field="train.early_stop")
+    if train.checkpoint.best_by not in ("", "none"):
+        yield _Need(capability=Capability.CAPABILITY_BEST_CHECKPOINT, field="train.checkpoint.best_by")
+    if train.checkpoint.HasField("every_minutes"):
+        yield _Need(
+            capability=Capability.CAPABILITY_TIMED_CHECKPOINTS, field="train.checkpoint.every_minutes"
+        )
     if train.method.WhichOneof("method") in ("sft", None):  # supervised unless another one is named
         yield _Need(capability=Capability.CAPABILITY_SFT, field="train.method", instead="Use another method")
     if train.adapter.WhichOneof("adapter") is None:

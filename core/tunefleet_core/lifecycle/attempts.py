@@ -236,7 +236,7 @@ def _close(
 
 
 def _succeed(draft: Draft, job: JobRow, output: ManifestRow, status: AttemptStatus) -> None:
-    result = JobResult(manifest_digest=output.digest, scores=status.scores)
+    result = JobResult(manifest_digest=output.digest, scores=status.scores, step=output.step)
     kind = _MODEL_KINDS.get(output.kind)
     if kind is not None:
         model = ModelRow(

@@ -134,7 +134,7 @@ def finish_train(
     _require_prompts(draft, train, rows)
     ratio, why = warmup_ratio(total_steps)
     defaults.fill("train.optim.warmup_ratio", ratio, why)
-    fill_life(defaults, train, total_steps=total_steps)
+    fill_life(defaults, train, backend.manifest, total_steps=total_steps)
     _fill_quantization(defaults, train, draft, backend, formats=formats)
     validation = files_of(draft.audit_order, audit, "validation")
     return _resolution(
@@ -208,7 +208,7 @@ def resolve_plain(
         estimate.total_steps = filled.train.optim.max_steps
         ratio, why = warmup_ratio(estimate.total_steps)
         defaults.fill("train.optim.warmup_ratio", ratio, why)
-        fill_life(defaults, filled.train, total_steps=estimate.total_steps)
+        fill_life(defaults, filled.train, backend.manifest, total_steps=estimate.total_steps)
         notices += lint(Recipe.of(filled))
     return _resolution(
         ResolvedSpec(

@@ -4,6 +4,18 @@ A backend feeds in numbers as they come and does what it is told; the states go 
 checkpoints as JSON, so that a resumed run decides as an uninterrupted one would.
 """
 
+from tunefleet_core.run_health.best import BEST_BY, BestSoFar
+from tunefleet_core.run_health.keeping import BEST_FOLDER, keep_decisions, kept_decisions, link_folder
 from tunefleet_core.run_health.utilisation import ModelWork, peak_flops, utilisation
 
-__all__ = ["ModelWork", "peak_flops", "utilisation"]
+__all__ = [
+    "BEST_BY",
+    "BEST_FOLDER",
+    "BestSoFar",
+    "ModelWork",
+    "keep_decisions",
+    "kept_decisions",
+    "link_folder",
+    "peak_flops",
+    "utilisation",
+]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from tunefleet.job.v1.spec_pb2 import SamplePolicy, TrainSpec
+from tunefleet_core.run_health.best import BEST_BY
+from tunefleet_core.spec.nearest import did_you_mean
 
-__all__ = ["life_violations"]
+__all__ = ["NO_BEST", "life_violations"]
+
+NO_BEST = "none"
+"""The value of `checkpoint.best_by` for the last step."""
 
 _MOST_PROMPTS = 8
 _MOST_TOKENS = 1024
@@ -21,6 +27,37 @@ def life_violations(train: TrainSpec) -> Iterator[tuple[str, str]]:
             yield "train.validate_every_steps", f"must be greater than 0, got {train.validate_every_steps}"
         if not train.data.validation:
             yield "train.validate_every_steps", "needs validation rows; name a file in train.data.validation"
+    yield from _checkpoints(train)
+    yield from _early_stop(train)
+
+
+def _checkpoints(train: TrainSpec) -> Iterator[tuple[str, str]]:
+    policy = train.checkpoint
+    if policy.HasField("every_minutes") and not 0 < policy.every_minutes < math.inf:
+        yield "train.checkpoint.every_minutes", f"must be greater than 0, got {policy.every_minutes:g}"
+    if not policy.best_by:
+        return
+    if policy.best_by not in (*BEST_BY, NO_BEST):
+        words = ", ".join((*BEST_BY, NO_BEST))
+        near = did_you_mean(policy.best_by, (*BEST_BY, NO_BEST))
+        yield "train.checkpoint.best_by", f"must be one of {words}, got '{policy.best_by}'{near}"
+    elif policy.best_by != NO_BEST and not train.data.validation:
+        yield "train.checkpoint.best_by", "needs validation rows; name a file in train.data.validation"
+
+
+def _early_stop(train: TrainSpec) -> Iterator[tuple[str, str]]:
+    stop = train.early_stop
+    if stop.patience < 0:
+        yield "train.early_stop.patience", f"must be at least 0, got {stop.patience}"
+    if not 0 <= stop.min_delta < math.inf:
+        yield "train.early_stop.min_delta", f"must be at least 0, got {stop.min_delta:g}"
+    if stop.patience > 0 and not train.data.validation:
+        yield "train.early_stop", "needs validation rows; name a file in train.data.validation"
+    elif stop.patience > 0 and train.checkpoint.best_by == NO_BEST:
+        yield (
+            "train.early_stop.patience",
+            f"needs something to be the best by, and checkpoint.best_by is {NO_BEST}; leave one of them out",
+        )
 
 
 def _samples(samples: SamplePolicy) -> Iterator[tuple[str, str]]:

@@ -87,6 +87,10 @@ class PipeRunContext:
         """Tell a person something."""
         self._tell(JobEvent(notice=Notice(severity=severity, text=text, hint=hint)))
 
+    def tell(self, event: JobEvent) -> None:
+        """Tell any other event."""
+        self._tell(event)
+
     @contextmanager
     def checkpoint(self, step: int) -> Generator[Path]:
         """Write a checkpoint, whole or not at all."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tunefleet.backend.v1.run_pb2 import RunOrder, StopMode
-from tunefleet.job.v1.event_pb2 import Metrics, Preflight, RunPhase
+from tunefleet.job.v1.event_pb2 import JobEvent, Metrics, Preflight, RunPhase
 from tunefleet.job.v1.resolved_pb2 import ResolvedAdapter, ResolvedData, ResolvedSpec
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet_core.catalog.base import read_base
@@ -209,6 +209,7 @@ class MemoryContext:
         self.notices: list[str] = []
         self.preflights: list[Preflight] = []
         self.checkpoints: list[int] = []
+        self.events: list[JobEvent] = []
         self.samples: list[tuple[int, str, str]] = []
 
     @property
@@ -240,6 +241,13 @@ class MemoryContext:
 
     def notice(self, text: str, *, hint: str = "", severity: str = "warning") -> None:
         self.notices.append(text)
+
+    def tell(self, event: JobEvent) -> None:
+        self.events.append(event)
+
+    def events_of(self, kind: str) -> list[Any]:
+        """Return the payloads of one kind of event."""
+        return [getattr(event, kind) for event in self.events if event.HasField(kind)]
 
     @contextmanager
     def checkpoint(self, step: int) -> Iterator[Path]:

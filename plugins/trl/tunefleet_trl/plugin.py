@@ -53,6 +53,8 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
                 Capability.CAPABILITY_MERGE,
                 Capability.CAPABILITY_QUANTIZE,
                 Capability.CAPABILITY_SAMPLES,
+                Capability.CAPABILITY_BEST_CHECKPOINT,
+                Capability.CAPABILITY_TIMED_CHECKPOINTS,
             ],
             # MXFP4 is unpacked while loading; GPT-OSS alone is published so, and written back so.
             methods=METHODS,

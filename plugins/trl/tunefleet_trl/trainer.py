@@ -26,6 +26,7 @@ from tunefleet_core.run_health import ModelWork, peak_flops, utilisation
 from tunefleet_trl.adaptation import is_full, settle_trainable
 from tunefleet_trl.adapter_files import save_adapter
 from tunefleet_trl.life.model_work import device_name, model_work
+from tunefleet_trl.life.run_life import RunLife
 from tunefleet_trl.loading import Hardware
 from tunefleet_trl.memory import peak_memory_bytes
 from tunefleet_trl.model_files import load_weights, save_weights
@@ -87,6 +88,7 @@ class RunTraining:
         self._context = context
         self._is_full = is_full(context.order.resolved_spec)
         self.before_first_step = before_first_step
+        self.life: RunLife | None = None
         self._aside_seconds = 0.0
         self._work: ModelWork | None = None
         self.remove_callback(PrinterCallback)
@@ -154,6 +156,8 @@ class RunTraining:
         self._save_optimizer_and_scheduler(str(folder))
         self._save_rng_state(str(folder))
         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+        if self.life is not None:
+            self.life.write(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._is_full:  # the library would pass over a weight whose name it does not find
@@ -161,10 +165,15 @@ class RunTraining:
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
+    def load_weights_of(self, folder: Path) -> None:
+        """Take the weights of another step, written as in a checkpoint."""
+        self._load_from_checkpoint(str(folder), self.accelerator.unwrap_model(self.model))
+
     def _run_epoch(self, **arguments: Any) -> None:
         # The library looks for the end only after a step: a run that resumes from its very last
         # checkpoint would train one step more than was asked for.
-        if self.state.global_step >= self.state.max_steps:
+        has_ended = self.life is not None and self.life.is_over  # early, at the very step that was saved
+        if has_ended or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         super()._run_epoch(**arguments)

@@ -17,7 +17,7 @@ from tunefleet_core.parity import TopLogprobs
 from tunefleet_core.rendering import RenderedRow, Renderer, TrainingRows, load_tokenizer, training_rows
 from tunefleet_trl.adaptation import lora_config
 from tunefleet_trl.arguments import common_arguments
-from tunefleet_trl.life import attach_life
+from tunefleet_trl.life import attach_life, restore_best
 from tunefleet_trl.loading import Hardware, load_base, prepare_hardware
 from tunefleet_trl.methods import METHODS
 from tunefleet_trl.outcome import base_numbers_of, write_output
@@ -50,6 +50,7 @@ def train(context: RunContext) -> RunOutput:
     trainer, base_numbers = _trainer(context, renderer, rows, hardware)
     attach_life(context, trainer, renderer, hardware)
     trainer.train(resume_from_checkpoint=context.order.resume_from or None)
+    restore_best(context, trainer)
     return write_output(context, trainer, renderer, rows, hardware=hardware, base_numbers=base_numbers)
 
 

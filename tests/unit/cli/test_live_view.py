@@ -13,6 +13,7 @@ from tunefleet.job.v1.event_pb2 import (
     AttemptEnded,
     AttemptOutcome,
     AttemptStarted,
+    BestCheckpoint,
     Gap,
     JobEvent,
     LogLines,
@@ -23,6 +24,7 @@ from tunefleet.job.v1.event_pb2 import (
     RunPhase,
     Sample,
     StateChanged,
+    StoppedEarly,
 )
 from tunefleet.job.v1.state_pb2 import CheckpointRef, JobState
 from tunefleet_cli.output.chart import bar, curve, interval, sparkline
@@ -82,6 +84,7 @@ def eventful() -> RunProgress:
         save_seconds=2.3,
         checkpoint_bytes=83_886_080,
     )
+    best = BestCheckpoint(step=90, metric="validation_loss", value=0.4271)
     phases = ("STARTING", "LOADING", "PREFLIGHT", "WORKING")
     progress = gathered(
         [
@@ -99,6 +102,8 @@ def eventful() -> RunProgress:
                 sample=Sample(step=120, prompt="The printer\x1b[2J is jammed.", answer='{"team": 1}\n'),
             ),
             JobEvent(attempt=2, log_lines=LogLines(lines=["saved checkpoint-100"])),
+            JobEvent(attempt=2, best_checkpoint=best),
+            JobEvent(attempt=2, stopped_early=StoppedEarly(step=120, best=best, patience=3)),
         ]
     )
     progress.away_seconds = 12.0

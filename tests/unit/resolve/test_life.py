@@ -87,3 +87,93 @@ def test_validating_more_often_needs_validation_rows() -> None:
     spec = train_spec(validation=False)
     spec.train.validate_every_steps = 5
     assert [violation.field for violation in find_violations(spec)] == ["train.validate_every_steps"]
+
+
+def test_with_validation_the_best_state_is_the_result_and_the_run_stops_in_time() -> None:
+    resolution = resolve_with(train_spec(), Capability.CAPABILITY_BEST_CHECKPOINT)
+    train = resolution.spec.spec.train
+    assert train.checkpoint.best_by == "validation_loss"
+    assert (train.early_stop.patience, train.early_stop.min_delta) == (3, 0.0)
+    assert train.optim.epochs == 3
+    assert {"train.checkpoint.best_by", "train.early_stop.patience"} <= set(reasons(resolution))
+
+
+def test_without_validation_it_is_two_passes_to_the_last_step_and_a_warning() -> None:
+    resolution = resolve_with(train_spec(validation=False), Capability.CAPABILITY_BEST_CHECKPOINT)
+    train = resolution.spec.spec.train
+    assert train.optim.epochs == 2
+    assert not train.checkpoint.best_by
+    assert not train.HasField("early_stop")
+    assert any("no validation rows" in notice.text for notice in resolution.notices)
+
+
+def test_a_backend_that_cannot_is_told_nothing_of_it() -> None:
+    train = resolve_with(train_spec()).spec.spec.train
+    assert not train.checkpoint.best_by
+    assert not train.HasField("early_stop")
+    assert not train.checkpoint.HasField("every_minutes")
+
+
+def test_a_backend_that_can_saves_by_time_too() -> None:
+    train = resolve_with(train_spec(), Capability.CAPABILITY_TIMED_CHECKPOINTS).spec.spec.train
+    assert train.checkpoint.every_minutes == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda train: setattr(train.early_stop, "patience", 2), "train.early_stop"),
+        (
+            lambda train: setattr(train.checkpoint, "best_by", "validation_loss"),
+            "train.checkpoint.best_by",
+        ),
+        (
+            lambda train: setattr(train.checkpoint, "every_minutes", 5.0),
+            "train.checkpoint.every_minutes",
+        ),
+    ],
+)
+def test_what_is_asked_for_needs_a_backend_that_does_it(change, field: str) -> None:
+    spec = train_spec()
+    change(spec.train)
+    assert not find_violations(spec)
+    error = refusal(Reason.CAPABILITY_UNSUPPORTED, lambda: resolve_with(spec))
+    assert error.violations[0].field == field
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "why"),
+    [
+        (lambda train: setattr(train.checkpoint, "best_by", "loss"), "train.checkpoint.best_by", "one of"),
+        (lambda train: setattr(train.checkpoint, "every_minutes", 0.0), "every_minutes", "greater than 0"),
+        (lambda train: setattr(train.early_stop, "patience", -1), "train.early_stop.patience", "at least 0"),
+        (lambda train: setattr(train.early_stop, "min_delta", -1.0), "train.early_stop.min_delta", "least 0"),
+        (
+            lambda train: (
+                setattr(train.checkpoint, "best_by", "none"),
+                setattr(train.early_stop, "patience", 2),
+            ),
+            "train.early_stop.patience",
+            "something to be the best by",
+        ),
+        (
+            lambda train: (train.data.ClearField("validation"), setattr(train.early_stop, "patience", 2)),
+            "train.early_stop",
+            "needs validation rows",
+        ),
+        (
+            lambda train: (
+                train.data.ClearField("validation"),
+                setattr(train.checkpoint, "best_by", "validation_loss"),
+            ),
+            "train.checkpoint.best_by",
+            "needs validation rows",
+        ),
+    ],
+)
+def test_a_policy_that_contradicts_itself_is_named(change, field: str, why: str) -> None:
+    spec = train_spec()
+    change(spec.train)
+    (found,) = find_violations(spec)
+    assert found.field.endswith(field)
+    assert why in found.description

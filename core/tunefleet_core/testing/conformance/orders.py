@@ -205,6 +205,22 @@ def _samples(orders: Orders) -> ResolvedSpec:
     return resolved
 
 
+def _best(orders: Orders) -> ResolvedSpec:
+    resolved = orders.train()
+    resolved.spec.train.data.validation = str(orders.rows())
+    resolved.spec.train.checkpoint.best_by = "validation_loss"
+    resolved.spec.train.early_stop.patience = 3
+    resolved.data.add().CopyFrom(resolved.data[0])
+    resolved.data[1].role = "validation"
+    return resolved
+
+
+def _timed(orders: Orders) -> ResolvedSpec:
+    resolved = orders.train()
+    resolved.spec.train.checkpoint.every_minutes = 10.0
+    return resolved
+
+
 REQUESTS: dict[Capability.ValueType, Callable[[Orders], ResolvedSpec]] = {
     Capability.CAPABILITY_TRAIN: Orders.train,
     Capability.CAPABILITY_SFT: Orders.train,
@@ -218,5 +234,7 @@ REQUESTS: dict[Capability.ValueType, Callable[[Orders], ResolvedSpec]] = {
     Capability.CAPABILITY_MERGE: Orders.export,
     Capability.CAPABILITY_QUANTIZE: Orders.quantize,
     Capability.CAPABILITY_SAMPLES: _samples,
+    Capability.CAPABILITY_BEST_CHECKPOINT: _best,
+    Capability.CAPABILITY_TIMED_CHECKPOINTS: _timed,
 }
 """Of each capability that a spec can ask for, a spec that asks for it."""

@@ -166,6 +166,14 @@ class Capabilities(Suite):
         await _asked(bench, Capability.CAPABILITY_SAMPLES)
 
     @case(is_error=True)
+    async def test_capability_best_checkpoint(self, bench: Bench) -> None:
+        await _asked(bench, Capability.CAPABILITY_BEST_CHECKPOINT)
+
+    @case(is_error=True)
+    async def test_capability_timed_checkpoints(self, bench: Bench) -> None:
+        await _asked(bench, Capability.CAPABILITY_TIMED_CHECKPOINTS)
+
+    @case(is_error=True)
     async def test_capability_inspect(self, bench: Bench) -> None:
         if not bench.has(Capability.CAPABILITY_INSPECT):
             await _unsupported(bench, "AuditData", pb.AuditDataRequest(order=bench.orders.audit()))

@@ -6,14 +6,17 @@ from typing import Any
 
 from tunefleet_core.backend import RunContext
 from tunefleet_core.rendering import Renderer
+from tunefleet_trl.life.keeping_best import KeepingBest
+from tunefleet_trl.life.run_life import RunLife
 from tunefleet_trl.life.sampling import Sampling
+from tunefleet_trl.life.timed_saving import TimedSaving
 from tunefleet_trl.loading import Hardware
 
 __all__ = ["attach_life"]
 
 
 def attach_life(context: RunContext, trainer: Any, renderer: Renderer, hardware: Hardware) -> None:
-    """Make a trainer answer the run's prompts and tell how much of its device it uses.
+    """Make a trainer keep the best state, save by time, answer prompts, and tell how busy its device is.
 
     Args:
         context: The run.
@@ -21,6 +24,12 @@ def attach_life(context: RunContext, trainer: Any, renderer: Renderer, hardware:
         renderer: Tokenizer and template of the run.
         hardware: What it computes on.
     """
+    train = context.order.resolved_spec.spec.train
     trainer.watch_utilisation(hardware)
-    if context.order.resolved_spec.spec.train.HasField("samples"):
+    trainer.life = life = RunLife(context)
+    if life.best is not None:
+        trainer.add_callback(KeepingBest(context, trainer, life))
+    if train.checkpoint.HasField("every_minutes"):
+        trainer.add_callback(TimedSaving(train.checkpoint.every_minutes))
+    if train.HasField("samples"):
         trainer.add_callback(Sampling(context, trainer, renderer))

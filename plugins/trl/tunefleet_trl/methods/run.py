@@ -9,7 +9,7 @@ from typing import Any
 from tunefleet.backend.v1.run_pb2 import RunOutput
 from tunefleet_core.backend import RunContext
 from tunefleet_core.rendering import Renderer, TrainingRows
-from tunefleet_trl.life import attach_life
+from tunefleet_trl.life import attach_life, restore_best
 from tunefleet_trl.loading import Hardware, load_base
 from tunefleet_trl.methods.preference import preference_trainer
 from tunefleet_trl.methods.reference_free import REFERENCE_FREE, reference_free_trainer
@@ -46,6 +46,7 @@ def train_by_method(context: RunContext, renderer: Renderer, hardware: Hardware,
     )
     attach_life(context, trainer, renderer, hardware)
     trainer.train(resume_from_checkpoint=context.order.resume_from or None)
+    restore_best(context, trainer)
     return write_output(context, trainer, renderer, references, hardware=hardware, base_numbers=base_numbers)
 
 

@@ -71,6 +71,12 @@ class _CapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capability
     """Trains adapters on routed experts."""
     CAPABILITY_SAMPLES: _Capability.ValueType  # 57
     """Answers fixed prompts while it trains: `train.samples`."""
+    CAPABILITY_BEST_CHECKPOINT: _Capability.ValueType  # 58
+    """Keeps the best state by validation as the result and stops early:
+    `train.checkpoint.best_by`, `train.early_stop`.
+    """
+    CAPABILITY_TIMED_CHECKPOINTS: _Capability.ValueType  # 59
+    """Writes checkpoints by time too: `train.checkpoint.every_minutes`."""
 
 class Capability(_Capability, metaclass=_CapabilityEnumTypeWrapper):
     """What a backend can do. A declared capability must work; an undeclared one
@@ -119,6 +125,12 @@ CAPABILITY_EXPERT_LORA: Capability.ValueType  # 17
 """Trains adapters on routed experts."""
 CAPABILITY_SAMPLES: Capability.ValueType  # 57
 """Answers fixed prompts while it trains: `train.samples`."""
+CAPABILITY_BEST_CHECKPOINT: Capability.ValueType  # 58
+"""Keeps the best state by validation as the result and stops early:
+`train.checkpoint.best_by`, `train.early_stop`.
+"""
+CAPABILITY_TIMED_CHECKPOINTS: Capability.ValueType  # 59
+"""Writes checkpoints by time too: `train.checkpoint.every_minutes`."""
 Global___Capability: _TypeAlias = Capability  # noqa: Y015
 
 @_typing.final

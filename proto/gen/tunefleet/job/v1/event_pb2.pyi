@@ -154,6 +154,8 @@ class JobEvent(_message.Message):
     SAMPLE_FIELD_NUMBER: _builtins.int
     PREFLIGHT_FIELD_NUMBER: _builtins.int
     DOWNLOAD_FIELD_NUMBER: _builtins.int
+    BEST_CHECKPOINT_FIELD_NUMBER: _builtins.int
+    STOPPED_EARLY_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the job's history, from 1, without holes."""
     attempt: _builtins.int
@@ -222,6 +224,14 @@ class JobEvent(_message.Message):
     def download(self) -> Global___Download:
         """How far the base's weights are."""
 
+    @_builtins.property
+    def best_checkpoint(self) -> Global___BestCheckpoint:
+        """Validation improved: this is what the result would be now."""
+
+    @_builtins.property
+    def stopped_early(self) -> Global___StoppedEarly:
+        """The run stopped before its last step."""
+
     def __init__(
         self,
         *,
@@ -243,12 +253,14 @@ class JobEvent(_message.Message):
         sample: Global___Sample | None = ...,
         preflight: Global___Preflight | None = ...,
         download: Global___Download | None = ...,
+        best_checkpoint: Global___BestCheckpoint | None = ...,
+        stopped_early: Global___StoppedEarly | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "attempt_started", b"attempt_started", "checkpoint_committed", b"checkpoint_committed", "checkpoint_saved", b"checkpoint_saved", "create_time", b"create_time", "device_released", b"device_released", "download", b"download", "gap", b"gap", "log_lines", b"log_lines", "metrics", b"metrics", "notice", b"notice", "payload", b"payload", "phase_changed", b"phase_changed", "preflight", b"preflight", "sample", b"sample", "state_changed", b"state_changed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "attempt_started", b"attempt_started", "best_checkpoint", b"best_checkpoint", "checkpoint_committed", b"checkpoint_committed", "checkpoint_saved", b"checkpoint_saved", "create_time", b"create_time", "device_released", b"device_released", "download", b"download", "gap", b"gap", "log_lines", b"log_lines", "metrics", b"metrics", "notice", b"notice", "payload", b"payload", "phase_changed", b"phase_changed", "preflight", b"preflight", "sample", b"sample", "state_changed", b"state_changed", "stopped_early", b"stopped_early"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_ended", b"attempt_ended", "attempt_started", b"attempt_started", "checkpoint_committed", b"checkpoint_committed", "checkpoint_saved", b"checkpoint_saved", "create_time", b"create_time", "device_released", b"device_released", "download", b"download", "gap", b"gap", "log_lines", b"log_lines", "metrics", b"metrics", "notice", b"notice", "payload", b"payload", "phase_changed", b"phase_changed", "preflight", b"preflight", "sample", b"sample", "sequence", b"sequence", "source_sequence", b"source_sequence", "state_changed", b"state_changed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_ended", b"attempt_ended", "attempt_started", b"attempt_started", "best_checkpoint", b"best_checkpoint", "checkpoint_committed", b"checkpoint_committed", "checkpoint_saved", b"checkpoint_saved", "create_time", b"create_time", "device_released", b"device_released", "download", b"download", "gap", b"gap", "log_lines", b"log_lines", "metrics", b"metrics", "notice", b"notice", "payload", b"payload", "phase_changed", b"phase_changed", "preflight", b"preflight", "sample", b"sample", "sequence", b"sequence", "source_sequence", b"source_sequence", "state_changed", b"state_changed", "stopped_early", b"stopped_early"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "phase_changed", "metrics", "log_lines", "checkpoint_saved", "checkpoint_committed", "device_released", "attempt_started", "attempt_ended", "notice", "gap", "sample", "preflight", "download"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "phase_changed", "metrics", "log_lines", "checkpoint_saved", "checkpoint_committed", "device_released", "attempt_started", "attempt_ended", "notice", "gap", "sample", "preflight", "download", "best_checkpoint", "stopped_early"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -785,3 +797,65 @@ class Download(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Download: _TypeAlias = Download  # noqa: Y015
+
+@_typing.final
+class BestCheckpoint(_message.Message):
+    """The best state of a run so far, kept beside its checkpoints."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """Optimiser step."""
+    metric: _builtins.str
+    """What it is the best by: `validation_loss` or `token_accuracy`."""
+    value: _builtins.float
+    """Its value."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        metric: _builtins.str = ...,
+        value: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "step", b"step", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BestCheckpoint: _TypeAlias = BestCheckpoint  # noqa: Y015
+
+@_typing.final
+class StoppedEarly(_message.Message):
+    """A run stopped early: validation did not improve for as long as it was given."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """Optimiser step at which it stopped."""
+    patience: _builtins.int
+    """Validations without improvement."""
+    @_builtins.property
+    def best(self) -> Global___BestCheckpoint:
+        """The best state, which is the result."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        best: Global___BestCheckpoint | None = ...,
+        patience: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["best", b"best"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "patience", b"patience", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoppedEarly: _TypeAlias = StoppedEarly  # noqa: Y015

@@ -183,10 +183,15 @@ class JobResult(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     MANIFEST_DIGEST_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model resource, for `train`."""
     manifest_digest: _builtins.str
     """Digest of the output manifest."""
+    step: _builtins.int
+    """Optimiser step of the weights, for `train`: the best one where the run
+    kept it, else the last.
+    """
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[_state_pb2.Score]:
         """Scores, for `evaluate`."""
@@ -197,10 +202,11 @@ class JobResult(_message.Message):
         model: _builtins.str = ...,
         manifest_digest: _builtins.str = ...,
         scores: _abc.Iterable[_state_pb2.Score] | None = ...,
+        step: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest_digest", b"manifest_digest", "model", b"model", "scores", b"scores"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest_digest", b"manifest_digest", "model", b"model", "scores", b"scores", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -214,6 +214,7 @@ class TrainSpec(_message.Message):
     MERGE_FIELD_NUMBER: _builtins.int
     PREFLIGHT_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
+    EARLY_STOP_FIELD_NUMBER: _builtins.int
     VALIDATE_EVERY_STEPS_FIELD_NUMBER: _builtins.int
     quantization: _builtins.str
     """Format the base is quantised to while training: `nf4`, `fp4` or `int8`.
@@ -275,6 +276,13 @@ class TrainSpec(_message.Message):
     def samples(self) -> Global___SamplePolicy:
         """Answers to fixed prompts while it trains. Left out: none."""
 
+    @_builtins.property
+    def early_stop(self) -> Global___EarlyStop:
+        """When to stop before the last step because validation no longer improves.
+        Left out: after three validations without improvement, where there are
+        validation rows.
+        """
+
     def __init__(
         self,
         *,
@@ -294,11 +302,12 @@ class TrainSpec(_message.Message):
         merge: _builtins.bool | None = ...,
         preflight: _builtins.bool | None = ...,
         samples: Global___SamplePolicy | None = ...,
+        early_stop: Global___EarlyStop | None = ...,
         validate_every_steps: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_merge", b"_merge", "_preflight", b"_preflight", "_seed", b"_seed", "_validate_every_steps", b"_validate_every_steps", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "intended_serving", b"intended_serving", "max_length", b"max_length", "merge", b"merge", "method", b"method", "optim", b"optim", "preflight", b"preflight", "samples", b"samples", "seed", b"seed", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_merge", b"_merge", "_preflight", b"_preflight", "_seed", b"_seed", "_validate_every_steps", b"_validate_every_steps", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "early_stop", b"early_stop", "intended_serving", b"intended_serving", "max_length", b"max_length", "merge", b"merge", "method", b"method", "optim", b"optim", "preflight", b"preflight", "samples", b"samples", "seed", b"seed", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_merge", b"_merge", "_preflight", b"_preflight", "_seed", b"_seed", "_validate_every_steps", b"_validate_every_steps", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "dtype", b"dtype", "intended_serving", b"intended_serving", "loss_on", b"loss_on", "max_length", b"max_length", "merge", b"merge", "method", b"method", "optim", b"optim", "over_long", b"over_long", "preflight", b"preflight", "quantization", b"quantization", "samples", b"samples", "seed", b"seed", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_merge", b"_merge", "_preflight", b"_preflight", "_seed", b"_seed", "_validate_every_steps", b"_validate_every_steps", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "dtype", b"dtype", "early_stop", b"early_stop", "intended_serving", b"intended_serving", "loss_on", b"loss_on", "max_length", b"max_length", "merge", b"merge", "method", b"method", "optim", b"optim", "over_long", b"over_long", "preflight", b"preflight", "quantization", b"quantization", "samples", b"samples", "seed", b"seed", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_length: _TypeAlias = _typing.Literal["max_length"]  # noqa: Y015
     _WhichOneofArgType__max_length: _TypeAlias = _typing.Literal["_max_length", b"_max_length"]  # noqa: Y015
@@ -1099,30 +1108,79 @@ class CheckpointPolicy(_message.Message):
 
     EVERY_STEPS_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
+    EVERY_MINUTES_FIELD_NUMBER: _builtins.int
+    BEST_BY_FIELD_NUMBER: _builtins.int
     every_steps: _builtins.int
     """Every so many optimiser steps. Default 200."""
     keep: _builtins.int
     """How many to keep. Default 3."""
+    every_minutes: _builtins.float
+    """Also whenever this many minutes have passed since the last one. Default 10."""
+    best_by: _builtins.str
+    """Which checkpoint becomes the result: the one with the lowest
+    `validation_loss`, with the highest `token_accuracy` on the validation
+    rows, or `none`, the last step. Left out: `validation_loss` where there
+    are validation rows.
+    """
     def __init__(
         self,
         *,
         every_steps: _builtins.int | None = ...,
         keep: _builtins.int | None = ...,
+        every_minutes: _builtins.float | None = ...,
+        best_by: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps", "_keep", b"_keep", "every_steps", b"every_steps", "keep", b"keep"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_every_minutes", b"_every_minutes", "_every_steps", b"_every_steps", "_keep", b"_keep", "every_minutes", b"every_minutes", "every_steps", b"every_steps", "keep", b"keep"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps", "_keep", b"_keep", "every_steps", b"every_steps", "keep", b"keep"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_every_minutes", b"_every_minutes", "_every_steps", b"_every_steps", "_keep", b"_keep", "best_by", b"best_by", "every_minutes", b"every_minutes", "every_steps", b"every_steps", "keep", b"keep"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__every_minutes: _TypeAlias = _typing.Literal["every_minutes"]  # noqa: Y015
+    _WhichOneofArgType__every_minutes: _TypeAlias = _typing.Literal["_every_minutes", b"_every_minutes"]  # noqa: Y015
     _WhichOneofReturnType__every_steps: _TypeAlias = _typing.Literal["every_steps"]  # noqa: Y015
     _WhichOneofArgType__every_steps: _TypeAlias = _typing.Literal["_every_steps", b"_every_steps"]  # noqa: Y015
     _WhichOneofReturnType__keep: _TypeAlias = _typing.Literal["keep"]  # noqa: Y015
     _WhichOneofArgType__keep: _TypeAlias = _typing.Literal["_keep", b"_keep"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__every_minutes) -> _WhichOneofReturnType__every_minutes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__every_steps) -> _WhichOneofReturnType__every_steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__keep) -> _WhichOneofReturnType__keep | None: ...
 
 Global___CheckpointPolicy: _TypeAlias = CheckpointPolicy  # noqa: Y015
+
+@_typing.final
+class EarlyStop(_message.Message):
+    """When to stop before the last step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATIENCE_FIELD_NUMBER: _builtins.int
+    MIN_DELTA_FIELD_NUMBER: _builtins.int
+    patience: _builtins.int
+    """Validations without improvement after which it stops; 0: never. Default 3."""
+    min_delta: _builtins.float
+    """By how much `checkpoint.best_by` must improve to count. Default 0."""
+    def __init__(
+        self,
+        *,
+        patience: _builtins.int | None = ...,
+        min_delta: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_delta", b"_min_delta", "_patience", b"_patience", "min_delta", b"min_delta", "patience", b"patience"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_delta", b"_min_delta", "_patience", b"_patience", "min_delta", b"min_delta", "patience", b"patience"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__min_delta: _TypeAlias = _typing.Literal["min_delta"]  # noqa: Y015
+    _WhichOneofArgType__min_delta: _TypeAlias = _typing.Literal["_min_delta", b"_min_delta"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_delta) -> _WhichOneofReturnType__min_delta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+
+Global___EarlyStop: _TypeAlias = EarlyStop  # noqa: Y015
 
 @_typing.final
 class IntendedServing(_message.Message):
