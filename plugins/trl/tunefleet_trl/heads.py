@@ -5,7 +5,14 @@ from __future__ import annotations
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.errors import Reason, TunefleetError
 
-__all__ = ["require_head"]
+__all__ = ["has_head", "require_head"]
+
+
+def has_head(base: BaseFacts) -> bool:
+    """Return whether the library has a class for this type of model that scores."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    return base.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 
 def require_head(base: BaseFacts) -> None:
@@ -14,9 +21,7 @@ def require_head(base: BaseFacts) -> None:
     Raises:
         TunefleetError: CAPABILITY_UNSUPPORTED naming the type of model.
     """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-
-    if base.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
+    if has_head(base):
         return
     raise TunefleetError(
         Reason.CAPABILITY_UNSUPPORTED,
