@@ -14,9 +14,11 @@ from tunefleet.job.v1.event_pb2 import (
     BestCheckpoint,
     Download,
     JobEvent,
+    LossSpike,
     Metrics,
     Notice,
     Preflight,
+    Rollback,
     RunPhase,
     Sample,
     StoppedEarly,
@@ -70,6 +72,8 @@ class RunProgress:
         samples: The newest answers to fixed prompts.
         best: The best state by validation so far.
         stopped_early: Why it ended before its last step.
+        rollback: The newest return to an earlier state.
+        spike: The newest step whose loss stood out.
         away_seconds: How long the coordinator has not answered; None while it does.
         came_back_after_seconds: How long it was away the last time; None if it never was.
     """
@@ -94,6 +98,8 @@ class RunProgress:
     samples: deque[Sample] = field(default_factory=lambda: deque[Sample](maxlen=_SAMPLES))
     best: BestCheckpoint | None = None
     stopped_early: StoppedEarly | None = None
+    rollback: Rollback | None = None
+    spike: LossSpike | None = None
     gaps: int = 0
     away_seconds: float | None = None
     came_back_after_seconds: float | None = None
@@ -175,6 +181,11 @@ class RunProgress:
                 self.best = event.best_checkpoint
             case "stopped_early":
                 self.stopped_early = event.stopped_early
+            case "rollback":
+                self.rollback = event.rollback
+                self._go_back(event.rollback.to_step)
+            case "loss_spike":
+                self.spike = event.loss_spike
             case "sample":
                 self.samples.append(event.sample)
             case _:
@@ -186,7 +197,10 @@ class RunProgress:
         self.attempt, self.service = event.attempt, started.service
         self.phase = RunPhase.RUN_PHASE_UNSPECIFIED
         self.phases.clear()
-        step = started.resume_from.step
+        self._go_back(started.resume_from.step)
+
+    def _go_back(self, step: int) -> None:
+        """Forget what was done after a step: the run goes on from there."""
         self.losses = [point for point in self.losses if point[0] <= step]
         self.validation_losses = [point for point in self.validation_losses if point[0] <= step]
         self.metrics.step = step

@@ -7,8 +7,10 @@ from tunefleet.job.v1.event_pb2 import (
     DeviceRelease,
     Download,
     JobEvent,
+    LossSpike,
     Metrics,
     Preflight,
+    Rollback,
     StoppedEarly,
 )
 from tunefleet_cli.output.quantities import (
@@ -21,7 +23,16 @@ from tunefleet_cli.output.quantities import (
 )
 from tunefleet_cli.run_progress import RunProgress, outcome_name, phase_name, state_name
 
-__all__ = ["best_text", "download_text", "event_lines", "metrics_line", "preflight_text", "stopped_text"]
+__all__ = [
+    "best_text",
+    "download_text",
+    "event_lines",
+    "metrics_line",
+    "preflight_text",
+    "rollback_text",
+    "spike_text",
+    "stopped_text",
+]
 
 _OF_METHOD = (("rewards/margins", "margin"), ("reward", "reward"), ("kl", "kl"))
 """Figures by which methods other than SFT are followed, and what they are called in a line."""
@@ -71,6 +82,10 @@ def event_lines(event: JobEvent, progress: RunProgress) -> list[str]:
             return [f"best {best_text(event.best_checkpoint)}"]
         case "stopped_early":
             return [f"stopped {stopped_text(event.stopped_early)}"]
+        case "rollback":
+            return [f"rollback {rollback_text(event.rollback)}"]
+        case "loss_spike":
+            return [f"spike {spike_text(event.loss_spike)}"]
         case "checkpoint_saved":
             return [f"checkpoint step {event.checkpoint_saved.step} saved on the trainer"]
         case None:
@@ -108,6 +123,24 @@ def stopped_text(stopped: StoppedEarly) -> str:
     """Return why a run stopped before its last step, in one line."""
     times = "validation was" if stopped.patience == 1 else f"{stopped.patience} validations were"
     return f"early at step {stopped.step:,}: {times} no better than {best_text(stopped.best)}"
+
+
+def rollback_text(rollback: Rollback) -> str:
+    """Return how a lost run goes on, in one line."""
+    where = f"step {rollback.to_step:,}" if rollback.to_step else "the start"
+    lost = f"lost at step {rollback.step:,} (loss {number_text(rollback.loss)})"
+    rate = rate_text(rollback.learning_rate)
+    return f"{rollback.rollbacks} of {rollback.most}: {lost}, on from {where} at the rate {rate}"
+
+
+def spike_text(spike: LossSpike) -> str:
+    """Return which step stood out and of which rows it was, in one line."""
+    text = f"at step {spike.step:,}: loss {number_text(spike.loss)}, usually {number_text(spike.usual)}"
+    places: dict[str, list[str]] = {}
+    for row in spike.rows:
+        places.setdefault(row.path.rsplit("/", 1)[-1], []).append(str(row.line))
+    files = "; ".join(f"{name}:{','.join(lines)}" for name, lines in places.items())
+    return f"{text}; its rows {files}" if files else text
 
 
 def metrics_line(metrics: Metrics, *, eta_seconds: float | None) -> str:

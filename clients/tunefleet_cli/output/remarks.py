@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from tunefleet.job.v1.event_pb2 import RunPhase
-from tunefleet_cli.output.events import download_text, preflight_text, stopped_text
+from tunefleet_cli.output.events import download_text, preflight_text, rollback_text, spike_text, stopped_text
 from tunefleet_cli.output.quantities import duration_text
 from tunefleet_cli.output.theme import state_text
 from tunefleet_cli.run_progress import RunProgress, state_name
@@ -29,6 +29,10 @@ def remarks(progress: RunProgress, *, width: int) -> list[Text]:
             rows.append(("WAITING_RETRY", f"attempt {ended.attempt} {ended.outcome}{reason}"))
     if progress.phase == RunPhase.RUN_PHASE_DOWNLOADING and progress.download is not None:
         rows.append(("INFO", download_text(progress.download)))
+    if progress.rollback is not None:
+        rows.append(("WARNING", f"rollback {rollback_text(progress.rollback)}"))
+    if progress.spike is not None:
+        rows.append(("WARNING", f"spike {spike_text(progress.spike)}"))
     if progress.stopped_early is not None:
         rows.append(("INFO", f"stopped {stopped_text(progress.stopped_early)}"))
     if progress.gaps:

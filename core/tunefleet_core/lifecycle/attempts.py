@@ -39,6 +39,7 @@ PERMANENT_REASONS = frozenset(
         Reason.BASE_INVALID,
         Reason.NO_TRAINED_TOKEN,
         Reason.OUT_OF_MEMORY,
+        Reason.TRAINING_DIVERGED,
         Reason.CAPABILITY_UNSUPPORTED,
         Reason.TEMPLATE_MISMATCH,
         Reason.NUMBERS_MISMATCH,

@@ -32,12 +32,15 @@ class TemplateRefusedError(Exception):
 class RenderedRow:
     """A row as the model sees it; `mask` is 1 where a token carries loss, else 0.
 
-    `holds` are the words of `shown.held` for what the row holds beside plain turns.
+    `holds` are the words of `shown.held` for what the row holds beside plain turns; `path` and
+    `line` say where it is from, where that is known.
     """
 
     input_ids: list[int]
     mask: list[int]
     holds: frozenset[str] = frozenset()
+    path: str = ""
+    line: int = 0
 
     @property
     def trained_tokens(self) -> int:

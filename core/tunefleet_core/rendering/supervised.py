@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tunefleet.job.v1.resolved_pb2 import ResolvedData
@@ -45,7 +46,7 @@ def _usable(context: RunContext, data: ResolvedData, renderer: Renderer) -> list
     if over_long:
         judge_over_long(context, data, over_long, len(rendered))
     dropped = set(over_long)
-    kept = [row for line, row in rendered if line not in dropped]
+    kept = [replace(row, path=data.path, line=line) for line, row in rendered if line not in dropped]
     trained = [row for row in kept if _has_loss(row)]
     if len(trained) < len(kept):
         context.notice(

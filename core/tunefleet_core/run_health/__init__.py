@@ -6,16 +6,23 @@ checkpoints as JSON, so that a resumed run decides as an uninterrupted one would
 
 from tunefleet_core.run_health.best import BEST_BY, BestSoFar
 from tunefleet_core.run_health.keeping import BEST_FOLDER, keep_decisions, kept_decisions, link_folder
+from tunefleet_core.run_health.loss_watch import LossWatch, Verdict
+from tunefleet_core.run_health.recovery import Recovery, last_good_step, training_diverged
 from tunefleet_core.run_health.utilisation import ModelWork, peak_flops, utilisation
 
 __all__ = [
     "BEST_BY",
     "BEST_FOLDER",
     "BestSoFar",
+    "LossWatch",
     "ModelWork",
+    "Recovery",
+    "Verdict",
     "keep_decisions",
     "kept_decisions",
+    "last_good_step",
     "link_folder",
     "peak_flops",
+    "training_diverged",
     "utilisation",
 ]

@@ -16,6 +16,7 @@ NO_BEST = "none"
 
 _MOST_PROMPTS = 8
 _MOST_TOKENS = 1024
+_MOST_ROLLBACKS = 10
 
 
 def life_violations(train: TrainSpec) -> Iterator[tuple[str, str]]:
@@ -29,6 +30,11 @@ def life_violations(train: TrainSpec) -> Iterator[tuple[str, str]]:
             yield "train.validate_every_steps", "needs validation rows; name a file in train.data.validation"
     yield from _checkpoints(train)
     yield from _early_stop(train)
+    if not 0 <= train.divergence.max_rollbacks <= _MOST_ROLLBACKS:
+        yield (
+            "train.divergence.max_rollbacks",
+            f"must be at least 0 and at most {_MOST_ROLLBACKS}, got {train.divergence.max_rollbacks}",
+        )
 
 
 def _checkpoints(train: TrainSpec) -> Iterator[tuple[str, str]]:

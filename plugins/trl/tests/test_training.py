@@ -139,7 +139,7 @@ def test_a_diverging_run_ends_with_a_reason(base: Path, tmp_path: Path) -> None:
     spec = lab.train_spec(steps=20, learning_rate=1e30, max_grad_norm=1e30)
     with pytest.raises(TunefleetError, match="the training diverged") as caught:
         lab.run_colours(base, tmp_path, spec)
-    assert caught.value.reason is Reason.BACKEND_FAILED
+    assert caught.value.reason is Reason.TRAINING_DIVERGED
 
 
 def test_what_is_not_done_is_refused_by_name(base: Path, tmp_path: Path, rank: TrlRank) -> None:

@@ -19,13 +19,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTConfig, SFTTrainer
 
 from tunefleet.backend.v1.run_pb2 import StopMode
-from tunefleet.job.v1.event_pb2 import Metrics, RunPhase
+from tunefleet.job.v1.event_pb2 import JobEvent, LossSpike, Metrics, RowPlace, RunPhase
 from tunefleet_core.backend import RunContext, RunStopped
-from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.run_health import ModelWork, peak_flops, utilisation
 from tunefleet_trl.adaptation import is_full, settle_trainable
 from tunefleet_trl.adapter_files import save_adapter
 from tunefleet_trl.life.model_work import device_name, model_work
+from tunefleet_trl.life.row_places import RowPlaces
 from tunefleet_trl.life.run_life import RunLife
 from tunefleet_trl.loading import Hardware
 from tunefleet_trl.memory import peak_memory_bytes
@@ -89,6 +89,7 @@ class RunTraining:
         self._is_full = is_full(context.order.resolved_spec)
         self.before_first_step = before_first_step
         self.life: RunLife | None = None
+        self.row_places = RowPlaces(())
         self._aside_seconds = 0.0
         self._work: ModelWork | None = None
         self.remove_callback(PrinterCallback)
@@ -96,6 +97,8 @@ class RunTraining:
         self.add_callback(_RunCallback(context, self))
 
     def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **further: Any) -> Any:
+        if model.training:
+            self.row_places.see(inputs)
         packed = inputs.pop(ROW_MASK, None)
         self.expert_load.expect(inputs.get("attention_mask", packed))
         if packed is not None and model.training:  # the library counts the length of a batch instead
@@ -142,6 +145,9 @@ class RunTraining:
         return is_trained.sum()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        is_asked = self._context.stop_requested() == StopMode.STOP_MODE_SAVE
+        if self.life is not None and not (is_asked or self.life.may_save(self.state.global_step)):
+            return
         with self._context.checkpoint(self.state.global_step) as folder:
             # Resuming needs the last log only (tokens so far); the whole history would grow each checkpoint.
             self.state.log_history = self.state.log_history[-1:]
@@ -158,6 +164,17 @@ class RunTraining:
         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
         if self.life is not None:
             self.life.write(folder)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        factor = self.life.rate_factor if self.life is not None and checkpoint is not None else 1.0
+        if factor != 1.0:
+            schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+            schedule.base_lrs = [rate * factor for rate in schedule.base_lrs]
+            schedule._last_lr = [rate * factor for rate in schedule._last_lr]
+            for group in self.optimizer.param_groups:
+                group["lr"] *= factor
+                group["initial_lr"] *= factor
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._is_full:  # the library would pass over a weight whose name it does not find
@@ -268,13 +285,7 @@ class _RunCallback(TrainerCallback):
 
     def _report_step(self, state: TrainerState, logs: dict[str, float]) -> None:
         loss = logs["loss"]
-        if not math.isfinite(loss):
-            raise TunefleetError(
-                Reason.BACKEND_FAILED,
-                f"The loss at step {state.global_step} is {loss}: the training diverged.",
-                hint="Halve train.optim.learning_rate and submit the job again.",
-                metadata={"step": str(state.global_step)},
-            )
+        self._judge(state.global_step, loss, logs.get("grad_norm", 0.0))
         now, tokens = time.monotonic(), self._trainer.count_tokens()
         metrics = _metrics(state)
         metrics.loss = loss
@@ -299,6 +310,14 @@ class _RunCallback(TrainerCallback):
             metrics.extra["expert_load"] = load
         self._clock, self._tokens = now, tokens
         self._context.metrics(metrics)
+
+    def _judge(self, step: int, loss: float, grad_norm: float) -> None:
+        life = self._trainer.life
+        usual = life.judge(step, loss, grad_norm) if life is not None else None
+        if usual is not None:
+            rows = [RowPlace(path=path, line=line) for path, line in self._trainer.row_places.places()]
+            self._context.tell(JobEvent(loss_spike=LossSpike(step=step, loss=loss, usual=usual, rows=rows)))
+        self._trainer.row_places.forget()
 
     def _report_validation(self, state: TrainerState, logs: dict[str, float]) -> None:
         metrics = _metrics(state)

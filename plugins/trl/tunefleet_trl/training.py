@@ -17,7 +17,7 @@ from tunefleet_core.parity import TopLogprobs
 from tunefleet_core.rendering import RenderedRow, Renderer, TrainingRows, load_tokenizer, training_rows
 from tunefleet_trl.adaptation import lora_config
 from tunefleet_trl.arguments import common_arguments
-from tunefleet_trl.life import attach_life, restore_best
+from tunefleet_trl.life import RowPlaces, attach_life, restore_best, with_rollbacks
 from tunefleet_trl.loading import Hardware, load_base, prepare_hardware
 from tunefleet_trl.methods import METHODS
 from tunefleet_trl.outcome import base_numbers_of, write_output
@@ -34,7 +34,8 @@ def train(context: RunContext) -> RunOutput:
 
     Raises:
         RunStopped: the run was asked to stop; with a checkpoint if it was asked to save.
-        TunefleetError: CAPABILITY_UNSUPPORTED, DATA_INVALID, BASE_INVALID, NO_TRAINED_TOKEN.
+        TunefleetError: CAPABILITY_UNSUPPORTED, DATA_INVALID, BASE_INVALID, NO_TRAINED_TOKEN,
+            TRAINING_DIVERGED.
     """
     spec = context.order.resolved_spec
     _refuse_unsupported(spec)
@@ -47,8 +48,14 @@ def train(context: RunContext) -> RunOutput:
 
         return train_by_method(context, renderer, hardware, method)
     rows = training_rows(context, renderer)
+    return with_rollbacks(context, lambda now: _train_once(now, renderer, rows, hardware))
+
+
+def _train_once(context: RunContext, renderer: Renderer, rows: TrainingRows, hardware: Hardware) -> RunOutput:
+    """Train from the start, or from the checkpoint of the order, to the output."""
     trainer, base_numbers = _trainer(context, renderer, rows, hardware)
     attach_life(context, trainer, renderer, hardware)
+    trainer.row_places = RowPlaces(rows.train)
     trainer.train(resume_from_checkpoint=context.order.resume_from or None)
     restore_best(context, trainer)
     return write_output(context, trainer, renderer, rows, hardware=hardware, base_numbers=base_numbers)

@@ -177,3 +177,24 @@ def test_a_policy_that_contradicts_itself_is_named(change, field: str, why: str)
     (found,) = find_violations(spec)
     assert found.field.endswith(field)
     assert why in found.description
+
+
+def test_a_lost_run_is_rolled_back_twice_at_most() -> None:
+    train = resolve_with(train_spec(), Capability.CAPABILITY_ROLLBACK).spec.spec.train
+    assert train.divergence.max_rollbacks == 2
+    assert not resolve_with(train_spec()).spec.spec.train.HasField("divergence")
+
+
+def test_rollbacks_need_a_backend_that_goes_back() -> None:
+    spec = train_spec()
+    spec.train.divergence.max_rollbacks = 1
+    error = refusal(Reason.CAPABILITY_UNSUPPORTED, lambda: resolve_with(spec))
+    assert error.violations[0].field == "train.divergence.max_rollbacks"
+    spec.train.divergence.max_rollbacks = 11
+    assert [item.field for item in find_violations(spec)] == ["train.divergence.max_rollbacks"]
+
+
+def test_a_model_that_scores_answers_gives_none() -> None:
+    spec = with_samples("Who are you?")
+    spec.train.method.reward.SetInParent()
+    assert [item.field for item in find_violations(spec)] == ["train.samples"]

@@ -14,6 +14,7 @@ _LOOKS = 10
 """Validations and samples of a run: enough to see a turning point, few enough not to rule the time."""
 _ANSWER_TOKENS = 64
 _PATIENCE = 3
+_ROLLBACKS = 2
 _MINUTES = 10.0
 
 
@@ -33,6 +34,9 @@ def fill_life(defaults: Defaults, train: TrainSpec, manifest: BackendManifest, *
         if total_steps:
             defaults.fill("train.samples.every_steps", every, why)
         defaults.fill("train.samples.max_new_tokens", _ANSWER_TOKENS, "enough to see whether it learns")
+    if has_capability(manifest, Capability.CAPABILITY_ROLLBACK):
+        why = "goes on from the last good checkpoint with half the rate, so often at most"
+        defaults.fill("train.divergence.max_rollbacks", _ROLLBACKS, why)
     if has_capability(manifest, Capability.CAPABILITY_TIMED_CHECKPOINTS):
         defaults.fill(
             "train.checkpoint.every_minutes", _MINUTES, "bounds what a crash of slow steps can cost"

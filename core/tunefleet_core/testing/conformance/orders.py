@@ -215,6 +215,12 @@ def _best(orders: Orders) -> ResolvedSpec:
     return resolved
 
 
+def _rollback(orders: Orders) -> ResolvedSpec:
+    resolved = orders.train()
+    resolved.spec.train.divergence.max_rollbacks = 2
+    return resolved
+
+
 def _timed(orders: Orders) -> ResolvedSpec:
     resolved = orders.train()
     resolved.spec.train.checkpoint.every_minutes = 10.0
@@ -236,5 +242,6 @@ REQUESTS: dict[Capability.ValueType, Callable[[Orders], ResolvedSpec]] = {
     Capability.CAPABILITY_SAMPLES: _samples,
     Capability.CAPABILITY_BEST_CHECKPOINT: _best,
     Capability.CAPABILITY_TIMED_CHECKPOINTS: _timed,
+    Capability.CAPABILITY_ROLLBACK: _rollback,
 }
 """Of each capability that a spec can ask for, a spec that asks for it."""

@@ -2,5 +2,7 @@
 
 from tunefleet_trl.life.attaching import attach_life
 from tunefleet_trl.life.keeping_best import restore_best
+from tunefleet_trl.life.recovering import with_rollbacks
+from tunefleet_trl.life.row_places import RowPlaces
 
-__all__ = ["attach_life", "restore_best"]
+__all__ = ["RowPlaces", "attach_life", "restore_best", "with_rollbacks"]

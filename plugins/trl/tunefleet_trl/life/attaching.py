@@ -27,6 +27,8 @@ def attach_life(context: RunContext, trainer: Any, renderer: Renderer, hardware:
     train = context.order.resolved_spec.spec.train
     trainer.watch_utilisation(hardware)
     trainer.life = life = RunLife(context)
+    trainer.args.learning_rate *= life.rate_factor  # where a checkpoint is loaded, its own rate is scaled
+    trainer.args.max_grad_norm = life.recovery.max_grad_norm(trainer.args.max_grad_norm)
     if life.best is not None:
         trainer.add_callback(KeepingBest(context, trainer, life))
     if train.checkpoint.HasField("every_minutes"):

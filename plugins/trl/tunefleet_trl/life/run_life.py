@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from tunefleet_core.artifacts import write_whole_folder
@@ -10,15 +11,22 @@ from tunefleet_core.run_health import (
     BEST_BY,
     BEST_FOLDER,
     BestSoFar,
+    LossWatch,
+    Recovery,
+    Verdict,
     keep_decisions,
     kept_decisions,
     link_folder,
 )
 from tunefleet_trl.adaptation import is_full
 from tunefleet_trl.adapter_files import save_adapter
+from tunefleet_trl.life.recovering import DivergedError, rollbacks_of
 from tunefleet_trl.model_files import save_weights
 
 __all__ = ["RunLife"]
+
+_OF_REWARDS = ("grpo", "rloo")
+"""Methods whose loss has no level to come back to."""
 
 
 class RunLife:
@@ -27,6 +35,9 @@ class RunLife:
     Attributes:
         best: The best state so far; None if the last one is wanted.
         patience: Validations without improvement after which it stops; 0: never.
+        watch: The losses that the next one is held against.
+        recovery: How often it was rolled back.
+        rate_factor: What the learning rate is to be multiplied with, beside what its checkpoint knows.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -40,6 +51,11 @@ class RunLife:
             if wants_best
             else None
         )
+        self.watch = LossWatch(follows_trend=train.method.WhichOneof("method") not in _OF_REWARDS)
+        self.recovery = Recovery(rollbacks=rollbacks_of(context))
+        self.rate_factor = self.recovery.rate_scale
+        self._guards = train.divergence.max_rollbacks > 0
+        self._lost_until = getattr(context, "lost_until", 0)
         if context.order.resume_from:
             self._resume(Path(context.order.resume_from))
 
@@ -47,6 +63,22 @@ class RunLife:
     def is_over(self) -> bool:
         """Whether the run has stopped early."""
         return self.best is not None and self.best.is_exhausted(self.patience)
+
+    def judge(self, step: int, loss: float, grad_norm: float) -> float | None:
+        """Take in a step; return what losses were usual if this one stood out.
+
+        Raises:
+            DivergedError: the training is lost.
+        """
+        usual = self.watch.usual
+        self.watch, verdict = self.watch.after(loss, grad_norm)
+        if verdict is Verdict.DIVERGED and (self._guards or not math.isfinite(loss)):
+            raise DivergedError(step, loss)
+        return usual if verdict is Verdict.SPIKE else None
+
+    def may_save(self, step: int) -> bool:
+        """Return whether a checkpoint of this step would not replace one that may be in use as it is lost."""
+        return step > self._lost_until
 
     def keep_best(self, model: object) -> None:
         """Keep the weights as the best ones, whole or not at all."""
@@ -63,6 +95,9 @@ class RunLife:
             decisions["best"] = self.best.to_json()
             if self.best.step:
                 link_folder(self._best_folder, folder / BEST_FOLDER)
+        if self._guards:
+            decisions["watch"] = self.watch.to_json()
+            decisions["recovery"] = {"rollbacks": self.recovery.rollbacks}
         keep_decisions(folder, decisions)
 
     def best_weights(self, step: int) -> Path | None:
@@ -73,6 +108,11 @@ class RunLife:
 
     def _resume(self, checkpoint: Path) -> None:
         kept = kept_decisions(checkpoint)
+        if "watch" in kept:
+            self.watch = self.watch.resumed(kept["watch"])
+        before = kept.get("recovery", {}).get("rollbacks")
+        known = Recovery(rollbacks=before if isinstance(before, int) else 0)
+        self.rate_factor = self.recovery.rate_scale / known.rate_scale
         if self.best is not None and "best" in kept:
             self.best = self.best.resumed(kept["best"])
             if self.best.step:

@@ -21,7 +21,7 @@ from tunefleet_core.backend import RunContext
 from tunefleet_core.rendering import Answer, Renderer
 from tunefleet_trl.adaptation import is_full, lora_config
 from tunefleet_trl.arguments import common_arguments
-from tunefleet_trl.life import attach_life
+from tunefleet_trl.life import attach_life, restore_best, with_rollbacks
 from tunefleet_trl.loading import Hardware, load_base
 from tunefleet_trl.methods.collating import padded
 from tunefleet_trl.methods.preference import longest_of
@@ -64,11 +64,16 @@ def train_reward_model(context: RunContext, renderer: Renderer, hardware: Hardwa
 
     Raises:
         RunStopped: the run was asked to stop; with a checkpoint if it was asked to save.
-        TunefleetError: DATA_INVALID, BASE_INVALID, NO_TRAINED_TOKEN.
+        TunefleetError: DATA_INVALID, BASE_INVALID, NO_TRAINED_TOKEN, TRAINING_DIVERGED.
     """
+    rows = answered_training_rows(context, renderer, "reward")
+    return with_rollbacks(context, lambda now: _train_once(now, renderer, rows, hardware))
+
+
+def _train_once(context: RunContext, renderer: Renderer, rows: AnsweredRows, hardware: Hardware) -> RunOutput:
+    """Train from the start, or from the checkpoint of the order, to the output."""
     spec = context.order.resolved_spec
     train = spec.spec.train
-    rows = answered_training_rows(context, renderer, "reward")
     seed = train.seed if train.HasField("seed") else _DEFAULT_SEED
     trainer = ScoreTrainer(
         context=context,
@@ -83,6 +88,7 @@ def train_reward_model(context: RunContext, renderer: Renderer, hardware: Hardwa
     )
     attach_life(context, trainer, renderer, hardware)
     trainer.train(resume_from_checkpoint=context.order.resume_from or None)
+    restore_best(context, trainer)
     with context.writing_output() as folder:
         judged = [scored_ids(answer) for row in rows.validation or rows.train for answer in row.answers]
         write_reward_model(trainer, folder, spec, judged, full=is_full(spec), dtype=hardware.dtype)

@@ -9,7 +9,7 @@ from typing import Any
 from tunefleet.backend.v1.run_pb2 import RunOutput
 from tunefleet_core.backend import RunContext
 from tunefleet_core.rendering import Renderer, TrainingRows
-from tunefleet_trl.life import attach_life, restore_best
+from tunefleet_trl.life import attach_life, restore_best, with_rollbacks
 from tunefleet_trl.loading import Hardware, load_base
 from tunefleet_trl.methods.preference import preference_trainer
 from tunefleet_trl.methods.reference_free import REFERENCE_FREE, reference_free_trainer
@@ -27,13 +27,28 @@ def train_by_method(context: RunContext, renderer: Renderer, hardware: Hardware,
 
     Raises:
         RunStopped: the run was asked to stop; with a checkpoint if it was asked to save.
-        TunefleetError: DATA_INVALID, BASE_INVALID, NO_TRAINED_TOKEN.
+        TunefleetError: DATA_INVALID, BASE_INVALID, NO_TRAINED_TOKEN, TRAINING_DIVERGED.
     """
     if method == "reward":
         return train_reward_model(context, renderer, hardware)
-    spec = context.order.resolved_spec
     rows = answered_training_rows(context, renderer, method)
     references = rows.references()
+    return with_rollbacks(
+        context, lambda now: _train_once(now, renderer, rows, references, hardware=hardware, method=method)
+    )
+
+
+def _train_once(
+    context: RunContext,
+    renderer: Renderer,
+    rows: Any,
+    references: TrainingRows,
+    *,
+    hardware: Hardware,
+    method: str,
+) -> RunOutput:
+    """Train from the start, or from the checkpoint of the order, to the output."""
+    spec = context.order.resolved_spec
     model = load_base(spec.base, hardware, quantization=spec.spec.train.quantization)
     base_numbers = base_numbers_of(context, model, references)
     trainer = _builder(method)(

@@ -77,6 +77,10 @@ class _CapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capability
     """
     CAPABILITY_TIMED_CHECKPOINTS: _Capability.ValueType  # 59
     """Writes checkpoints by time too: `train.checkpoint.every_minutes`."""
+    CAPABILITY_ROLLBACK: _Capability.ValueType  # 60
+    """Goes on from the last good checkpoint when the training is lost:
+    `train.divergence`.
+    """
 
 class Capability(_Capability, metaclass=_CapabilityEnumTypeWrapper):
     """What a backend can do. A declared capability must work; an undeclared one
@@ -131,6 +135,10 @@ CAPABILITY_BEST_CHECKPOINT: Capability.ValueType  # 58
 """
 CAPABILITY_TIMED_CHECKPOINTS: Capability.ValueType  # 59
 """Writes checkpoints by time too: `train.checkpoint.every_minutes`."""
+CAPABILITY_ROLLBACK: Capability.ValueType  # 60
+"""Goes on from the last good checkpoint when the training is lost:
+`train.divergence`.
+"""
 Global___Capability: _TypeAlias = Capability  # noqa: Y015
 
 @_typing.final

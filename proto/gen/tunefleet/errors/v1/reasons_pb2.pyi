@@ -181,6 +181,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The state folder was written by a newer tunefleet.
     Recovery: use that version, or another state folder.
     """
+    ERROR_REASON_TRAINING_DIVERGED: _ErrorReason.ValueType  # 83
+    """FAILED_PRECONDITION. The training diverged, and going on from an earlier
+    state with a smaller learning rate did not help. Not tried again by itself.
+    Recovery: the hint names the rate to try; `tunefleet jobs diagnose NAME`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reason of an error. The comment of each value says what it means and,
@@ -343,5 +348,10 @@ Recovery: accept its terms on the Hub, then set HF_TOKEN at the trainer.
 ERROR_REASON_STATE_TOO_NEW: ErrorReason.ValueType  # 43
 """FAILED_PRECONDITION. The state folder was written by a newer tunefleet.
 Recovery: use that version, or another state folder.
+"""
+ERROR_REASON_TRAINING_DIVERGED: ErrorReason.ValueType  # 83
+"""FAILED_PRECONDITION. The training diverged, and going on from an earlier
+state with a smaller learning rate did not help. Not tried again by itself.
+Recovery: the hint names the rate to try; `tunefleet jobs diagnose NAME`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

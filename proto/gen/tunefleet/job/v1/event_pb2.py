@@ -27,7 +27,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from tunefleet.job.v1 import state_pb2 as tunefleet_dot_job_dot_v1_dot_state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ctunefleet/job/v1/event.proto\x12\x10tunefleet.job.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1ctunefleet/job/v1/state.proto\"\xe2\x07\n\x08JobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x17\n\x0fsource_sequence\x18\x03 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\rstate_changed\x18\n \x01(\x0b\x32\x1e.tunefleet.job.v1.StateChangedH\x00\x12\x37\n\rphase_changed\x18\x0b \x01(\x0b\x32\x1e.tunefleet.job.v1.PhaseChangedH\x00\x12,\n\x07metrics\x18\x0c \x01(\x0b\x32\x19.tunefleet.job.v1.MetricsH\x00\x12/\n\tlog_lines\x18\r \x01(\x0b\x32\x1a.tunefleet.job.v1.LogLinesH\x00\x12=\n\x10\x63heckpoint_saved\x18\x0e \x01(\x0b\x32!.tunefleet.job.v1.CheckpointSavedH\x00\x12\x45\n\x14\x63heckpoint_committed\x18\x0f \x01(\x0b\x32%.tunefleet.job.v1.CheckpointCommittedH\x00\x12;\n\x0f\x64\x65vice_released\x18\x10 \x01(\x0b\x32 .tunefleet.job.v1.DeviceReleasedH\x00\x12;\n\x0f\x61ttempt_started\x18\x11 \x01(\x0b\x32 .tunefleet.job.v1.AttemptStartedH\x00\x12\x37\n\rattempt_ended\x18\x12 \x01(\x0b\x32\x1e.tunefleet.job.v1.AttemptEndedH\x00\x12*\n\x06notice\x18\x13 \x01(\x0b\x32\x18.tunefleet.job.v1.NoticeH\x00\x12$\n\x03gap\x18\x14 \x01(\x0b\x32\x15.tunefleet.job.v1.GapH\x00\x12*\n\x06sample\x18\x15 \x01(\x0b\x32\x18.tunefleet.job.v1.SampleH\x00\x12\x30\n\tpreflight\x18\x16 \x01(\x0b\x32\x1b.tunefleet.job.v1.PreflightH\x00\x12.\n\x08\x64ownload\x18\x17 \x01(\x0b\x32\x1a.tunefleet.job.v1.DownloadH\x00\x12;\n\x0f\x62\x65st_checkpoint\x18? \x01(\x0b\x32 .tunefleet.job.v1.BestCheckpointH\x00\x12\x37\n\rstopped_early\x18@ \x01(\x0b\x32\x1e.tunefleet.job.v1.StoppedEarlyH\x00\x42\t\n\x07payload\"p\n\x0cStateChanged\x12(\n\x04\x66rom\x18\x01 \x01(\x0e\x32\x1a.tunefleet.job.v1.JobState\x12&\n\x02to\x18\x02 \x01(\x0e\x32\x1a.tunefleet.job.v1.JobState\x12\x0e\n\x06reason\x18\x03 \x01(\t\"9\n\x0cPhaseChanged\x12)\n\x05phase\x18\x01 \x01(\x0e\x32\x1a.tunefleet.job.v1.RunPhase\"\xf5\x03\n\x07Metrics\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\x12\x12\n\x05\x65poch\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04loss\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1c\n\x0fvalidation_loss\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x16\n\tgrad_norm\x18\x07 \x01(\x01H\x04\x88\x01\x01\x12\x1e\n\x11tokens_per_second\x18\x08 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11peak_memory_bytes\x18\t \x01(\x03H\x06\x88\x01\x01\x12\x13\n\x06tokens\x18\n \x01(\x03H\x07\x88\x01\x01\x12\x33\n\x05\x65xtra\x18\x0b \x03(\x0b\x32$.tunefleet.job.v1.Metrics.ExtraEntry\x12\x10\n\x03mfu\x18\x33 \x01(\x01H\x08\x88\x01\x01\x1a,\n\nExtraEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_epochB\x07\n\x05_lossB\x12\n\x10_validation_lossB\x10\n\x0e_learning_rateB\x0c\n\n_grad_normB\x14\n\x12_tokens_per_secondB\x14\n\x12_peak_memory_bytesB\t\n\x07_tokensB\x06\n\x04_mfu\")\n\x08LogLines\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\r\n\x05lines\x18\x02 \x03(\t\"-\n\x0f\x43heckpointSaved\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04path\x18\x02 \x01(\t\"J\n\x13\x43heckpointCommitted\x12\x33\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x1f.tunefleet.job.v1.CheckpointRef\"\x8d\x01\n\x0e\x44\x65viceReleased\x12\x37\n\x0e\x64\x65vice_release\x18\x01 \x01(\x0e\x32\x1f.tunefleet.job.v1.DeviceRelease\x12\x17\n\x0fprocesses_ended\x18\x02 \x01(\x05\x12\x18\n\x10processes_killed\x18\x03 \x01(\x05\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\"\x83\x01\n\x0e\x41ttemptStarted\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x16\n\x0e\x66\x65ncing_number\x18\x02 \x01(\x03\x12\x12\n\ndevice_ids\x18\x03 \x03(\t\x12\x34\n\x0bresume_from\x18\x04 \x01(\x0b\x32\x1f.tunefleet.job.v1.CheckpointRef\"d\n\x0c\x41ttemptEnded\x12\x31\n\x07outcome\x18\x01 \x01(\x0e\x32 .tunefleet.job.v1.AttemptOutcome\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"s\n\x06Notice\x12\x10\n\x08severity\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\r\n\x05value\x18\x05 \x01(\t\x12\r\n\x05usual\x18\x06 \x01(\t\x12\x0e\n\x06source\x18\x07 \x01(\t\"\x16\n\x03Gap\x12\x0f\n\x07\x64ropped\x18\x01 \x01(\x03\"6\n\x06Sample\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x03 \x01(\t\"\xa9\x01\n\tPreflight\x12\x1a\n\x12longest_row_tokens\x18\x01 \x01(\x03\x12\x19\n\x11peak_memory_bytes\x18\x02 \x01(\x03\x12\x14\n\x0cstep_seconds\x18\x03 \x01(\x01\x12\x14\n\x0csave_seconds\x18\x04 \x01(\x01\x12\x18\n\x10\x63heckpoint_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06\x61nswer\x18\x06 \x01(\t\x12\x0f\n\x07seconds\x18\x07 \x01(\x01\"A\n\x08\x44ownload\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x12\n\ndone_bytes\x18\x02 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\"=\n\x0e\x42\x65stCheckpoint\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0e\n\x06metric\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\"^\n\x0cStoppedEarly\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12.\n\x04\x62\x65st\x18\x02 \x01(\x0b\x32 .tunefleet.job.v1.BestCheckpoint\x12\x10\n\x08patience\x18\x03 \x01(\x05*\xce\x01\n\x08RunPhase\x12\x19\n\x15RUN_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_PHASE_STARTING\x10\x01\x12\x15\n\x11RUN_PHASE_LOADING\x10\x02\x12\x15\n\x11RUN_PHASE_WORKING\x10\x03\x12\x14\n\x10RUN_PHASE_SAVING\x10\x04\x12\x17\n\x13RUN_PHASE_UPLOADING\x10\x05\x12\x17\n\x13RUN_PHASE_PREFLIGHT\x10\x06\x12\x19\n\x15RUN_PHASE_DOWNLOADING\x10\x07*\x84\x01\n\rDeviceRelease\x12\x1e\n\x1a\x44\x45VICE_RELEASE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44\x45VICE_RELEASE_MEASURED\x10\x01\x12\x1a\n\x16\x44\x45VICE_RELEASE_BY_EXIT\x10\x02\x12\x1a\n\x16\x44\x45VICE_RELEASE_UNKNOWN\x10\x03*\xc1\x01\n\x0e\x41ttemptOutcome\x12\x1f\n\x1b\x41TTEMPT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41TTEMPT_OUTCOME_SUCCEEDED\x10\x01\x12\x1a\n\x16\x41TTEMPT_OUTCOME_FAILED\x10\x02\x12\x1d\n\x19\x41TTEMPT_OUTCOME_CANCELLED\x10\x03\x12\x18\n\x14\x41TTEMPT_OUTCOME_LOST\x10\x04\x12\x1a\n\x16\x41TTEMPT_OUTCOME_PAUSED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ctunefleet/job/v1/event.proto\x12\x10tunefleet.job.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1ctunefleet/job/v1/state.proto\"\xc5\x08\n\x08JobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x17\n\x0fsource_sequence\x18\x03 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\rstate_changed\x18\n \x01(\x0b\x32\x1e.tunefleet.job.v1.StateChangedH\x00\x12\x37\n\rphase_changed\x18\x0b \x01(\x0b\x32\x1e.tunefleet.job.v1.PhaseChangedH\x00\x12,\n\x07metrics\x18\x0c \x01(\x0b\x32\x19.tunefleet.job.v1.MetricsH\x00\x12/\n\tlog_lines\x18\r \x01(\x0b\x32\x1a.tunefleet.job.v1.LogLinesH\x00\x12=\n\x10\x63heckpoint_saved\x18\x0e \x01(\x0b\x32!.tunefleet.job.v1.CheckpointSavedH\x00\x12\x45\n\x14\x63heckpoint_committed\x18\x0f \x01(\x0b\x32%.tunefleet.job.v1.CheckpointCommittedH\x00\x12;\n\x0f\x64\x65vice_released\x18\x10 \x01(\x0b\x32 .tunefleet.job.v1.DeviceReleasedH\x00\x12;\n\x0f\x61ttempt_started\x18\x11 \x01(\x0b\x32 .tunefleet.job.v1.AttemptStartedH\x00\x12\x37\n\rattempt_ended\x18\x12 \x01(\x0b\x32\x1e.tunefleet.job.v1.AttemptEndedH\x00\x12*\n\x06notice\x18\x13 \x01(\x0b\x32\x18.tunefleet.job.v1.NoticeH\x00\x12$\n\x03gap\x18\x14 \x01(\x0b\x32\x15.tunefleet.job.v1.GapH\x00\x12*\n\x06sample\x18\x15 \x01(\x0b\x32\x18.tunefleet.job.v1.SampleH\x00\x12\x30\n\tpreflight\x18\x16 \x01(\x0b\x32\x1b.tunefleet.job.v1.PreflightH\x00\x12.\n\x08\x64ownload\x18\x17 \x01(\x0b\x32\x1a.tunefleet.job.v1.DownloadH\x00\x12;\n\x0f\x62\x65st_checkpoint\x18? \x01(\x0b\x32 .tunefleet.job.v1.BestCheckpointH\x00\x12\x37\n\rstopped_early\x18@ \x01(\x0b\x32\x1e.tunefleet.job.v1.StoppedEarlyH\x00\x12.\n\x08rollback\x18\x41 \x01(\x0b\x32\x1a.tunefleet.job.v1.RollbackH\x00\x12\x31\n\nloss_spike\x18\x42 \x01(\x0b\x32\x1b.tunefleet.job.v1.LossSpikeH\x00\x42\t\n\x07payload\"p\n\x0cStateChanged\x12(\n\x04\x66rom\x18\x01 \x01(\x0e\x32\x1a.tunefleet.job.v1.JobState\x12&\n\x02to\x18\x02 \x01(\x0e\x32\x1a.tunefleet.job.v1.JobState\x12\x0e\n\x06reason\x18\x03 \x01(\t\"9\n\x0cPhaseChanged\x12)\n\x05phase\x18\x01 \x01(\x0e\x32\x1a.tunefleet.job.v1.RunPhase\"\xf5\x03\n\x07Metrics\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x03\x12\x12\n\x05\x65poch\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04loss\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1c\n\x0fvalidation_loss\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\rlearning_rate\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x16\n\tgrad_norm\x18\x07 \x01(\x01H\x04\x88\x01\x01\x12\x1e\n\x11tokens_per_second\x18\x08 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11peak_memory_bytes\x18\t \x01(\x03H\x06\x88\x01\x01\x12\x13\n\x06tokens\x18\n \x01(\x03H\x07\x88\x01\x01\x12\x33\n\x05\x65xtra\x18\x0b \x03(\x0b\x32$.tunefleet.job.v1.Metrics.ExtraEntry\x12\x10\n\x03mfu\x18\x33 \x01(\x01H\x08\x88\x01\x01\x1a,\n\nExtraEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_epochB\x07\n\x05_lossB\x12\n\x10_validation_lossB\x10\n\x0e_learning_rateB\x0c\n\n_grad_normB\x14\n\x12_tokens_per_secondB\x14\n\x12_peak_memory_bytesB\t\n\x07_tokensB\x06\n\x04_mfu\")\n\x08LogLines\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\r\n\x05lines\x18\x02 \x03(\t\"-\n\x0f\x43heckpointSaved\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04path\x18\x02 \x01(\t\"J\n\x13\x43heckpointCommitted\x12\x33\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x1f.tunefleet.job.v1.CheckpointRef\"\x8d\x01\n\x0e\x44\x65viceReleased\x12\x37\n\x0e\x64\x65vice_release\x18\x01 \x01(\x0e\x32\x1f.tunefleet.job.v1.DeviceRelease\x12\x17\n\x0fprocesses_ended\x18\x02 \x01(\x05\x12\x18\n\x10processes_killed\x18\x03 \x01(\x05\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\"\x83\x01\n\x0e\x41ttemptStarted\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x16\n\x0e\x66\x65ncing_number\x18\x02 \x01(\x03\x12\x12\n\ndevice_ids\x18\x03 \x03(\t\x12\x34\n\x0bresume_from\x18\x04 \x01(\x0b\x32\x1f.tunefleet.job.v1.CheckpointRef\"d\n\x0c\x41ttemptEnded\x12\x31\n\x07outcome\x18\x01 \x01(\x0e\x32 .tunefleet.job.v1.AttemptOutcome\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"s\n\x06Notice\x12\x10\n\x08severity\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\r\n\x05value\x18\x05 \x01(\t\x12\r\n\x05usual\x18\x06 \x01(\t\x12\x0e\n\x06source\x18\x07 \x01(\t\"\x16\n\x03Gap\x12\x0f\n\x07\x64ropped\x18\x01 \x01(\x03\"6\n\x06Sample\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x03 \x01(\t\"\xa9\x01\n\tPreflight\x12\x1a\n\x12longest_row_tokens\x18\x01 \x01(\x03\x12\x19\n\x11peak_memory_bytes\x18\x02 \x01(\x03\x12\x14\n\x0cstep_seconds\x18\x03 \x01(\x01\x12\x14\n\x0csave_seconds\x18\x04 \x01(\x01\x12\x18\n\x10\x63heckpoint_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06\x61nswer\x18\x06 \x01(\t\x12\x0f\n\x07seconds\x18\x07 \x01(\x01\"A\n\x08\x44ownload\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x12\n\ndone_bytes\x18\x02 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\"=\n\x0e\x42\x65stCheckpoint\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0e\n\x06metric\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\"^\n\x0cStoppedEarly\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12.\n\x04\x62\x65st\x18\x02 \x01(\x0b\x32 .tunefleet.job.v1.BestCheckpoint\x12\x10\n\x08patience\x18\x03 \x01(\x05\"o\n\x08Rollback\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04loss\x18\x02 \x01(\x01\x12\x0f\n\x07to_step\x18\x03 \x01(\x03\x12\x15\n\rlearning_rate\x18\x04 \x01(\x01\x12\x11\n\trollbacks\x18\x05 \x01(\x05\x12\x0c\n\x04most\x18\x06 \x01(\x05\"`\n\tLossSpike\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04loss\x18\x02 \x01(\x01\x12\r\n\x05usual\x18\x03 \x01(\x01\x12(\n\x04rows\x18\x04 \x03(\x0b\x32\x1a.tunefleet.job.v1.RowPlace\"&\n\x08RowPlace\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\x03*\xce\x01\n\x08RunPhase\x12\x19\n\x15RUN_PHASE_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_PHASE_STARTING\x10\x01\x12\x15\n\x11RUN_PHASE_LOADING\x10\x02\x12\x15\n\x11RUN_PHASE_WORKING\x10\x03\x12\x14\n\x10RUN_PHASE_SAVING\x10\x04\x12\x17\n\x13RUN_PHASE_UPLOADING\x10\x05\x12\x17\n\x13RUN_PHASE_PREFLIGHT\x10\x06\x12\x19\n\x15RUN_PHASE_DOWNLOADING\x10\x07*\x84\x01\n\rDeviceRelease\x12\x1e\n\x1a\x44\x45VICE_RELEASE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44\x45VICE_RELEASE_MEASURED\x10\x01\x12\x1a\n\x16\x44\x45VICE_RELEASE_BY_EXIT\x10\x02\x12\x1a\n\x16\x44\x45VICE_RELEASE_UNKNOWN\x10\x03*\xc1\x01\n\x0e\x41ttemptOutcome\x12\x1f\n\x1b\x41TTEMPT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41TTEMPT_OUTCOME_SUCCEEDED\x10\x01\x12\x1a\n\x16\x41TTEMPT_OUTCOME_FAILED\x10\x02\x12\x1d\n\x19\x41TTEMPT_OUTCOME_CANCELLED\x10\x03\x12\x18\n\x14\x41TTEMPT_OUTCOME_LOST\x10\x04\x12\x1a\n\x16\x41TTEMPT_OUTCOME_PAUSED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,46 +36,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_METRICS_EXTRAENTRY']._loaded_options = None
   _globals['_METRICS_EXTRAENTRY']._serialized_options = b'8\001'
-  _globals['_RUNPHASE']._serialized_start=2954
-  _globals['_RUNPHASE']._serialized_end=3160
-  _globals['_DEVICERELEASE']._serialized_start=3163
-  _globals['_DEVICERELEASE']._serialized_end=3295
-  _globals['_ATTEMPTOUTCOME']._serialized_start=3298
-  _globals['_ATTEMPTOUTCOME']._serialized_end=3491
+  _globals['_RUNPHASE']._serialized_start=3304
+  _globals['_RUNPHASE']._serialized_end=3510
+  _globals['_DEVICERELEASE']._serialized_start=3513
+  _globals['_DEVICERELEASE']._serialized_end=3645
+  _globals['_ATTEMPTOUTCOME']._serialized_start=3648
+  _globals['_ATTEMPTOUTCOME']._serialized_end=3841
   _globals['_JOBEVENT']._serialized_start=139
-  _globals['_JOBEVENT']._serialized_end=1133
-  _globals['_STATECHANGED']._serialized_start=1135
-  _globals['_STATECHANGED']._serialized_end=1247
-  _globals['_PHASECHANGED']._serialized_start=1249
-  _globals['_PHASECHANGED']._serialized_end=1306
-  _globals['_METRICS']._serialized_start=1309
-  _globals['_METRICS']._serialized_end=1810
-  _globals['_METRICS_EXTRAENTRY']._serialized_start=1632
-  _globals['_METRICS_EXTRAENTRY']._serialized_end=1676
-  _globals['_LOGLINES']._serialized_start=1812
-  _globals['_LOGLINES']._serialized_end=1853
-  _globals['_CHECKPOINTSAVED']._serialized_start=1855
-  _globals['_CHECKPOINTSAVED']._serialized_end=1900
-  _globals['_CHECKPOINTCOMMITTED']._serialized_start=1902
-  _globals['_CHECKPOINTCOMMITTED']._serialized_end=1976
-  _globals['_DEVICERELEASED']._serialized_start=1979
-  _globals['_DEVICERELEASED']._serialized_end=2120
-  _globals['_ATTEMPTSTARTED']._serialized_start=2123
-  _globals['_ATTEMPTSTARTED']._serialized_end=2254
-  _globals['_ATTEMPTENDED']._serialized_start=2256
-  _globals['_ATTEMPTENDED']._serialized_end=2356
-  _globals['_NOTICE']._serialized_start=2358
-  _globals['_NOTICE']._serialized_end=2473
-  _globals['_GAP']._serialized_start=2475
-  _globals['_GAP']._serialized_end=2497
-  _globals['_SAMPLE']._serialized_start=2499
-  _globals['_SAMPLE']._serialized_end=2553
-  _globals['_PREFLIGHT']._serialized_start=2556
-  _globals['_PREFLIGHT']._serialized_end=2725
-  _globals['_DOWNLOAD']._serialized_start=2727
-  _globals['_DOWNLOAD']._serialized_end=2792
-  _globals['_BESTCHECKPOINT']._serialized_start=2794
-  _globals['_BESTCHECKPOINT']._serialized_end=2855
-  _globals['_STOPPEDEARLY']._serialized_start=2857
-  _globals['_STOPPEDEARLY']._serialized_end=2951
+  _globals['_JOBEVENT']._serialized_end=1232
+  _globals['_STATECHANGED']._serialized_start=1234
+  _globals['_STATECHANGED']._serialized_end=1346
+  _globals['_PHASECHANGED']._serialized_start=1348
+  _globals['_PHASECHANGED']._serialized_end=1405
+  _globals['_METRICS']._serialized_start=1408
+  _globals['_METRICS']._serialized_end=1909
+  _globals['_METRICS_EXTRAENTRY']._serialized_start=1731
+  _globals['_METRICS_EXTRAENTRY']._serialized_end=1775
+  _globals['_LOGLINES']._serialized_start=1911
+  _globals['_LOGLINES']._serialized_end=1952
+  _globals['_CHECKPOINTSAVED']._serialized_start=1954
+  _globals['_CHECKPOINTSAVED']._serialized_end=1999
+  _globals['_CHECKPOINTCOMMITTED']._serialized_start=2001
+  _globals['_CHECKPOINTCOMMITTED']._serialized_end=2075
+  _globals['_DEVICERELEASED']._serialized_start=2078
+  _globals['_DEVICERELEASED']._serialized_end=2219
+  _globals['_ATTEMPTSTARTED']._serialized_start=2222
+  _globals['_ATTEMPTSTARTED']._serialized_end=2353
+  _globals['_ATTEMPTENDED']._serialized_start=2355
+  _globals['_ATTEMPTENDED']._serialized_end=2455
+  _globals['_NOTICE']._serialized_start=2457
+  _globals['_NOTICE']._serialized_end=2572
+  _globals['_GAP']._serialized_start=2574
+  _globals['_GAP']._serialized_end=2596
+  _globals['_SAMPLE']._serialized_start=2598
+  _globals['_SAMPLE']._serialized_end=2652
+  _globals['_PREFLIGHT']._serialized_start=2655
+  _globals['_PREFLIGHT']._serialized_end=2824
+  _globals['_DOWNLOAD']._serialized_start=2826
+  _globals['_DOWNLOAD']._serialized_end=2891
+  _globals['_BESTCHECKPOINT']._serialized_start=2893
+  _globals['_BESTCHECKPOINT']._serialized_end=2954
+  _globals['_STOPPEDEARLY']._serialized_start=2956
+  _globals['_STOPPEDEARLY']._serialized_end=3050
+  _globals['_ROLLBACK']._serialized_start=3052
+  _globals['_ROLLBACK']._serialized_end=3163
+  _globals['_LOSSSPIKE']._serialized_start=3165
+  _globals['_LOSSSPIKE']._serialized_end=3261
+  _globals['_ROWPLACE']._serialized_start=3263
+  _globals['_ROWPLACE']._serialized_end=3301
 # @@protoc_insertion_point(module_scope)

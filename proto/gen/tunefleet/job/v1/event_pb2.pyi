@@ -156,6 +156,8 @@ class JobEvent(_message.Message):
     DOWNLOAD_FIELD_NUMBER: _builtins.int
     BEST_CHECKPOINT_FIELD_NUMBER: _builtins.int
     STOPPED_EARLY_FIELD_NUMBER: _builtins.int
+    ROLLBACK_FIELD_NUMBER: _builtins.int
+    LOSS_SPIKE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the job's history, from 1, without holes."""
     attempt: _builtins.int
@@ -232,6 +234,14 @@ class JobEvent(_message.Message):
     def stopped_early(self) -> Global___StoppedEarly:
         """The run stopped before its last step."""
 
+    @_builtins.property
+    def rollback(self) -> Global___Rollback:
+        """The training was lost, and the run goes on from an earlier state."""
+
+    @_builtins.property
+    def loss_spike(self) -> Global___LossSpike:
+        """The loss of one step stood out."""
+
     def __init__(
         self,
         *,
@@ -255,12 +265,14 @@ class JobEvent(_message.Message):
         download: Global___Download | None = ...,
         best_checkpoint: Global___BestCheckpoint | None = ...,
         stopped_early: Global___StoppedEarly | None = ...,
+        rollback: Global___Rollback | None = ...,
+        loss_spike: Global___LossSpike | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "attempt_started", b"attempt_started", "best_checkpoint", b"best_checkpoint", "checkpoint_committed", b"checkpoint_committed", "checkpoint_saved", b"checkpoint_saved", "create_time", b"create_time", "device_released", b"device_released", "download", b"download", "gap", b"gap", "log_lines", b"log_lines", "metrics", b"metrics", "notice", b"notice", "payload", b"payload", "phase_changed", b"phase_changed", "preflight", b"preflight", "sample", b"sample", "state_changed", b"state_changed", "stopped_early", b"stopped_early"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "attempt_started", b"attempt_started", "best_checkpoint", b"best_checkpoint", "checkpoint_committed", b"checkpoint_committed", "checkpoint_saved", b"checkpoint_saved", "create_time", b"create_time", "device_released", b"device_released", "download", b"download", "gap", b"gap", "log_lines", b"log_lines", "loss_spike", b"loss_spike", "metrics", b"metrics", "notice", b"notice", "payload", b"payload", "phase_changed", b"phase_changed", "preflight", b"preflight", "rollback", b"rollback", "sample", b"sample", "state_changed", b"state_changed", "stopped_early", b"stopped_early"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_ended", b"attempt_ended", "attempt_started", b"attempt_started", "best_checkpoint", b"best_checkpoint", "checkpoint_committed", b"checkpoint_committed", "checkpoint_saved", b"checkpoint_saved", "create_time", b"create_time", "device_released", b"device_released", "download", b"download", "gap", b"gap", "log_lines", b"log_lines", "metrics", b"metrics", "notice", b"notice", "payload", b"payload", "phase_changed", b"phase_changed", "preflight", b"preflight", "sample", b"sample", "sequence", b"sequence", "source_sequence", b"source_sequence", "state_changed", b"state_changed", "stopped_early", b"stopped_early"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_ended", b"attempt_ended", "attempt_started", b"attempt_started", "best_checkpoint", b"best_checkpoint", "checkpoint_committed", b"checkpoint_committed", "checkpoint_saved", b"checkpoint_saved", "create_time", b"create_time", "device_released", b"device_released", "download", b"download", "gap", b"gap", "log_lines", b"log_lines", "loss_spike", b"loss_spike", "metrics", b"metrics", "notice", b"notice", "payload", b"payload", "phase_changed", b"phase_changed", "preflight", b"preflight", "rollback", b"rollback", "sample", b"sample", "sequence", b"sequence", "source_sequence", b"source_sequence", "state_changed", b"state_changed", "stopped_early", b"stopped_early"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "phase_changed", "metrics", "log_lines", "checkpoint_saved", "checkpoint_committed", "device_released", "attempt_started", "attempt_ended", "notice", "gap", "sample", "preflight", "download", "best_checkpoint", "stopped_early"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "phase_changed", "metrics", "log_lines", "checkpoint_saved", "checkpoint_committed", "device_released", "attempt_started", "attempt_ended", "notice", "gap", "sample", "preflight", "download", "best_checkpoint", "stopped_early", "rollback", "loss_spike"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -859,3 +871,107 @@ class StoppedEarly(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoppedEarly: _TypeAlias = StoppedEarly  # noqa: Y015
+
+@_typing.final
+class Rollback(_message.Message):
+    """A run goes on from its last good state, more carefully."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    TO_STEP_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    ROLLBACKS_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """Optimiser step at which it was lost."""
+    loss: _builtins.float
+    """The loss there; may be no number."""
+    to_step: _builtins.int
+    """Step it goes on from; 0: the start."""
+    learning_rate: _builtins.float
+    """Peak learning rate from now on."""
+    rollbacks: _builtins.int
+    """Which rollback this is, from 1."""
+    most: _builtins.int
+    """How many there may be."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        loss: _builtins.float = ...,
+        to_step: _builtins.int = ...,
+        learning_rate: _builtins.float = ...,
+        rollbacks: _builtins.int = ...,
+        most: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["learning_rate", b"learning_rate", "loss", b"loss", "most", b"most", "rollbacks", b"rollbacks", "step", b"step", "to_step", b"to_step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rollback: _TypeAlias = Rollback  # noqa: Y015
+
+@_typing.final
+class LossSpike(_message.Message):
+    """The loss of a step was far above those around it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    USUAL_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """Optimiser step."""
+    loss: _builtins.float
+    """Its loss."""
+    usual: _builtins.float
+    """The median of the steps before it."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___RowPlace]:
+        """The training rows of the step, where they are known."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        loss: _builtins.float = ...,
+        usual: _builtins.float = ...,
+        rows: _abc.Iterable[Global___RowPlace] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loss", b"loss", "rows", b"rows", "step", b"step", "usual", b"usual"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LossSpike: _TypeAlias = LossSpike  # noqa: Y015
+
+@_typing.final
+class RowPlace(_message.Message):
+    """A row of a data file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """The file."""
+    line: _builtins.int
+    """Its line, from 1."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        line: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["line", b"line", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RowPlace: _TypeAlias = RowPlace  # noqa: Y015

@@ -215,6 +215,7 @@ class TrainSpec(_message.Message):
     PREFLIGHT_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     EARLY_STOP_FIELD_NUMBER: _builtins.int
+    DIVERGENCE_FIELD_NUMBER: _builtins.int
     VALIDATE_EVERY_STEPS_FIELD_NUMBER: _builtins.int
     quantization: _builtins.str
     """Format the base is quantised to while training: `nf4`, `fp4` or `int8`.
@@ -283,6 +284,10 @@ class TrainSpec(_message.Message):
         validation rows.
         """
 
+    @_builtins.property
+    def divergence(self) -> Global___DivergenceGuard:
+        """What happens when the training is lost."""
+
     def __init__(
         self,
         *,
@@ -303,11 +308,12 @@ class TrainSpec(_message.Message):
         preflight: _builtins.bool | None = ...,
         samples: Global___SamplePolicy | None = ...,
         early_stop: Global___EarlyStop | None = ...,
+        divergence: Global___DivergenceGuard | None = ...,
         validate_every_steps: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_merge", b"_merge", "_preflight", b"_preflight", "_seed", b"_seed", "_validate_every_steps", b"_validate_every_steps", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "early_stop", b"early_stop", "intended_serving", b"intended_serving", "max_length", b"max_length", "merge", b"merge", "method", b"method", "optim", b"optim", "preflight", b"preflight", "samples", b"samples", "seed", b"seed", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_merge", b"_merge", "_preflight", b"_preflight", "_seed", b"_seed", "_validate_every_steps", b"_validate_every_steps", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "divergence", b"divergence", "early_stop", b"early_stop", "intended_serving", b"intended_serving", "max_length", b"max_length", "merge", b"merge", "method", b"method", "optim", b"optim", "preflight", b"preflight", "samples", b"samples", "seed", b"seed", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_merge", b"_merge", "_preflight", b"_preflight", "_seed", b"_seed", "_validate_every_steps", b"_validate_every_steps", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "dtype", b"dtype", "early_stop", b"early_stop", "intended_serving", b"intended_serving", "loss_on", b"loss_on", "max_length", b"max_length", "merge", b"merge", "method", b"method", "optim", b"optim", "over_long", b"over_long", "preflight", b"preflight", "quantization", b"quantization", "samples", b"samples", "seed", b"seed", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_merge", b"_merge", "_preflight", b"_preflight", "_seed", b"_seed", "_validate_every_steps", b"_validate_every_steps", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "divergence", b"divergence", "dtype", b"dtype", "early_stop", b"early_stop", "intended_serving", b"intended_serving", "loss_on", b"loss_on", "max_length", b"max_length", "merge", b"merge", "method", b"method", "optim", b"optim", "over_long", b"over_long", "preflight", b"preflight", "quantization", b"quantization", "samples", b"samples", "seed", b"seed", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_length: _TypeAlias = _typing.Literal["max_length"]  # noqa: Y015
     _WhichOneofArgType__max_length: _TypeAlias = _typing.Literal["_max_length", b"_max_length"]  # noqa: Y015
@@ -1148,6 +1154,33 @@ class CheckpointPolicy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__keep) -> _WhichOneofReturnType__keep | None: ...
 
 Global___CheckpointPolicy: _TypeAlias = CheckpointPolicy  # noqa: Y015
+
+@_typing.final
+class DivergenceGuard(_message.Message):
+    """What happens when a loss is no number, or nothing is left of what was learned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_ROLLBACKS_FIELD_NUMBER: _builtins.int
+    max_rollbacks: _builtins.int
+    """How often the run goes on from its last good checkpoint, each time with
+    half the learning rate and gradients clipped to 1; 0: it fails at once.
+    Default 2.
+    """
+    def __init__(
+        self,
+        *,
+        max_rollbacks: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rollbacks", b"_max_rollbacks", "max_rollbacks", b"max_rollbacks"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rollbacks", b"_max_rollbacks", "max_rollbacks", b"max_rollbacks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_rollbacks: _TypeAlias = _typing.Literal["max_rollbacks"]  # noqa: Y015
+    _WhichOneofArgType__max_rollbacks: _TypeAlias = _typing.Literal["_max_rollbacks", b"_max_rollbacks"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_rollbacks) -> _WhichOneofReturnType__max_rollbacks | None: ...
+
+Global___DivergenceGuard: _TypeAlias = DivergenceGuard  # noqa: Y015
 
 @_typing.final
 class EarlyStop(_message.Message):
