@@ -152,7 +152,9 @@ class Resolver:
                     return await self._facts(service.name, question)
         raise no_service("server")
 
-    async def engine_for(self, asked: str, trained_with: str, *, stored_as: str = "") -> str:
+    async def engine_for(
+        self, asked: str, trained_with: str, *, stored_as: str = "", facts: BaseFacts | None = None
+    ) -> str:
         """Return the engine of a deployment: the one asked for, else the best the fleet has.
 
         A backend serves what it trained itself if it can; otherwise only an engine that can
@@ -162,6 +164,7 @@ class Resolver:
             asked: The engine that was asked for; empty: any.
             trained_with: The backend that trained the model.
             stored_as: Quantisation format of the checkpoint that the engine loads; empty: none.
+            facts: That checkpoint; None: not read yet.
 
         Raises:
             TunefleetError: BACKEND_NOT_INSTALLED; CAPABILITY_UNSUPPORTED if it does not load the format.
@@ -174,7 +177,7 @@ class Resolver:
             if installed.status == _ACTIVE and has_capability(installed.manifest, Capability.CAPABILITY_SERVE)
         ]
         if stored_as:
-            usable = engines_that_load(stored_as, usable, asked)
+            usable = engines_that_load(stored_as, usable, asked, facts=facts)
         if asked:
             found = [manifest.name for manifest in usable if manifest.name == asked]
         else:

@@ -110,7 +110,9 @@ class DeploymentServicer(deployment_grpc.DeploymentServiceServicer):
             engine_model = f"base@{facts.base_digest[:_DIGEST_SHOWN]}"
         deployment_id = check_id(request.deployment_id or stem, "deployment_id")
         stored_as = written_as or facts.quantization.format
-        engine = await self._resolver.engine_for(request.spec.engine, trained_with, stored_as=stored_as)
+        engine = await self._resolver.engine_for(
+            request.spec.engine, trained_with, stored_as=stored_as, facts=facts
+        )
         if adapted is not None:
             require_deployable(adapted, engine)
         return DeploymentSubmitted(

@@ -12,6 +12,7 @@ from tunefleet_core.backend.manifest import (
     backend_manifest,
     has_capability,
     require_capability,
+    serving_scope,
     trained_formats,
     training_scope,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "require_capabilities",
     "require_capability",
     "require_trainable_base",
+    "serving_scope",
     "trained_formats",
     "training_scope",
 ]

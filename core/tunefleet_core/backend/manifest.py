@@ -12,7 +12,14 @@ from tunefleet_core import CONTRACT_VERSION
 from tunefleet_core.backend.choices import train_choices
 from tunefleet_core.errors import Reason, TunefleetError
 
-__all__ = ["backend_manifest", "has_capability", "require_capability", "trained_formats", "training_scope"]
+__all__ = [
+    "backend_manifest",
+    "has_capability",
+    "require_capability",
+    "serving_scope",
+    "trained_formats",
+    "training_scope",
+]
 
 
 def backend_manifest(
@@ -31,6 +38,7 @@ def backend_manifest(
     served_formats: Iterable[str] = (),
     exported_scopes: Mapping[str, Sequence[str]] | None = None,
     trained_scopes: Iterable[FormatScope] = (),
+    served_scopes: Iterable[FormatScope] = (),
     methods: Iterable[str] = (),
     choices: Mapping[str, Sequence[str]] | None = None,
 ) -> BackendManifest:
@@ -38,7 +46,7 @@ def backend_manifest(
 
     The formats are names of quantisation formats that it trains on, writes and serves; the
     exported scopes are those that it writes for some types of model only, format to types; the
-    trained ones those that it trains on for some types, or out of some carriers, only. The
+    trained and served ones those that it takes for some types, or out of some carriers, only. The
     methods are training methods beside `sft`; the choices are fields of a training spec that it
     honours beyond what every backend does (`choices.BASICS`), field to values, none for any.
 
@@ -72,6 +80,7 @@ def backend_manifest(
             FormatScope(format=name, model_types=types) for name, types in (exported_scopes or {}).items()
         ],
         trained_scopes=trained_scopes,
+        served_scopes=served_scopes,
     )
     if options_schema is not None:
         json_format.ParseDict(dict(options_schema), manifest.options_schema)
@@ -94,8 +103,16 @@ def trained_formats(manifest: BackendManifest) -> tuple[str, ...]:
 
 def training_scope(manifest: BackendManifest, form: str) -> FormatScope:
     """Return the only models of a format that a backend trains on; an empty scope: all."""
-    whole = FormatScope(format=form)
-    return next((scope for scope in manifest.trained_scopes if scope.format == form), whole)
+    return _scope_of(manifest.trained_scopes, form)
+
+
+def serving_scope(manifest: BackendManifest, form: str) -> FormatScope:
+    """Return the only models of a format that an engine loads; an empty scope: all."""
+    return _scope_of(manifest.served_scopes, form)
+
+
+def _scope_of(scopes: Iterable[FormatScope], form: str) -> FormatScope:
+    return next((scope for scope in scopes if scope.format == form), FormatScope(format=form))
 
 
 def require_capability(manifest: BackendManifest, capability: Capability.ValueType) -> None:

@@ -55,13 +55,14 @@ def test_it_is_served_as_the_library_computes_it(
     expected = {name: reference.greedy(base, folder, PROMPT, 6) for name, (folder, _) in served.items()}
     assert answers == expected
     assert len({tuple(answer) for answer in answers.values()}) > 1, "the adapters are felt"
-    test = f"plugins/embedded/tests/{Path(__file__).name}::{request.node.name}"
     for _, adaptation in served.values():
-        record("served", f"embedded/{adaptation}/{model_type}", test)
+        _record(adaptation, model_type, request)
 
 
 @pytest.mark.parametrize("model_type", _cases(refused=True))
-def test_what_the_matrix_refuses_the_engine_refuses_too(model_type: str, tmp_path: Path) -> None:
+def test_what_the_matrix_refuses_the_engine_refuses_too(
+    model_type: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     base, targets = _base(model_type, tmp_path / "base")
     if _family(model_type).name in ENGINES["embedded"].fails:
         with pytest.raises(RuntimeError, match="has layers of type"), EngineProcess(base):
@@ -71,6 +72,12 @@ def test_what_the_matrix_refuses_the_engine_refuses_too(model_type: str, tmp_pat
     with EngineProcess(base, "--served-name", "base") as engine:
         assert greedy_ids(engine.client(), "base", PROMPT, 6) == reference.greedy(base, None, PROMPT, 6)
         assert engine.load("plain", adapter).status == 400
+    _record("full", model_type, request)
+
+
+def _record(adaptation: str, model_type: str, request: pytest.FixtureRequest) -> None:
+    test = f"plugins/embedded/tests/{Path(__file__).name}::{request.node.name}"
+    record("served", f"embedded/{adaptation}/{model_type}", test)
 
 
 def _base(model_type: str, folder: Path) -> tuple[Path, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
+from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, FormatScope
 from tunefleet_core.backend import backend_manifest
 from tunefleet_core.plugins.hookspecs import hookimpl
 
@@ -28,6 +28,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             device_kinds=["cpu", "cuda", "metal"],
             engine_entry="tunefleet_embedded.driver:EmbeddedDriver",
             served_formats=_loaded_formats(),
+            served_scopes=_scopes(),
         ),
     )
 
@@ -40,3 +41,10 @@ def _loaded_formats() -> Sequence[str]:
     if find_spec("compressed_tensors"):
         found += ["compressed-tensors", "fp8", "nvfp4"]
     return found
+
+
+def _scopes() -> Sequence[FormatScope]:
+    """Return the only form of MXFP4 that is unpacked without its library: GPT-OSS as published."""
+    if find_spec("compressed_tensors"):
+        return ()
+    return (FormatScope(format="mxfp4", model_types=["gpt_oss"], carriers=["mxfp4"]),)

@@ -3,17 +3,22 @@
     python plugins/families/tests/reference_table.py
 
 `proven.json` beside this file is written by test_models.py with TUNEFLEET_RECORD_PROOF set:
-model type to the version of transformers with which its tiny model passed.
+model type to the version of transformers with which its tiny model passed. What backends and engines
+ran is read from the proofs of the matrix, what templates are held to from `chat_forms.py`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+from chat_forms import FORMS  # stands beside this file
 
 from tunefleet_core.catalog.engines import engine_registries
 from tunefleet_core.catalog.family import EngineParsers, Family
+from tunefleet_core.catalog.matrix import ADAPTATIONS, METHODS, proofs
+from tunefleet_core.spec import QUANTIZATIONS
 from tunefleet_families.plugin import FAMILIES
 
 __all__ = ["PAGE", "page"]
@@ -25,18 +30,24 @@ _HEAD = """# Model families
 
 Made by `plugins/families/tests/reference_table.py` from the families and the tests that passed.
 
-A family is recognised by the `model_type` in `config.json`. *Proven* names the version of transformers
-with which a tiny random model of that type was saved, recognised, given an adapter on every target of
-`all-linear`, trained one step (nothing but the adapter changed), merged and read again with the same
-logits. The step is that of the library, with peft, not that of a training backend: whether a backend
-trains a family is for the backend to say. "not proven" means that nobody ran it.
+A family is recognised by the `model_type` in `config.json`. What tests ran, on a tiny random model of the
+real class of each type:
+
+- *model*: the version of transformers with which it was saved, recognised, given an adapter on every target
+  of `all-linear`, trained one step (nothing but the adapter changed), merged and read again with the same
+  logits. "not proven" means that nobody ran it.
+- *trl trains*: the ways of adapting, the quantisations of the base, and the methods with LoRA, that the trl
+  backend ran two steps of. The types with vision of a family are run by supervised fine-tuning alone.
+- *embedded serves*: what the embedded engine answered as the library does.
+- *forms*: of how many of the family's chat forms the ids are held to the published text; the others have none
+  that may be kept here, or none that was published as a template. Masks and prompts are held in all.
 
 *Parsers* are what serving engines call the parsers of tool calls and thoughts: names in the engines' own
 registries, as read from vLLM {vllm} and SGLang {sglang}. *Sharded by* are the classes of decoder layers,
 as every layer of the tiny model has.
 
-| family | model type | proven with transformers |
-|---|---|---|
+| family | model type | model | trl trains | on | by, beside sft | embedded serves | forms |
+|---|---|---|---|---|---|---|---|
 """
 
 
@@ -44,13 +55,31 @@ def page() -> str:
     """Return the page as Markdown."""
     proven: dict[str, str] = json.loads(PROVEN.read_text())
     rows = [
-        f"| `{family.name}` | `{model_type}` | {proven.get(model_type, 'not proven')} |"
+        f"| `{family.name}` | `{model_type}` | {proven.get(model_type, 'not proven')} | "
+        f"{' | '.join(map(', '.join, _ran(model_type)))} | {_forms(family)} |"
         for family in FAMILIES
         for model_type in family.model_types
     ]
     engines = engine_registries()
     head = _HEAD.format(**{engine: engines[engine].version for engine in ("vllm", "sglang")})
     return "\n".join([head + "\n".join(rows) + "\n", *map(_section, FAMILIES), _named_models(), _MISSING])
+
+
+def _ran(model_type: str) -> Iterator[Sequence[str]]:
+    """Yield adaptations, quantisations and methods that were trained, and adaptations that were served."""
+    trained, served = proofs().trained, proofs().served
+    formats = (*QUANTIZATIONS, "mxfp4")
+    yield [name for name in ADAPTATIONS if f"trl/sft/{name}//{model_type}" in trained] or ["none"]
+    yield [name for name in formats if f"trl/sft/lora/{name}/{model_type}" in trained] or ["none"]
+    yield [name for name in METHODS if name != "sft" and f"trl/{name}/lora//{model_type}" in trained] or [
+        "none"
+    ]
+    yield [name for name in ADAPTATIONS if f"embedded/{name}/{model_type}" in served] or ["none"]
+
+
+def _forms(family: Family) -> str:
+    forms = {form.variant: form for form in FORMS if form.family == family.name}
+    return f"{sum(bool(form.published) for form in forms.values())} of {len(forms)}"
 
 
 def _named_models() -> str:

@@ -25,7 +25,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_base(tmp_path_factory.mktemp("base"))
 
 
-@pytest.mark.parametrize("form", FORMS)
+QUICK = ("nf4", "int8")
+"""One of four bits and one of eight; the rest is left to the slow set."""
+CASES = [pytest.param(form, marks=() if form in QUICK else pytest.mark.slow) for form in FORMS]
+
+
+@pytest.mark.parametrize("form", CASES)
 def test_a_fresh_checkpoint_is_as_recorded_and_counts_what_it_stands_for(
     base: Path, tmp_path: Path, form: str
 ) -> None:

@@ -1,7 +1,8 @@
-"""The embedded engine loads checkpoints of bitsandbytes as they are stored, and answers from them."""
+"""The embedded engine loads quantised checkpoints as they are stored, and answers from them."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,14 @@ from record_bitsandbytes import FORMS, quantise
 from tiny_base import build_base
 from transformers import AutoModelForCausalLM
 
+from tunefleet_core.catalog import FormatRegistry, read_base
 from tunefleet_embedded.engine.model import load_base_model
 from tunefleet_embedded.engine.options import parse_options
 from tunefleet_formats.plugin import FORMATS
+from tunefleet_trl.mxfp4 import write_mxfp4_folder
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "families" / "tests"))
+import family_lab  # the tiny models of the families
 
 pytestmark = pytest.mark.backend
 IDS = torch.arange(20).unsqueeze(0)
@@ -49,6 +55,25 @@ def test_the_engine_answers_from_the_quantised_weights(base: Path, tmp_path: Pat
     assert (answered - logits(whole)).abs().max() > 1e-4  # it did not answer from whole weights
 
 
+@pytest.mark.filterwarnings("ignore:MXFP4")
+def test_the_engine_answers_from_the_published_layout_of_gpt_oss(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole = family_lab.MODELS["gpt_oss"]()
+    whole.save_pretrained(tmp_path / "whole")
+    for path in build_base(tmp_path / "other").glob("token*"):
+        (tmp_path / "whole" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "packed").mkdir()
+    write_mxfp4_folder(tmp_path / "whole", tmp_path / "packed")
+    facts = read_base(tmp_path / "packed", formats=FormatRegistry(FORMATS))
+    assert (facts.quantization.format, facts.quantization.carrier) == ("mxfp4", "mxfp4")
+    options = ["--model", str(tmp_path / "packed"), "--port", "1", "--device", "cpu", "--dtype", "float32"]
+    engine = load_base_model(parse_options(options)).model
+    alone = AutoModelForCausalLM.from_pretrained(tmp_path / "packed", dtype=torch.float32)
+    answered = logits(engine)
+    torch.testing.assert_close(answered, logits(alone), atol=1e-4, rtol=1e-4)
+    assert (answered - logits(whole.eval())).abs().max() > 1e-4  # it did not answer from whole weights
+
+
 def test_what_is_said_to_be_proven_is_what_runs_here() -> None:
     proven = {item.name for item in FORMATS for support in item.engines.values() if support.is_proven}
-    assert proven == {form.partition("-")[0] for form in FORMS}
+    assert proven == {"mxfp4", *(form.partition("-")[0] for form in FORMS)}

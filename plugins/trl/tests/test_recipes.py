@@ -29,7 +29,12 @@ from tunefleet_formats.plugin import tunefleet_formats
 from tunefleet_trl.plugin import tunefleet_backends
 from tunefleet_trl.rank import TrlRank
 
-RECIPES = {recipe.name: recipe for recipe in own_recipes()}
+RECIPES = {
+    recipe.name: recipe
+    for recipe in own_recipes()
+    if {parse_job_file(recipe.folder / job).backend for job in recipe.jobs} <= {"", "trl"}
+}
+"""Those that name another backend run in the tests of that one."""
 FORMATS = FormatRegistry(tunefleet_formats())
 STEPS = 3
 SLOW = ("maths-grpo", "sft-dpo")

@@ -6,27 +6,62 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
+from tunefleet.backend.v1.backend_pb2 import BackendManifest
 from tunefleet.backend.v1.inspect_pb2 import AuditResult, FileAudit
 from tunefleet.dataset.v1.audit_pb2 import MaskAudit
 from tunefleet.job.v1.event_pb2 import Notice
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet.model.v1.base_pb2 import BaseFacts, Quantization, TensorFact
-from tunefleet_core.backend import backend_manifest
 from tunefleet_core.catalog import FamilyRegistry, FormatRegistry
 from tunefleet_core.plugins import load_plugins
 from tunefleet_core.recipes import JobRecipe, PlannedRows
 from tunefleet_core.resolve import ChosenBackend, draft_train, finish_train
-from tunefleet_core.spec import parse_job_file
+from tunefleet_core.spec import QUANTIZATIONS, parse_job_file
+
+sys.path.append(str(Path(__file__).resolve().parents[3] / "plugins" / "trl"))  # not installed here
+from tunefleet_trl.plugin import tunefleet_backends as trl_backends
 
 BASES = Path(__file__).parent / "bases"
-DEVICES = {"RTX 4090, 24 GiB": 24, "A6000, 48 GiB": 48, "H100, 80 GiB": 80, "H200, 140 GiB": 140}
-"""Names of devices, with their memory in GiB as their drivers report it, rounded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the jobs of a recipe are planned: a backend, with the devices that its pages state.
+
+    Attributes:
+        manifest: What the backend is, where every library that it can have is installed.
+        device_kind: Kind of the devices.
+        devices: Their names, with their memory in GiB as their drivers report it, rounded.
+    """
+
+    manifest: BackendManifest
+    device_kind: str
+    devices: Mapping[str, int]
+
+
+def _whole(manifest: BackendManifest) -> BackendManifest:
+    whole = BackendManifest()
+    whole.CopyFrom(manifest)
+    whole.trained_formats.extend(name for name in QUANTIZATIONS if name not in manifest.trained_formats)
+    return whole
+
+
+USUAL = "trl"
+"""The backend of job files that name none."""
+PLACES = {
+    USUAL: Place(
+        manifest=_whole(trl_backends()[0]),
+        device_kind="cuda",
+        devices={"RTX 4090, 24 GiB": 24, "A6000, 48 GiB": 48, "H100, 80 GiB": 80, "H200, 140 GiB": 140},
+    )
+}
+"""Backend to where the recipes that name it are planned. A recipe of another backend adds a place."""
 BEGIN, END = "<!-- planned: begin -->", "<!-- planned: end -->"
 
 _PLUGINS = load_plugins()
@@ -56,6 +91,17 @@ class Plan:
         return "fits" if self.share <= _COMFORT else "tight" if self.share <= 1 else "does not fit"
 
 
+def backend_of(recipe: JobRecipe) -> str:
+    """Return the backend that a recipe's jobs name, or the usual one."""
+    (named,) = {parse_job_file(recipe.folder / job).backend for job in recipe.jobs}
+    return named or USUAL
+
+
+def place_of(recipe: JobRecipe) -> Place:
+    """Return where a recipe is planned."""
+    return PLACES[backend_of(recipe)]
+
+
 def facts_of(model: str) -> BaseFacts:
     """Return what the resolver would read of a recorded base."""
     record = json.loads((BASES / f"{model.replace('/', '--')}.json").read_text())
@@ -77,19 +123,22 @@ def facts_of(model: str) -> BaseFacts:
         chat_template=family.chat_template,  # instruct models bring one
         eos_token_ids=[0],
         max_positions=config.get("text_config", config)["max_position_embeddings"],
-        quantization=Quantization(format="mxfp4", bits_per_weight=4.25) if is_mxfp4 else None,
+        quantization=Quantization(format="mxfp4", carrier="mxfp4", bits_per_weight=4.25)
+        if is_mxfp4
+        else None,
     )
 
 
 def plans_of(recipe: JobRecipe) -> Iterator[Plan]:
     """Yield a plan per training job and device."""
-    for job, (device, gibibytes) in itertools.product(recipe.jobs, DEVICES.items()):
+    place = place_of(recipe)
+    for job, (device, gibibytes) in itertools.product(recipe.jobs, place.devices.items()):
         spec = parse_job_file(recipe.folder / job)
         if not spec.HasField("train"):
             continue
         spec.train.base.model = recipe.base  # of a later job: what an earlier one made of it
         memory = gibibytes * 2**30
-        resolved, notices = _resolve(spec, facts_of(recipe.base), recipe.planned, memory)
+        resolved, notices = _resolve(spec, facts_of(recipe.base), recipe.planned, place, memory)
         yield Plan(job=job, device=device, memory_bytes=memory, resolved=resolved, notices=notices)
 
 
@@ -124,7 +173,7 @@ def planned_section(recipe: JobRecipe) -> str:
 def smallest_device(recipe: JobRecipe) -> str:
     """Return the smallest device on which every job of a recipe fits, and how its base is held there."""
     plans = list(plans_of(recipe))
-    for device in DEVICES:
+    for device in place_of(recipe).devices:
         here = [plan for plan in plans if plan.device == device]
         if all(plan.verdict == "fits" for plan in here):
             largest = max(here, key=lambda plan: plan.share)
@@ -135,7 +184,7 @@ def smallest_device(recipe: JobRecipe) -> str:
 
 
 def _resolve(
-    spec: JobSpec, facts: BaseFacts, rows: PlannedRows, memory_bytes: int
+    spec: JobSpec, facts: BaseFacts, rows: PlannedRows, place: Place, memory_bytes: int
 ) -> tuple[ResolvedSpec, Sequence[Notice]]:
     draft = draft_train(spec, facts, FAMILIES.for_model_type(facts.model_type))
     mask = MaskAudit(
@@ -146,24 +195,9 @@ def _resolve(
         length_percentiles=[rows.tokens // 2, rows.tokens, rows.tokens],
     )
     files = [FileAudit(file=file, sha256="0" * 64, mask=mask) for file in draft.audit_order.files]
-    backend = ChosenBackend(manifest=_trl(), device_kind="cuda", memory_bytes=memory_bytes)
+    backend = ChosenBackend(manifest=place.manifest, device_kind=place.device_kind, memory_bytes=memory_bytes)
     resolution = finish_train(draft, AuditResult(files=files), backend, FORMATS)
     return resolution.spec, resolution.notices
-
-
-def _trl() -> BackendManifest:
-    """Return a manifest with what recipes ask of the trl backend, whose own tests hold it to that."""
-    able = ("TRAIN", "SFT", "LORA", "EXPERT_LORA", "QLORA_NF4", "MERGE", "INSPECT")
-    capabilities = [Capability.Value(f"CAPABILITY_{name}") for name in able]
-    return backend_manifest(
-        name="trl",
-        distribution="tunefleet-trl",
-        summary="s",
-        capabilities=capabilities,
-        trained_formats=["mxfp4", "nf4"],
-        methods=["dpo", "grpo", "kto"],
-        device_kinds=["cpu", "cuda"],
-    )
 
 
 def _tensors(key: str, places: Sequence[str]) -> Iterator[TensorFact]:

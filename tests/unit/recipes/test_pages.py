@@ -31,13 +31,14 @@ ABOVE = """\
 
 Job files to start from, each with a page and a few rows: `tunefleet recipes show NAME`, `tunefleet
 recipes use NAME`. Written by `tests/unit/recipes` from the recipes and the planner; the jobs of each run in
-miniature in `plugins/trl/tests/test_recipes.py`. No times are given: none were measured on these devices.
+miniature in `test_recipes.py` of its backend. No times are given: none were measured on these devices.
 
 | recipe | method | base | rows | smallest device that fits: planned peak |
 |---|---|---|---|---|
 """
+_DEVICES = [name for place in planning.PLACES.values() for name in place.devices]
 BELOW = f"""
-Devices asked: {"; ".join(planning.DEVICES)}. A plan fits up to 85 % of the memory. Bases are planned
+Devices asked: {"; ".join(_DEVICES)}. A plan fits up to 85 % of the memory. Bases are planned
 from their published shapes (`tests/unit/recipes/bases`), not from measurements.
 """
 _MAY_WRITE = bool(os.environ.get("UPDATE_GOLDEN"))
@@ -89,6 +90,13 @@ def test_nothing_is_warned_of_that_the_page_does_not_explain(name: str) -> None:
     warned = set(_warned(recipe))
     assert "train.data.train" in warned, "the example rows are few, and said to be"
     assert not {field for field in warned if f"`{field}`" not in explained}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_backend_of_a_recipe_runs_it_in_miniature(name: str) -> None:
+    backend = planning.backend_of(RECIPES[name])
+    tests = REFERENCE.parents[2] / "plugins" / backend / "tests" / "test_recipes.py"
+    assert "own_recipes()" in tests.read_text(), f"write {tests.name} for the recipes of {backend}"
 
 
 def test_recipes_have_a_table_in_the_reference() -> None:

@@ -71,6 +71,7 @@ CASES: list[tuple[str, Callable[[], Recipe], str, str]] = [
         "1e+06",
         "Gradients are clipped at a norm of 1e+06",
     ),
+    ("clipping", lambda: recipe(optim__max_grad_norm=0.0), "0", "Gradients are clipped at a norm of 0"),
     ("long-rows", lambda: recipe(max_length=2048), "2048", "max_length 2,048 is far above the 95th percent"),
     ("bare-base", lambda: recipe(is_bare=True), "org/tiny", "The rows are chats and the base was never"),
     ("auxiliary-loss", lambda: recipe(config=MOE), "0", "The base has 8 routed experts and router_aux_l"),
@@ -105,24 +106,52 @@ def test_the_default_job_is_silent() -> None:
     assert told(full(optim__learning_rate=1e-5)) == []
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: recipe(optim__epochs=4.0, rows=5_000),
-        lambda: recipe(rows=0, optim__epochs=9.0),
+# Rule: the values nearest to its case that it says nothing of.
+BESIDE: list[tuple[str, Callable[[], Recipe]]] = [
+    ("few-rows", lambda: recipe(rows=100)),
+    ("few-rows", lambda: recipe(rows=0)),  # not known before the rows are read
+    ("no-validation", lambda: recipe(data__validation="held-back.jsonl")),
+    ("scale", lambda: recipe(adapter__lora__rank=64, adapter__lora__alpha=64.0)),
+    ("scale", lambda: full(optim__learning_rate=1e-5, adapter__lora__alpha=80.0)),
+    ("high-rank", lambda: recipe(adapter__lora__rank=64, adapter__lora__alpha=64.0)),
+    (
+        "high-rank",
         lambda: recipe(adapter__lora__rank=128, adapter__lora__alpha=128**0.5, adapter__lora__rslora=True),
-        lambda: recipe(optim__learning_rate=5e-6, method="dpo"),
-        lambda: recipe(max_length=384),
-        lambda: recipe(max_length=4096, over_long="error", longest=4_090),
-        lambda: recipe(is_bare=True, loss_on="all"),
-        lambda: recipe(is_bare=True, has_turns=False),
-        lambda: recipe(config={**MOE, "router_aux_loss_coef": 0.001}),
-        lambda: recipe(config={**CONFIG, "router_aux_loss_coef": 0.0}),
-        lambda: recipe(config={**CONFIG, "num_experts": 8}),
-    ],
-)
+    ),
+    ("learning-rate", lambda: recipe(optim__learning_rate=2e-4)),
+    ("learning-rate", lambda: full(optim__learning_rate=5e-5)),
+    ("learning-rate", lambda: recipe(optim__learning_rate=5e-6, method="dpo")),
+    ("epochs", lambda: recipe(optim__epochs=3.0, rows=4_999)),
+    ("epochs", lambda: recipe(optim__epochs=4.0, rows=5_000)),
+    ("epochs", lambda: recipe(rows=0, optim__epochs=9.0)),
+    ("epochs", lambda: recipe(optim__max_steps=60)),
+    ("half-precision", lambda: recipe(dtype="bfloat16")),
+    ("half-precision", lambda: recipe(dtype="float32")),
+    ("clipping", lambda: recipe(optim__max_grad_norm=10.0)),
+    ("clipping", lambda: recipe(optim__max_grad_norm=0.3)),
+    ("long-rows", lambda: recipe(max_length=384)),
+    ("long-rows", lambda: recipe(max_length=4096, over_long="error", longest=4_090)),
+    ("bare-base", lambda: recipe(is_bare=True, loss_on="all")),
+    ("bare-base", lambda: recipe(is_bare=True, has_turns=False)),
+    ("bare-base", lambda: recipe(is_bare=True, method="dpo", optim__learning_rate=5e-6)),
+    ("auxiliary-loss", lambda: recipe(config={**MOE, "router_aux_loss_coef": 0.001})),
+    ("auxiliary-loss", lambda: recipe(config={**CONFIG, "router_aux_loss_coef": 0.0})),
+    ("auxiliary-loss", lambda: recipe(config={**CONFIG, "num_experts": 8})),
+    ("batch-size", lambda: recipe(optim__batch_size=4)),
+    ("batch-size", lambda: recipe(optim__batch_size=256)),
+    ("warmup-ratio", lambda: recipe(optim__warmup_ratio=0.2)),
+    ("weight-decay", lambda: recipe(optim__weight_decay=0.1)),
+    ("dropout", lambda: recipe(adapter__lora__dropout=0.2)),
+]
+
+
+@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in BESIDE])
 def test_a_rule_is_silent_beside_its_case(make: Callable[[], Recipe]) -> None:
     assert told(make()) == []
+
+
+def test_every_rule_is_seen_to_be_silent_too() -> None:
+    assert {name for name, _ in BESIDE} == {rule.name for rule in RULES}
 
 
 def test_a_scale_that_is_not_one_is_shown_without_alarm() -> None:

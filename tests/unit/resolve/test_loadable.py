@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
+from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, FormatScope
+from tunefleet.model.v1.base_pb2 import BaseFacts, Quantization
 from tunefleet_core.backend import backend_manifest
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.resolve import engines_that_load
@@ -36,6 +37,28 @@ def test_the_one_asked_for_is_refused_with_one_that_does() -> None:
     assert raised.value.reason is Reason.CAPABILITY_UNSUPPORTED
     assert "able" in raised.value.hint
     assert raised.value.metadata == {"engine": "plain", "format": "gptq"}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "carrier", "is_loaded"),
+    [("gpt_oss", "mxfp4", True), ("llama", "mxfp4", False), ("gpt_oss", "compressed-tensors", False)],
+)
+def test_an_engine_that_loads_a_format_for_some_models_only_is_refused_for_the_others(
+    model_type: str, carrier: str, is_loaded: bool
+) -> None:
+    engine = _engine("embedded", "mxfp4")
+    engine.served_scopes.append(FormatScope(format="mxfp4", model_types=["gpt_oss"], carriers=["mxfp4"]))
+    facts = BaseFacts(model_type=model_type, quantization=Quantization(format="mxfp4", carrier=carrier))
+    assert engines_that_load("mxfp4", [engine]) == [engine], "before the checkpoint is read"
+    if is_loaded:
+        assert engines_that_load("mxfp4", [engine], facts=facts) == [engine]
+        return
+    wide = _engine("vllm", "mxfp4")
+    assert engines_that_load("mxfp4", [engine, wide], facts=facts) == [wide]
+    with pytest.raises(TunefleetError, match="'embedded' does not load models stored as mxfp4") as raised:
+        engines_that_load("mxfp4", [engine, wide], asked="embedded", facts=facts)
+    assert "vllm" in raised.value.hint
+    assert ("in compressed-tensors" in raised.value.message) is (carrier != "mxfp4")
 
 
 def test_a_fleet_in_which_none_does_is_told_so() -> None:

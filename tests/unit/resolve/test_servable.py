@@ -80,6 +80,8 @@ def test_what_a_backend_would_write_is_refused_by_the_name_of_the_option(
     error = refusal(_UNSUPPORTED, lambda: resolve(spec, backend=peft()))
     assert error.metadata["field"] == f"backend_options.{option}"
     assert why in error.message
+    assert "merge: true" in error.hint
+    assert f"leave backend_options.{option} out" in error.hint
     spec.train.merge = True
     assert resolve(spec, backend=peft())
     assert resolve(meant_for(engine, init_lora_weights="gaussian", bias="none"), backend=peft())

@@ -165,6 +165,7 @@ class BackendManifest(_message.Message):
     EXPORTED_SCOPES_FIELD_NUMBER: _builtins.int
     METHODS_FIELD_NUMBER: _builtins.int
     TRAINED_SCOPES_FIELD_NUMBER: _builtins.int
+    SERVED_SCOPES_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, a slug: `trl`."""
@@ -225,6 +226,10 @@ class BackendManifest(_message.Message):
         """
 
     @_builtins.property
+    def served_scopes(self) -> _containers.RepeatedCompositeFieldContainer[Global___FormatScope]:
+        """The same of `served_formats`."""
+
+    @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainChoice]:
         """What it honours of a training spec beyond what every backend does. A
         field or value that is not here is refused at submit. Open set.
@@ -249,11 +254,12 @@ class BackendManifest(_message.Message):
         exported_scopes: _abc.Iterable[Global___FormatScope] | None = ...,
         methods: _abc.Iterable[_builtins.str] | None = ...,
         trained_scopes: _abc.Iterable[Global___FormatScope] | None = ...,
+        served_scopes: _abc.Iterable[Global___FormatScope] | None = ...,
         choices: _abc.Iterable[Global___TrainChoice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options_schema", b"options_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "engine_entry", b"engine_entry", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "methods", b"methods", "name", b"name", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "summary", b"summary", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "engine_entry", b"engine_entry", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "methods", b"methods", "name", b"name", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
