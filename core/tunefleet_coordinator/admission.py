@@ -22,6 +22,7 @@ class Admission:
         self._watermark = watermark
         self._holds = holds
         self._look_again_at = 0.0
+        self._looking = asyncio.Lock()
 
     @asynccontextmanager
     async def new_work(self) -> AsyncGenerator[None]:
@@ -30,8 +31,13 @@ class Admission:
         Raises:
             TunefleetError: DISK_FULL.
         """
-        if time.monotonic() >= self._look_again_at:  # a disk does not fill between two calls of a burst
-            await asyncio.to_thread(self._watermark.require)
-            self._look_again_at = time.monotonic() + _LOOK_SECONDS
+        if self._is_due():  # a disk does not fill between two calls of a burst
+            async with self._looking:  # one look is enough for all who wait for one
+                if self._is_due():
+                    await asyncio.to_thread(self._watermark.require)
+                    self._look_again_at = time.monotonic() + _LOOK_SECONDS
         with self._holds.request():
             yield
+
+    def _is_due(self) -> bool:
+        return time.monotonic() >= self._look_again_at

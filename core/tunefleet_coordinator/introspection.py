@@ -14,9 +14,10 @@ import grpc.aio
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc as health_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection_pb2_grpc as reflection_grpc
 
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.rpc import RpcContext
+from tunefleet_core.rpc import RpcContext, found_by_name
 
 __all__ = ["SERVICES_OF_PEOPLE", "SERVICES_OF_SERVICES", "Health", "add_introspection"]
 
@@ -104,5 +105,7 @@ def add_introspection(health: Health, server: grpc.aio.Server, services: Sequenc
         services: Full names of the services that it offers.
     """
     health.know(services)
-    health_grpc.add_HealthServicer_to_server(health, server)
-    reflection.enable_server_reflection((*services, *_NAMES), server)
+    by_name = found_by_name(server)
+    health_grpc.add_HealthServicer_to_server(health, by_name)
+    servicer = reflection.aio.ReflectionServicer((*services, *_NAMES))
+    reflection_grpc.add_ServerReflectionServicer_to_server(servicer, by_name)

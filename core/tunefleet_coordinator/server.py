@@ -54,7 +54,7 @@ from tunefleet_core.catalog import FamilyRegistry, FormatRegistry
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.lifecycle import Policy
 from tunefleet_core.plugins import childless, load_plugins
-from tunefleet_core.rpc import ErrorInterceptor, is_loopback
+from tunefleet_core.rpc import ErrorInterceptor, found_by_name, is_loopback
 from tunefleet_core.rpc.channels import MESSAGE_OPTIONS
 
 __all__ = ["CoordinatorOptions", "serve"]
@@ -144,18 +144,20 @@ async def _serve_store(options: CoordinatorOptions, store: Store, group: asyncio
 
     health = Health()
     users = _listener(tokens, health)
-    job_grpc.add_JobServiceServicer_to_server(JobServicer(kernel, resolver, admission), users)
-    model_grpc.add_ModelServiceServicer_to_server(ModelServicer(kernel, pruner), users)
+    people = found_by_name(users)
+    job_grpc.add_JobServiceServicer_to_server(JobServicer(kernel, resolver, admission), people)
+    model_grpc.add_ModelServiceServicer_to_server(ModelServicer(kernel, pruner), people)
     deployments = DeploymentServicer(kernel, resolver, admission)
-    deployment_grpc.add_DeploymentServiceServicer_to_server(deployments, users)
+    deployment_grpc.add_DeploymentServiceServicer_to_server(deployments, people)
     datasets = DatasetServicer(kernel, resolver, blobs, watermark)
-    dataset_grpc.add_DatasetServiceServicer_to_server(datasets, users)
-    catalog_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(kernel, plugins), users)
-    fleet_grpc.add_FleetServiceServicer_to_server(fleet, users)
-    artifact_grpc.add_ArtifactServiceServicer_to_server(artifact, users)
+    dataset_grpc.add_DatasetServiceServicer_to_server(datasets, people)
+    catalog_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(kernel, plugins), people)
+    fleet_grpc.add_FleetServiceServicer_to_server(fleet, people)
+    artifact_grpc.add_ArtifactServiceServicer_to_server(artifact, people)
     services = _listener(tokens, health)
-    fleet_grpc.add_FleetServiceServicer_to_server(fleet, services)
-    artifact_grpc.add_ArtifactServiceServicer_to_server(artifact, services)
+    machines = found_by_name(services)
+    fleet_grpc.add_FleetServiceServicer_to_server(fleet, machines)
+    artifact_grpc.add_ArtifactServiceServicer_to_server(artifact, machines)
 
     add_introspection(health, users, SERVICES_OF_PEOPLE)
     add_introspection(health, services, SERVICES_OF_SERVICES)

@@ -20,7 +20,6 @@ from tunefleet_core.catalog.matrix import (
     ENGINES,
     Published,
     Trait,
-    Verdict,
     judge_adapter,
     judge_class,
     spec_traits,
@@ -139,8 +138,7 @@ def serving_notices(spec: JobSpec) -> Iterator[Notice]:
 
 
 def _is_served_by_none(trait: Trait) -> bool:
-    verdicts: Sequence[Verdict] = [judge_adapter(engine, [trait]) for engine in ENGINES]
-    return not any(verdict.works for verdict in verdicts)
+    return not any(judge_adapter(engine, [trait]).works for engine in ENGINES)
 
 
 def _architectures(facts: BaseFacts) -> tuple[str, ...]:

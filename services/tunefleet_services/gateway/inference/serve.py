@@ -9,7 +9,7 @@ import grpc.aio
 
 from tunefleet.inference.v1 import inference_service_pb2_grpc as inference_grpc
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.rpc import ErrorInterceptor, is_loopback
+from tunefleet_core.rpc import ErrorInterceptor, found_by_name, is_loopback
 from tunefleet_services.gateway.access_log import AccessLog
 from tunefleet_services.gateway.engines import Engines
 from tunefleet_services.gateway.inference.servicer import InferenceServicer
@@ -58,7 +58,7 @@ async def serve_inference(
         servicer = InferenceServicer(
             routes=routes, engines=engines, settings=settings, metrics=metrics, access_log=access_log
         )
-        inference_grpc.add_InferenceServiceServicer_to_server(servicer, server)
+        inference_grpc.add_InferenceServiceServicer_to_server(servicer, found_by_name(server))
         try:
             try:
                 port = server.add_insecure_port(address)
