@@ -24,7 +24,6 @@ from tunefleet_core.lifecycle import (
     Labels,
     ManifestRow,
     ModelRow,
-    RequestRow,
     Row,
 )
 
@@ -104,20 +103,16 @@ def _rows_of(connection: Connection, table: str, keys: Sequence[Key]) -> Iterabl
     pairs = [(key[1], key[2]) for key in keys]
     match table:
         case "name":
-            jobs = select(tables.jobs).where(tables.jobs.c.name.in_(first))
-            models = select(tables.models).where(tables.models.c.name.in_(first))
             return [
-                *_all(connection, jobs, codec.job_from),
-                *_all(connection, models, codec.model_from),
+                *_among(connection, tables.jobs, codec.job_from, name=first),
+                *_among(connection, tables.models, codec.model_from, name=first),
             ]
         case "job":
-            return _all(connection, select(tables.jobs).where(tables.jobs.c.uid.in_(first)), codec.job_from)
+            return _among(connection, tables.jobs, codec.job_from, uid=first)
         case "service":
-            where = tables.services.c.name.in_(first)
-            return _all(connection, select(tables.services).where(where), codec.service_from)
+            return _among(connection, tables.services, codec.service_from, name=first)
         case "deployment":
-            where = tables.deployments.c.uid.in_(first)
-            return _all(connection, select(tables.deployments).where(where), codec.deployment_from)
+            return _among(connection, tables.deployments, codec.deployment_from, uid=first)
         case "attempt":
             where = tuple_(tables.attempts.c.job_uid, tables.attempts.c.attempt).in_(pairs)
             return _all(connection, select(tables.attempts).where(where), codec.attempt_from)
@@ -125,16 +120,31 @@ def _rows_of(connection: Connection, table: str, keys: Sequence[Key]) -> Iterabl
             where = tuple_(tables.manifests.c.digest, tables.manifests.c.job_uid).in_(pairs)
             return _all(connection, select(tables.manifests).where(where), codec.manifest_from)
         case "request":
-            return _requests(connection, keys)
+            wanted = set(keys)
+            ids = [key[2] for key in keys]
+            found = _among(connection, tables.requests, codec.request_from, request_id=ids)
+            return [row for row in found if row.key in wanted]
         case _:
             return []
 
 
-def _requests(connection: Connection, keys: Sequence[Key]) -> Iterable[RequestRow]:
-    wanted = set(keys)
-    where = tables.requests.c.request_id.in_([key[2] for key in keys])
-    found = _all(connection, select(tables.requests).where(where), codec.request_from)
-    return [row for row in found if row.key in wanted]
+def _among(
+    connection: Connection,
+    table: Table,
+    make: Callable[[codec.Columns], _Item],
+    **values: Sequence[object],
+) -> list[_Item]:
+    """Return the rows in which the one column that is named has one of some values."""
+    ((column, wanted),) = values.items()
+    return [
+        make(dict(row)) for row in connection.execute(_in_of(table, column), {"wanted": wanted}).mappings()
+    ]
+
+
+@cache
+def _in_of(table: Table, column: str) -> Select[Any]:
+    """Return the statement of `_among`; every batch of submits asks three of them."""
+    return select(table).where(table.c[column].in_(bindparam("wanted", expanding=True)))
 
 
 def list_jobs(

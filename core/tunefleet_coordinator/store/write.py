@@ -8,12 +8,13 @@ it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Table, Update, bindparam, delete, select, update
+from sqlalchemy import Connection, Delete, Insert, Table, Update, bindparam, delete, select, update
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 
 from tunefleet_coordinator.store import tables
@@ -34,6 +35,8 @@ from tunefleet_core.lifecycle import (
 )
 
 __all__ = ["write_each", "write_together"]
+
+_DIALECT = sqlite.dialect(paramstyle="qmark")
 
 
 @dataclass(slots=True)
@@ -144,10 +147,10 @@ def _segment(appended: EventsAppended) -> dict[str, Any]:
 def _execute(connection: Connection, plan: _Plan) -> None:
     try:
         for table, rows in plan.updates.items():
-            if connection.execute(_compare_and_set(table), rows).rowcount != len(rows):
+            if _compare_and_set(table).run(connection, rows) != len(rows):
                 raise Conflict(f"A row of {table.name} has another version than expected.", plan.keys)
         for table, rows in plan.inserts.items():
-            connection.execute(table.insert(), rows)
+            _insert(table).run(connection, rows)
         for dropped in plan.drops:
             connection.execute(_segments_up_to(dropped))
         for removed in plan.removals:
@@ -159,15 +162,42 @@ def _execute(connection: Connection, plan: _Plan) -> None:
         raise Conflict(f"A key is taken: {error.orig}.", plan.keys) from error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """A statement as the driver takes it, and the order of its values.
+
+    SQLAlchemy writes it once. Run by SQLAlchemy it would be compared with those it has compiled, and every
+    row gone through twice: that was 4 parts in 10 of the CPU of a commit.
+    """
+
+    text: str
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, statement: Insert | Update) -> _Prepared:
+        compiled = statement.compile(dialect=_DIALECT)
+        return cls(text=str(compiled), names=tuple(compiled.positiontup or ()))
+
+    def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Run it for every row; return how many rows of the table it met."""
+        values = [tuple([row[name] for name in self.names]) for row in rows]
+        return connection.exec_driver_sql(self.text, values).rowcount
+
+
 @cache
-def _compare_and_set(table: Table) -> Update:
+def _insert(table: Table) -> _Prepared:
+    return _Prepared.of(table.insert())
+
+
+@cache
+def _compare_and_set(table: Table) -> _Prepared:
     """Return `UPDATE table SET every column WHERE key AND version = :expected_version`."""
     keys = [column for column in table.primary_key.columns]
     others = [column for column in table.columns if not column.primary_key]
     statement = update(table).where(table.c.version == bindparam("expected_version"))
     for column in keys:
         statement = statement.where(column == bindparam(f"key_{column.name}"))
-    return statement.values({column.name: bindparam(column.name) for column in others})
+    return _Prepared.of(statement.values({column.name: bindparam(column.name) for column in others}))
 
 
 def _removal(row: Row) -> Delete:
