@@ -127,7 +127,7 @@ class Resolver:
         spec.train.data.train.add(source=path)
         spec.train.max_length = question.max_length
         spec.train.loss_on = question.loss_on
-        place = _place(spec, await self._attached())
+        place = _place(spec, self._attached())
         facts = await self._facts(place.service, _question(question.base))
         draft = draft_train(spec, facts, self._family(facts), frozen_time_seconds=int(time.time()))
         audit = await self._audit(place, draft)
@@ -137,7 +137,7 @@ class Resolver:
     async def _resolve(self, project: str, spec: JobSpec) -> Resolution:
         if spec.WhichOneof("work") == "export":
             return await self._export(project, spec)
-        place = _place(spec, await self._attached())
+        place = _place(spec, self._attached())
         check_backend(spec, place.backend.manifest)
         if spec.WhichOneof("work") == "evaluate":
             return await self._evaluate(project, spec, place)
@@ -145,7 +145,7 @@ class Resolver:
 
     async def base_facts(self, question: BaseQuestion) -> BaseFacts:
         """Return the facts of a base, asked of any server, else of any trainer."""
-        services = await self._attached()
+        services = self._attached()
         for kind in (ServiceKind.SERVICE_KIND_SERVER, ServiceKind.SERVICE_KIND_TRAINER):
             for service in services:
                 if service.kind == kind:
@@ -171,7 +171,7 @@ class Resolver:
         """
         usable = [
             installed.manifest
-            for service in await self._attached()
+            for service in self._attached()
             if service.kind == ServiceKind.SERVICE_KIND_SERVER
             for installed in service.backends
             if installed.status == _ACTIVE and has_capability(installed.manifest, Capability.CAPABILITY_SERVE)
@@ -301,7 +301,7 @@ class Resolver:
         by = JobSpec()
         by.CopyFrom(spec)
         by.backend = spec.backend or trained.resolved.backend.name  # who wrote an adapter can read it
-        place = _place(by, await self._attached())
+        place = _place(by, self._attached())
         facts, free = await self._facts_and_room(place.service, trained)
         return resolve_export(
             spec,
@@ -316,7 +316,7 @@ class Resolver:
         merged_by = "" if trained.is_whole else trained.resolved.backend.name
         exporter = find_exporter(
             spec,
-            await self._attached(),
+            self._attached(),
             merged_by=merged_by,
             model_type=trained.resolved.base.model_type,
             known=self._formats.names(),
@@ -355,9 +355,10 @@ class Resolver:
         question = AuditQuestion(backend=place.backend.manifest.name, order=draft.audit_order)
         return (await self._broker.ask_audit(place.service, question)).audit
 
-    async def _attached(self) -> Sequence[Service]:
+    def _attached(self) -> Sequence[Service]:
         """Return the attached services as they describe themselves. Read only: the same for every call."""
-        generation, rows = await self._kernel.observe(self._look)
+        # Not `observe`: a submit is resolved while those before it are committed.
+        generation, rows = self._kernel.glance(self._look)
         if rows is not None:
             self._known = generation, [Service.FromString(row.description) for row in rows]
         return self._known[1]

@@ -153,6 +153,13 @@ class Kernel:
         self._observers.append(observer)
         return await seen
 
+    def glance(self, look: Callable[[World], _Result]) -> _Result:
+        """Look at what only memory holds, as it is this moment: who is attached, and as what.
+
+        Unlike `observe` it waits for no commit, so whatever else is there may yet be taken back.
+        """
+        return look(self._world)
+
     async def desired(self, service: str) -> DesiredView:
         """Return what a service is to hold; durable, so it may be told."""
         return await self.observe(lambda world: desired_for(world, service))
