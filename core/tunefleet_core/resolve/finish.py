@@ -197,10 +197,11 @@ def resolve_plain(
 ) -> Resolution:
     """Resolve a job for a backend that cannot inspect: defaults only, nothing is read.
 
-    Raises:
-        TunefleetError: FIELD_INVALID (options), CAPABILITY_UNSUPPORTED.
+    Args:
+        spec: A spec that has passed `check_backend`.
+        backend: Who will run it.
+        adapter: The adapter to score, for `evaluate`.
     """
-    check_backend(spec, backend.manifest)
     filled, defaults = _start(spec, backend, None)
     notices: list[Notice] = []
     estimate = Estimate()

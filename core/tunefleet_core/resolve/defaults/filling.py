@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TypeGuard, cast
 
 from google.protobuf.message import Message
@@ -46,7 +47,7 @@ class Defaults:
 
     def _parent(self, path: str) -> tuple[Message, str]:
         message: Message = self._spec
-        *parents, name = path.split(".")
+        parents, name = _split(path)
         for parent in parents:
             message = cast("Message", getattr(message, parent))
         return message, name
@@ -65,10 +66,23 @@ def shown(value: object) -> str:
 
 def _is_set(message: Message, name: str) -> bool:
     """Return whether a field holds anything: presence where the field has it, else not empty."""
-    if message.DESCRIPTOR.fields_by_name[name].has_presence:
+    if _has_presence(type(message), name):
         return message.HasField(name)
     return bool(getattr(message, name))
 
 
+# Asked of every field of every spec, so the answers are kept: there are as many as fields.
+@cache
+def _has_presence(kind: type[Message], name: str) -> bool:
+    return kind.DESCRIPTOR.fields_by_name[name].has_presence
+
+
+@cache
+def _split(path: str) -> tuple[tuple[str, ...], str]:
+    """Return the names of the messages around a field, and its own."""
+    *parents, name = path.split(".")
+    return tuple(parents), name
+
+
 def _is_list(value: object) -> TypeGuard[Sequence[object]]:
-    return isinstance(value, list | tuple)
+    return isinstance(value, (list, tuple))
