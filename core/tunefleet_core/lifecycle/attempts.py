@@ -120,7 +120,7 @@ def report_events(draft: Draft, report: EventsReported) -> EventsAcknowledged:
     job, attempt = live_attempt(draft, report.job_uid, report.attempt, report.fencing_number)
     acknowledged = attempt.acknowledged_source_sequence
     fresh: list[JobEvent] = []
-    numbers = Metrics.FromString(job.progress)
+    progress = [job.progress]
     for event in report.events:
         if event.source_sequence <= acknowledged:
             continue
@@ -131,19 +131,27 @@ def report_events(draft: Draft, report: EventsReported) -> EventsAcknowledged:
                 hint=f"Send the events from {acknowledged + 1} on, without holes.",
             )
         acknowledged += 1
-        own = JobEvent()
-        own.CopyFrom(event)
-        own.attempt = attempt.attempt
-        fresh.append(own)
+        fresh.append(_of_attempt(event, attempt.attempt))
         if event.HasField("metrics"):
-            numbers.MergeFrom(event.metrics)
+            progress.append(event.metrics.SerializeToString())
     if fresh:
         job = draft.append(job, *fresh)
-        progress = numbers.SerializeToString()
-        if progress != job.progress:
-            draft.write(job, progress=progress)
+        # Messages one behind the other are read as one in which the later ones were merged.
+        numbers = Metrics.FromString(b"".join(progress)).SerializeToString()
+        if numbers != job.progress:
+            draft.write(job, progress=numbers)
         draft.write(attempt, acknowledged_source_sequence=acknowledged)
     return EventsAcknowledged(acknowledged_source_sequence=acknowledged)
+
+
+def _of_attempt(event: JobEvent, attempt: int) -> JobEvent:
+    """Return an event as one of an attempt, whatever its source calls it."""
+    if event.attempt == attempt:
+        return event
+    own = JobEvent()
+    own.CopyFrom(event)
+    own.attempt = attempt
+    return own
 
 
 def commit_manifest(draft: Draft, commit: ManifestCommitted) -> ManifestRow:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from tunefleet.fleet.v1.fleet_pb2 import ServiceKind, ServiceState
 from tunefleet.job.v1.event_pb2 import JobEvent, StateChanged
 from tunefleet.job.v1.job_service_pb2 import JobEvents
@@ -59,7 +61,7 @@ class Draft:
         self.queued_jobs: dict[str, None] = {}
         self._rows: dict[Key, Row] = {}
         self._removed: dict[Key, RowRemoved] = {}
-        self._events: dict[str, list[JobEvent]] = {}
+        self._events: dict[str, JobEvents] = {}
         self._dropped: dict[str, int] = {}
         self._released: dict[DeviceKey, set[Key]] = {}
         self._booked: dict[DeviceKey, set[Key]] = {}
@@ -149,19 +151,20 @@ class Draft:
         return self.append(new, JobEvent(state_changed=changed))
 
     def append(self, job: JobRow, *events: JobEvent) -> JobRow:
-        """Append events to a job's history; they are numbered and, if need be, dated here.
-
-        The events become the draft's own: their `sequence` is set.
-        """
-        sequence, size = job.last_sequence, job.history_bytes
-        wall = int(self.at.wall * 1e6)
+        """Append copies of events to a job's history; they are numbered and, if need be, dated here."""
+        held = self._events.setdefault(job.uid, JobEvents())
+        sequence, before = job.last_sequence, held.ByteSize()
+        now = Timestamp()
+        now.FromMicroseconds(int(self.at.wall * 1e6))
         for event in events:
             sequence += 1
-            event.sequence = sequence
-            if not event.HasField("create_time"):
-                event.create_time.FromMicroseconds(wall)
-            size += _stored_bytes(event)
-        self._events.setdefault(job.uid, []).extend(events)
+            own = held.events.add()
+            own.CopyFrom(event)
+            own.sequence = sequence
+            if not own.HasField("create_time"):
+                own.create_time.CopyFrom(now)
+        # What they take in a segment: it is stored as these very bytes.
+        size = job.history_bytes + held.ByteSize() - before
         return self.write(job, last_sequence=sequence, history_bytes=size)
 
     def drop_events(self, job: JobRow, through_sequence: int) -> None:
@@ -183,13 +186,13 @@ class Draft:
             old = self.world.row(key)
             if old is not row and key not in self._removed:
                 changes.append(RowChange(old=old, new=row))
-        for uid, events in self._events.items():
+        for uid, held in self._events.items():
             changes.append(
                 EventsAppended(
                     job_uid=uid,
-                    first_sequence=events[0].sequence,
-                    last_sequence=events[-1].sequence,
-                    payload=JobEvents(events=events).SerializeToString(),
+                    first_sequence=held.events[0].sequence,
+                    last_sequence=held.events[-1].sequence,
+                    payload=held.SerializeToString(),
                 )
             )
         for uid, through in self._dropped.items():
@@ -225,9 +228,3 @@ class Draft:
                 released.remove(key)
             else:
                 self._booked.setdefault(device, set()).add(key)
-
-
-def _stored_bytes(event: JobEvent) -> int:
-    """Return what an event takes in a segment: a tag of one byte, its length as a varint, itself."""
-    length = event.ByteSize()
-    return 1 + max(1, (length.bit_length() + 6) // 7) + length
