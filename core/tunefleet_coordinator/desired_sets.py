@@ -6,12 +6,11 @@ from collections.abc import Hashable, Sequence
 
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec
 from tunefleet.fleet.v1.fleet_pb2 import Assignment, DeploymentAssignment, DesiredSet, Route
-from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_coordinator.inspections import InspectionBroker
 from tunefleet_coordinator.kernel import Kernel
 from tunefleet_coordinator.security import TokenBook
-from tunefleet_core.lifecycle import DeploymentRow, DesiredAssignment, checkpoint_ref
+from tunefleet_core.lifecycle import DeploymentRow, DesiredAssignment, SpecRow, checkpoint_ref
 from tunefleet_core.timestamps import timestamp_of
 
 __all__ = ["DesiredSets"]
@@ -31,7 +30,8 @@ class DesiredSets:
         """Return what a service is to hold now, without a generation."""
         view = await self._kernel.desired(service)
         desired = DesiredSet(inspections=self._broker.questions_for(service))
-        desired.assignments.extend(await self._assignments(service, view.assignments))
+        for assignment in await self._assignments(service, view.assignments):
+            desired.assignments.add().CopyFrom(assignment)
         desired.deployments.extend(_deployment(row) for row in view.deployments)
         desired.routes.extend(_route(row) for row in view.routes)
         if await self._kernel.observe(lambda world: service in world.gateways()):
@@ -50,32 +50,42 @@ class DesiredSets:
                 grant.expire_time.CopyFrom(timestamp_of(principal.expire_time))
 
     async def _assignments(self, service: str, items: Sequence[DesiredAssignment]) -> list[Assignment]:
+        if not items:
+            self._made.pop(service, None)
+            return []
         before, now = self._made.get(service, {}), dict[Hashable, Assignment]()
+        fresh = [item.job.uid for item in items if _key(item) not in before]
+        # One trip to the thread that reads for all of them, not one each.
+        specs = await self._kernel.read(self._kernel.store.get_specs, fresh) if fresh else {}
         for item in items:
-            key = (item.job.uid, item.attempt.attempt, item.attempt.fencing_number, item.goal)
-            now[key] = before.get(key) or await self._assignment(item)
+            key = _key(item)
+            now[key] = before.get(key) or _assignment(item, specs.get(item.job.uid))
         self._made[service] = now
-        if not now:
-            del self._made[service]
         return list(now.values())
 
-    async def _assignment(self, item: DesiredAssignment) -> Assignment:
-        job, attempt = item.job, item.attempt
-        row = await self._kernel.read(self._kernel.store.get_spec, job.uid)
-        assignment = Assignment(
-            job=job.name,
-            job_uid=job.uid,
-            attempt=attempt.attempt,
-            fencing_number=attempt.fencing_number,
-            goal=item.goal,
-            resolved_spec=ResolvedSpec.FromString(row.resolved_spec) if row is not None else None,
-            resolved_spec_digest=job.resolved_spec_digest,
-            device_ids=attempt.device_ids,
-            backend=job.backend,
-        )
-        if attempt.resume_from is not None:
-            assignment.resume_from.CopyFrom(checkpoint_ref(attempt.resume_from))
-        return assignment
+
+def _key(item: DesiredAssignment) -> Hashable:
+    """Return what an assignment is made of, as far as it can change."""
+    return (item.job.uid, item.attempt.attempt, item.attempt.fencing_number, item.goal)
+
+
+def _assignment(item: DesiredAssignment, spec: SpecRow | None) -> Assignment:
+    job, attempt = item.job, item.attempt
+    assignment = Assignment(
+        job=job.name,
+        job_uid=job.uid,
+        attempt=attempt.attempt,
+        fencing_number=attempt.fencing_number,
+        goal=item.goal,
+        resolved_spec_digest=job.resolved_spec_digest,
+        device_ids=attempt.device_ids,
+        backend=job.backend,
+    )
+    if spec is not None:
+        assignment.resolved_spec.ParseFromString(spec.resolved_spec)
+    if attempt.resume_from is not None:
+        assignment.resume_from.CopyFrom(checkpoint_ref(attempt.resume_from))
+    return assignment
 
 
 def _deployment(row: DeploymentRow) -> DeploymentAssignment:

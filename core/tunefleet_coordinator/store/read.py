@@ -25,6 +25,7 @@ from tunefleet_core.lifecycle import (
     ManifestRow,
     ModelRow,
     Row,
+    SpecRow,
 )
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "next_queue_number",
     "one",
     "rows_of_keys",
+    "specs_of_jobs",
     "working_set",
 ]
 
@@ -96,6 +98,11 @@ def rows_of_keys(connection: Connection, keys: Sequence[Key]) -> list[Row]:
         for table, part in by_table.items():
             found += _rows_of(connection, table, part)
     return found
+
+
+def specs_of_jobs(connection: Connection, job_uids: Sequence[str]) -> list[SpecRow]:
+    """Return the specs of jobs, in no particular order."""
+    return _among(connection, tables.specs, codec.spec_from, job_uid=list(job_uids))
 
 
 def _rows_of(connection: Connection, table: str, keys: Sequence[Key]) -> Iterable[Row]:

@@ -168,13 +168,7 @@ class Store:
 
     def get_specs(self, job_uids: Sequence[str]) -> dict[str, SpecRow]:
         """Return the specs of jobs by job uid."""
-
-        def found(connection: Connection) -> dict[str, SpecRow]:
-            statement = select(tables.specs).where(tables.specs.c.job_uid.in_(list(job_uids)))
-            rows = [codec.spec_from(dict(row)) for row in connection.execute(statement).mappings()]
-            return {row.job_uid: row for row in rows}
-
-        return self._read(found)
+        return {row.job_uid: row for row in self._read(read.specs_of_jobs, job_uids)}
 
     def list_jobs(
         self,
