@@ -104,9 +104,8 @@ def lose_attempt(draft: Draft, attempt: AttemptRow, why: str) -> None:
             metadata={"service": attempt.service, "attempt": str(attempt.attempt)},
         )
     )
-    job = _close(draft, job, attempt, AttemptOutcome.ATTEMPT_OUTCOME_LOST, error)
     unknown = DeviceReleased(device_release=DeviceRelease.DEVICE_RELEASE_UNKNOWN)
-    job = draft.append(job, device_released(attempt, unknown))
+    job = _close(draft, job, attempt, AttemptOutcome.ATTEMPT_OUTCOME_LOST, error, unknown)
     if job.cancel_requested:
         end_job(draft, job, JobState.JOB_STATE_CANCELLED, "Its service was lost while it stopped.")
     elif job.state == JobState.JOB_STATE_PAUSING:
@@ -135,11 +134,9 @@ def report_events(draft: Draft, report: EventsReported) -> EventsAcknowledged:
         if event.HasField("metrics"):
             progress.append(event.metrics.SerializeToString())
     if fresh:
-        job = draft.append(job, *fresh)
         # Messages one behind the other are read as one in which the later ones were merged.
-        numbers = Metrics.FromString(b"".join(progress)).SerializeToString()
-        if numbers != job.progress:
-            draft.write(job, progress=numbers)
+        numbers = Metrics.FromString(b"".join(progress))
+        draft.append(job, *fresh, progress=numbers.SerializeToString())
         draft.write(attempt, acknowledged_source_sequence=acknowledged)
     return EventsAcknowledged(acknowledged_source_sequence=acknowledged)
 
@@ -205,9 +202,8 @@ def _end_attempt(draft: Draft, job: JobRow, attempt: AttemptRow, status: Attempt
         error = _stopped(attempt)
     if job.cancel_requested and outcome != AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED:
         outcome = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
-    job = _close(draft, job, attempt, outcome, error)
-    if status.HasField("device_released"):
-        job = draft.append(job, device_released(attempt, status.device_released))
+    released = status.device_released if status.HasField("device_released") else None
+    job = _close(draft, job, attempt, outcome, error, released)
     if outcome == AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED and output is not None:
         _succeed(draft, job, output, status)
     elif job.cancel_requested:
@@ -239,9 +235,13 @@ def _close(
     attempt: AttemptRow,
     outcome: AttemptOutcome.ValueType,
     error: status_pb2.Status | None,
+    released: DeviceReleased | None,
 ) -> JobRow:
     draft.write(attempt, state=AttemptState.ENDED, outcome=outcome, end_time=draft.at.wall)
-    return draft.append(job, attempt_ended(attempt, outcome, error))
+    events = [attempt_ended(attempt, outcome, error)]
+    if released is not None:
+        events.append(device_released(attempt, released))
+    return draft.append(job, *events)
 
 
 def _succeed(draft: Draft, job: JobRow, output: ManifestRow, status: AttemptStatus) -> None:

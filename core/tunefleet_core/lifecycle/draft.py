@@ -140,18 +140,21 @@ class Draft:
         self._put(new)
         return new
 
-    def move(self, job: JobRow, state: JobState.ValueType, reason: str, **fields: Any) -> JobRow:
-        """Change a job's state, with the event that says so."""
-        before = job.state
+    def move(
+        self, job: JobRow, state: JobState.ValueType, reason: str, *events: JobEvent, **fields: Any
+    ) -> JobRow:
+        """Change a job's state, with the event that says so, and others behind it."""
         for name, nothing in _OF_ONE_STATE.items():
             fields.setdefault(name, nothing)
-        new = self.write(job, state=state, **fields)
         changed = StateChanged(to=state, reason=reason)
-        setattr(changed, "from", before)  # `from` is a word of Python
-        return self.append(new, JobEvent(state_changed=changed))
+        setattr(changed, "from", job.state)  # `from` is a word of Python
+        return self.append(job, JobEvent(state_changed=changed), *events, state=state, **fields)
 
-    def append(self, job: JobRow, *events: JobEvent) -> JobRow:
-        """Append copies of events to a job's history; they are numbered and, if need be, dated here."""
+    def append(self, job: JobRow, *events: JobEvent, **fields: Any) -> JobRow:
+        """Append copies of events to a job's history, and change durable fields of it.
+
+        The events are numbered and, if need be, dated here.
+        """
         held = self._events.setdefault(job.uid, JobEvents())
         sequence, before = job.last_sequence, held.ByteSize()
         now = Timestamp()
@@ -165,7 +168,7 @@ class Draft:
                 own.create_time.CopyFrom(now)
         # What they take in a segment: it is stored as these very bytes.
         size = job.history_bytes + held.ByteSize() - before
-        return self.write(job, last_sequence=sequence, history_bytes=size)
+        return self.write(job, last_sequence=sequence, history_bytes=size, **fields)
 
     def drop_events(self, job: JobRow, through_sequence: int) -> None:
         """Give up the segments of a job's history that end at or before a sequence."""

@@ -168,17 +168,17 @@ def _assign(draft: Draft, job: JobRow, service: ServiceRow, device_ids: tuple[st
         is_resumable=backend is not None and resumable in backend.capabilities,
     )
     draft.insert(attempt)
-    job = draft.move(
+    draft.move(
         job,
         JobState.JOB_STATE_PREPARING,
         f"Assigned to {service.name}.",
+        attempt_started(attempt),
         attempt=attempt.attempt,
         fencing_number=attempt.fencing_number,
         service=service.name,
         error=b"",
         start_time=draft.at.wall if job.start_time is None else job.start_time,
     )
-    draft.append(job, attempt_started(attempt))
 
 
 def _engine_mate(draft: Draft, service: ServiceRow, deployment: DeploymentRow) -> DeploymentRow | None:
