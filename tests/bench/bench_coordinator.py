@@ -4,7 +4,8 @@
 
 Submits with one call each, whole lives of jobs over the sessions of services, events in
 batches, and the memory of the coordinator before and after. The callers run in one process
-beside it: on two cores they take half of what there is.
+beside it: on two cores they take half of what there is. CPU per operation is the coordinator's
+own, so it depends less than the speeds do on what else the machine does.
 """
 
 from __future__ import annotations
@@ -120,21 +121,28 @@ def memory(fleet: ChaosFleet) -> float:
     return round(psutil.Process(fleet.pid("coordinator")).memory_info().rss / 1e6, 1)
 
 
+def cpu_seconds(fleet: ChaosFleet) -> float:
+    """Return the CPU seconds that the coordinator has used."""
+    times = psutil.Process(fleet.pid("coordinator")).cpu_times()
+    return times.user + times.system
+
+
 async def submits() -> dict[str, float]:
     """Durable submits, one call each, and what 10,000 queued jobs cost in memory."""
     async with coordinator() as fleet, trainers(fleet, 1, 1, ends=False):
         callers = Callers(fleet)
         idle = memory(fleet)
         await callers.submit_all(200, CALLERS, "warm")
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), cpu_seconds(fleet)
         latencies = await callers.submit_all(SUBMITS, CALLERS, "many")
-        rate = SUBMITS / (time.perf_counter() - start)
+        rate, cpu = SUBMITS / (time.perf_counter() - start), cpu_seconds(fleet) - cpu
         alone = await callers.submit_all(200, 1, "alone")
         await callers.submit_all(10_000 - SUBMITS - 400, CALLERS, "rest")
         full = memory(fleet)
         await callers.close()
     return {
         "submits_per_second": round(rate),
+        "cpu_ms_per_submit": round(cpu / SUBMITS * 1e3, 3),
         "p50_seconds": round(statistics.median(latencies), 4),
         "p99_seconds": round(statistics.quantiles(latencies, n=100)[98], 4),
         "alone_p50_seconds": round(statistics.median(alone), 4),
@@ -151,13 +159,17 @@ async def lives() -> dict[str, float]:
         async with trainers(fleet, 1, 1, ends=False):  # a submit needs a backend in the fleet
             await callers.submit_all(LIVES, CALLERS, "life")
         async with trainers(fleet, SERVICES, DEVICES, ends=True) as fakes:
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), cpu_seconds(fleet)
             while sum(len(fake.seen) for fake in fakes) < LIVES - 1:  # the first trainer kept one
                 await asyncio.sleep(0.02)
-            seconds = time.perf_counter() - start
+            seconds, cpu = time.perf_counter() - start, cpu_seconds(fleet) - cpu
         await callers.close()
-    # PENDING to PREPARING to its end: two of the job, two of its attempt.
-    return {"jobs_per_second": round(LIVES / seconds), "transitions_per_second": round(4 * LIVES / seconds)}
+    return {
+        "jobs_per_second": round(LIVES / seconds),
+        # PENDING to PREPARING to its end: two of the job, two of its attempt.
+        "transitions_per_second": round(4 * LIVES / seconds),
+        "cpu_ms_per_life": round(cpu / LIVES * 1e3, 3),
+    }
 
 
 async def events() -> dict[str, float]:
@@ -168,7 +180,7 @@ async def events() -> dict[str, float]:
         while len(fake.seen) < _READERS:
             await asyncio.sleep(0.02)
         connection = fake.connection
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), cpu_seconds(fleet)
 
         async def tell(number: int) -> None:
             attempt = list(fake.seen.values())[number]
@@ -190,9 +202,9 @@ async def events() -> dict[str, float]:
                 await connection.fleet.ReportEvents(request, metadata=connection.metadata, timeout=60)
 
         await each(range(_READERS), _READERS, tell)
-        rate = BATCHES * PER_BATCH / (time.perf_counter() - start)
+        rate, cpu = BATCHES * PER_BATCH / (time.perf_counter() - start), cpu_seconds(fleet) - cpu
         await callers.close()
-    return {"events_per_second": round(rate)}
+    return {"events_per_second": round(rate), "cpu_ms_per_batch_of_events": round(cpu / BATCHES * 1e3, 3)}
 
 
 async def run(count: int) -> dict[str, object]:
