@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from tunefleet.backend.v1.backend_pb2 import BackendManifest
 from tunefleet.fleet.v1.fleet_pb2 import Service
-from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
 
-__all__ = ["no_service", "not_installed", "unknown_backend"]
+__all__ = ["no_service", "not_installed", "too_few_devices", "unknown_backend"]
 
 
 def no_service(kind: str) -> TunefleetError:
@@ -41,4 +42,18 @@ def not_installed(name: str, error: str, hint: str) -> TunefleetError:
         f"No trainer of the fleet has a usable backend '{name}'{why}",
         hint=hint or f"tunefleet plugins install {name}",
         metadata={"backend": name},
+    )
+
+
+def too_few_devices(wanted: int, most: int, manifest: BackendManifest) -> TunefleetError:
+    """Return the refusal where no trainer has as many devices as a job asks for."""
+    kinds = " or ".join(manifest.device_kinds)
+    has = f"the best trainer of the fleet has {most}" if most else "no trainer of the fleet has one"
+    cpu = " A trainer on processors offers TUNEFLEET_CPU_DEVICES of them." if "cpu" in kinds else ""
+    return TunefleetError(
+        Reason.FIELD_INVALID,
+        f"resources.devices: asks for {wanted} on one host ({kinds}), and {has}.",
+        hint=f"Set resources.devices to {max(1, most)}, or start a trainer on a larger host.{cpu}",
+        metadata={"field": "resources.devices", "backend": manifest.name, "most": str(most)},
+        violations=(FieldViolation(field="resources.devices", description=f"is at most {most} here"),),
     )

@@ -23,14 +23,14 @@ from tunefleet_coordinator.holds import Holds
 from tunefleet_coordinator.inspections import InspectionBroker
 from tunefleet_coordinator.kernel import Kernel
 from tunefleet_coordinator.located import DatasetLocator
-from tunefleet_coordinator.nobody import no_service, not_installed, unknown_backend
+from tunefleet_coordinator.nobody import no_service
+from tunefleet_coordinator.places import Place, choose_place
 from tunefleet_coordinator.trained_model import TrainedModel, is_of_fleet
 from tunefleet_core.backend import has_capability
 from tunefleet_core.catalog import Family, FamilyRegistry, FormatRegistry
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.lifecycle import ServiceRow, World
 from tunefleet_core.resolve import (
-    ChosenBackend,
     Draft,
     FormatExport,
     Resolution,
@@ -72,14 +72,6 @@ class CheckedRows:
 
     mask: MaskAudit
     template: ChatTemplate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
-    """A service and the backend on it that will be asked."""
-
-    service: str
-    backend: ChosenBackend
 
 
 class Resolver:
@@ -127,7 +119,7 @@ class Resolver:
         spec.train.data.train.add(source=path)
         spec.train.max_length = question.max_length
         spec.train.loss_on = question.loss_on
-        place = _place(spec, self._attached())
+        place = choose_place(spec, self._attached())
         facts = await self._facts(place.service, _question(question.base))
         draft = draft_train(spec, facts, self._family(facts), frozen_time_seconds=int(time.time()))
         audit = await self._audit(place, draft)
@@ -137,7 +129,7 @@ class Resolver:
     async def _resolve(self, project: str, spec: JobSpec) -> Resolution:
         if spec.WhichOneof("work") == "export":
             return await self._export(project, spec)
-        place = _place(spec, self._attached())
+        place = choose_place(spec, self._attached())
         check_backend(spec, place.backend.manifest)
         if spec.WhichOneof("work") == "evaluate":
             return await self._evaluate(project, spec, place)
@@ -218,7 +210,7 @@ class Resolver:
             )
         return TrainedModel(row=row, resolved=ResolvedSpec.FromString(spec.resolved_spec))
 
-    async def _train(self, project: str, spec: JobSpec, place: _Place) -> Resolution:
+    async def _train(self, project: str, spec: JobSpec, place: Place) -> Resolution:
         base = spec.train.base
         question = _question(base)
         if is_of_fleet(base.model):
@@ -246,7 +238,7 @@ class Resolver:
         )
         return finish_train(draft, await self._audit(place, draft), place.backend, self._formats)
 
-    async def _companion(self, project: str, place: _Place, wanted: WantedCompanion) -> CompanionModel:
+    async def _companion(self, project: str, place: Place, wanted: WantedCompanion) -> CompanionModel:
         """Return a model that is read beside the base, as the service that will run the job finds it."""
         if not is_of_fleet(wanted.model):
             facts = await self._facts(
@@ -262,7 +254,7 @@ class Resolver:
             template_sha256=trained.resolved.chat_template.sha256,
         )
 
-    async def _evaluate(self, project: str, spec: JobSpec, place: _Place) -> Resolution:
+    async def _evaluate(self, project: str, spec: JobSpec, place: Place) -> Resolution:
         base = spec.evaluate.model
         question = _question(base)
         template: ChatTemplate | None = None
@@ -301,7 +293,7 @@ class Resolver:
         by = JobSpec()
         by.CopyFrom(spec)
         by.backend = spec.backend or trained.resolved.backend.name  # who wrote an adapter can read it
-        place = _place(by, self._attached())
+        place = choose_place(by, self._attached())
         facts, free = await self._facts_and_room(place.service, trained)
         return resolve_export(
             spec,
@@ -351,7 +343,7 @@ class Resolver:
     async def _facts(self, service: str, question: BaseQuestion) -> BaseFacts:
         return (await self._broker.ask_base(service, question)).base
 
-    async def _audit(self, place: _Place, draft: Draft) -> AuditResult:
+    async def _audit(self, place: Place, draft: Draft) -> AuditResult:
         question = AuditQuestion(backend=place.backend.manifest.name, order=draft.audit_order)
         return (await self._broker.ask_audit(place.service, question)).audit
 
@@ -369,40 +361,6 @@ class Resolver:
         if generation == self._known[0]:
             return generation, None
         return generation, [row for row in world.services() if row.is_attached]
-
-
-def _place(spec: JobSpec, services: Sequence[Service]) -> _Place:
-    """Choose the backend: the one named, else the first that reads rows and can do the work."""
-    refusal: TunefleetError | None = None
-    trainer: Service | None = None
-    for service in services:
-        if service.kind != ServiceKind.SERVICE_KIND_TRAINER:
-            continue
-        trainer = service
-        for installed in service.backends:
-            manifest = installed.manifest
-            if spec.backend and manifest.name != spec.backend:
-                continue
-            if not spec.backend and not has_capability(manifest, Capability.CAPABILITY_INSPECT):
-                continue  # one that cannot read rows trains blindly: only when asked for by name
-            if installed.status != _ACTIVE:
-                refusal = not_installed(spec.backend or manifest.name, installed.error, installed.hint)
-                continue
-            usable = [device for device in service.host.devices if device.kind in manifest.device_kinds]
-            kind = usable[0].kind if usable else ""
-            sizes = [device.memory_bytes for device in usable if device.kind == kind]
-            return _Place(
-                service=service.name,
-                backend=ChosenBackend(
-                    manifest=manifest,
-                    environment_digest=installed.environment_digest,
-                    device_kind=kind,
-                    memory_bytes=min(sizes, default=0),  # which of them it gets is not known yet
-                ),
-            )
-    if trainer is None:
-        raise no_service("trainer")
-    raise refusal or unknown_backend(spec.backend, services)
 
 
 def _question(base: BaseModel) -> BaseQuestion:

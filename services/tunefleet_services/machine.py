@@ -14,11 +14,20 @@ import psutil
 
 from tunefleet.type.v1.device_pb2 import Device, Host
 from tunefleet_core.environments.install import platform_tag
+from tunefleet_core.errors import Reason, TunefleetError
 
-__all__ = ["describe_machine", "hardware_summary"]
+__all__ = ["CPU_DEVICES", "describe_machine", "hardware_summary"]
+
+CPU_DEVICES = "TUNEFLEET_CPU_DEVICES"
+"""Environment variable: as how many devices a machine without an accelerator offers its processor.
+
+One unless it is set. A job with `resources.devices: 2` takes two of them and starts a process for
+each. Set it once for every service of the host: they book from the same list.
+"""
 
 _NVIDIA_QUERY = ("--query-gpu=uuid,name,memory.total", "--format=csv,noheader,nounits")
 _MEBIBYTE = 1 << 20
+_MOST_CPU_DEVICES = 64
 
 
 def describe_machine(state_folder: Path) -> Host:
@@ -30,7 +39,7 @@ def describe_machine(state_folder: Path) -> Host:
         platform=platform_tag(),
         cores=os.cpu_count() or 1,
         memory_bytes=memory,
-        devices=_nvidia_devices() or _metal_devices(memory) or [_cpu(memory)],
+        devices=_nvidia_devices() or _metal_devices(memory) or _processors(memory),
     )
 
 
@@ -55,10 +64,26 @@ def _machine_id(state_folder: Path) -> str:
     return file.read_text().strip()
 
 
-def _cpu(memory_bytes: int) -> Device:
-    return Device(
-        id="cpu-0", kind="cpu", product=platform.processor() or platform.machine(), memory_bytes=memory_bytes
-    )
+def _processors(memory_bytes: int) -> list[Device]:
+    """Return the processor as one device, or as several that share its memory."""
+    count = _asked_cpu_devices()
+    product = platform.processor() or platform.machine()
+    return [
+        Device(id=f"cpu-{number}", kind="cpu", product=product, memory_bytes=memory_bytes // count)
+        for number in range(count)
+    ]
+
+
+def _asked_cpu_devices() -> int:
+    text = os.environ.get(CPU_DEVICES, "1")
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MOST_CPU_DEVICES:
+        raise TunefleetError(
+            Reason.FIELD_INVALID,
+            f"{CPU_DEVICES} is '{text}', and must be a number from 1 to {_MOST_CPU_DEVICES}.",
+            hint=f"Unset it, or set it to the processes that a job may start: {CPU_DEVICES}=2",
+            metadata={"field": CPU_DEVICES},
+        )
+    return int(text)
 
 
 def _nvidia_devices() -> list[Device]:

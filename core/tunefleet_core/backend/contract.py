@@ -38,7 +38,12 @@ class RunContext(Protocol):
 
     @property
     def order(self) -> RunOrder:
-        """What to run. `order.resolved_spec` is the only source of truth."""
+        """What to run. `order.resolved_spec` is the only source of truth.
+
+        With `order.place` this process is one of several, one per device; each is given the
+        order. What one of them tells is passed on from the first one only, and only that one
+        may write checkpoints and output.
+        """
         ...
 
     def enter(self, phase: RunPhase.ValueType) -> None:

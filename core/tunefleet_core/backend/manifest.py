@@ -41,6 +41,7 @@ def backend_manifest(
     served_scopes: Iterable[FormatScope] = (),
     methods: Iterable[str] = (),
     choices: Mapping[str, Sequence[str]] | None = None,
+    distributed_methods: Iterable[str] = (),
 ) -> BackendManifest:
     """Build a manifest for this contract version.
 
@@ -49,6 +50,7 @@ def backend_manifest(
     trained and served ones those that it takes for some types, or out of some carriers, only. The
     methods are training methods beside `sft`; the choices are fields of a training spec that it
     honours beyond what every backend does (`choices.BASICS`), field to values, none for any.
+    The distributed methods are those that it runs on several devices, a process for each.
 
     Example:
         backend_manifest(
@@ -76,6 +78,7 @@ def backend_manifest(
         served_formats=list(served_formats),
         methods=sorted(methods),
         choices=train_choices(choices or {}),
+        distributed_methods=sorted(distributed_methods),
         exported_scopes=[
             FormatScope(format=name, model_types=types) for name, types in (exported_scopes or {}).items()
         ],

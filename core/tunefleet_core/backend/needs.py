@@ -57,6 +57,8 @@ def require_capabilities(spec: JobSpec, manifest: BackendManifest) -> None:
     if spec.HasField("train"):
         _require_method(spec.train, manifest)
         _require_choices(spec.train, manifest)
+    if spec.resources.devices > 1:
+        _require_several_devices(spec, manifest)
     if spec.HasField("train") and spec.train.quantization:
         wanted = spec.train.quantization
         _require_format(wanted, manifest, field="train.quantization", what=f"asks for {wanted}")
@@ -133,6 +135,23 @@ def _require_choices(train: TrainSpec, manifest: BackendManifest) -> None:
             metadata={"backend": manifest.name, "capability": word, "field": field, "value": value},
             violations=(FieldViolation(field=field, description=f"needs a backend that takes {value}"),),
         )
+
+
+def _require_several_devices(spec: JobSpec, manifest: BackendManifest) -> None:
+    work = spec.WhichOneof("work") or ""
+    method = spec.train.method.WhichOneof("method") or "sft"
+    if work == "train" and method in manifest.distributed_methods:
+        return
+    known = ", ".join(manifest.distributed_methods)
+    field, what = "resources.devices", f"training by {method}" if work == "train" else f"the work '{work}'"
+    raise TunefleetError(
+        Reason.CAPABILITY_UNSUPPORTED,
+        f"{field}: the backend '{manifest.name}' does {what} on one device; "
+        + (f"on several it trains by {known}." if known else "it uses several for nothing."),
+        hint="Set resources.devices to 1, or choose a backend that spreads this: tunefleet plugins list",
+        metadata={"backend": manifest.name, "capability": "DISTRIBUTED_METHODS", "field": field},
+        violations=(FieldViolation(field=field, description="needs a backend that spreads this work"),),
+    )
 
 
 def _require_format(wanted: str, manifest: BackendManifest, *, field: str, what: str) -> None:

@@ -84,6 +84,7 @@ def find_violations(spec: JobSpec) -> list[FieldViolation]:
     found = [*_required(spec), *_by_rule(spec, "")]
     if spec.HasField("train"):
         found += _train(spec.train)
+        found += _shares(spec.train.optim, spec.resources.devices)
     if spec.HasField("evaluate"):
         found += _evaluate(spec.evaluate)
     return [FieldViolation(field=field, description=description) for field, description in found]
@@ -231,6 +232,27 @@ def _batch(optim: Optim) -> Iterator[tuple[str, str]]:
     if optim.HasField("micro_batch_size") and micro > 0 and batch > 0 and batch % micro:
         given = "" if optim.HasField("batch_size") else ", the default,"
         yield "train.optim.micro_batch_size", f"must divide batch_size {batch}{given} evenly, got {micro}"
+
+
+def _shares(optim: Optim, devices: int) -> Iterator[tuple[str, str]]:
+    """Yield why the rows of a step cannot be shared evenly by several devices."""
+    if devices < 2:
+        return
+    batch = optim.batch_size if optim.HasField("batch_size") else _DEFAULT_BATCH
+    given = "" if optim.HasField("batch_size") else " (the default)"
+    micro = optim.micro_batch_size
+    if batch > 0 and batch % devices:
+        nearest = max(devices, batch // devices * devices)
+        yield (
+            "train.optim.batch_size",
+            f"is {batch}{given}, which {devices} devices cannot share evenly; set it to {nearest}",
+        )
+    elif optim.HasField("micro_batch_size") and micro > 0 and batch > 0 and (batch // devices) % micro:
+        yield (
+            "train.optim.micro_batch_size",
+            f"must divide the {batch // devices} rows of a step that each of {devices} devices takes, "
+            f"got {micro}",
+        )
 
 
 def _evaluate(evaluate: EvaluateSpec) -> Iterator[tuple[str, str]]:

@@ -82,13 +82,20 @@ class BackendHost:
             if self._spare is None:
                 self._spare = await self._spawn(warm=True)
 
-    async def take_rank(self) -> RankProcess:
-        """Return a rank process for a run: the spare if there is one."""
+    async def take_ranks(self, count: int) -> list[RankProcess]:
+        """Return the rank processes for a run: the spare if there is one, and new ones for the rest."""
         async with self._spare_lock:
-            rank, self._spare = self._spare, None
-        if rank is not None and rank.process.returncode is None:
-            return rank
-        return await self._spawn(warm=False)
+            spare, self._spare = self._spare, None
+        ranks = [spare] if spare is not None and spare.process.returncode is None else []
+        spawning = [asyncio.create_task(self._spawn(warm=False)) for _ in range(count - len(ranks))]
+        try:
+            ranks += await asyncio.gather(*spawning)
+        except BaseException:
+            spawned = await asyncio.gather(*spawning, return_exceptions=True)
+            for rank in (*ranks, *(item for item in spawned if isinstance(item, RankProcess))):
+                await rank.end(grace_seconds=1.0)
+            raise
+        return ranks
 
     async def borrow_rank(self) -> RankProcess:
         """Return the spare for an audit; it stays the spare."""

@@ -1,10 +1,9 @@
-"""A run inside its contract host: one rank process, one spool, one outcome."""
+"""A run inside its contract host: its rank processes, one spool, one outcome."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,10 +17,11 @@ from tunefleet.job.v1.event_pb2 import (
     PhaseChanged,
     RunPhase,
 )
-from tunefleet_core.errors import Reason, TunefleetError, from_exception, status_from_error
+from tunefleet_core.errors import TunefleetError, from_exception, status_from_error
 from tunefleet_core.timestamps import timestamp_now
 from tunefleet_core.worker.base_fetch import fetch_base, is_missing
-from tunefleet_core.worker.rank_process import RankProcess
+from tunefleet_core.worker.rank_group import RankGroup
+from tunefleet_core.worker.rank_process import LogLine
 from tunefleet_core.worker.spool import EventSpool, SpoolTail
 
 __all__ = ["SPOOL_NAME", "HostedRun", "saved_checkpoints"]
@@ -46,11 +46,11 @@ def saved_checkpoints(work_dir: Path) -> list[CheckpointSaved]:
 
 
 class HostedRun:
-    """Drives a rank process through one run and remembers how it ended."""
+    """Drives the rank processes of one run and remembers how it ended."""
 
-    def __init__(self, order: RunOrder, rank: RankProcess) -> None:
+    def __init__(self, order: RunOrder, ranks: RankGroup) -> None:
         self._order = order
-        self._rank = rank
+        self._ranks = ranks
         self._work_dir = Path(order.work_dir)
         self._spool_path = self._work_dir / SPOOL_NAME
         self._spool = EventSpool(self._spool_path)
@@ -63,7 +63,7 @@ class HostedRun:
 
     @property
     def is_ended(self) -> bool:
-        """Whether the rank process is reaped and the outcome known."""
+        """Whether the rank processes are reaped and the outcome known."""
         return self._ended.is_set()
 
     def describe(self) -> Run:
@@ -88,13 +88,13 @@ class HostedRun:
             self._record(JobEvent(phase_changed=PhaseChanged(phase=RunPhase.RUN_PHASE_STARTING)))
             if not await self._has_base():
                 return
-            await self._rank.send(RankCommand(run=self._order))
+            await self._ranks.start(self._order)
             async with asyncio.TaskGroup() as group:
-                pumps = [group.create_task(self._pump_lines(name)) for name in ("stdout", "stderr")]
-                await self._pump_reports()
-                await self._rank.leave(within_seconds=_EXIT_GRACE_SECONDS)
-                await self._rank.end(grace_seconds=_TERM_GRACE_SECONDS)
-                # What the rank printed is in the pipes; a process it left behind may hold them open.
+                pumps = [group.create_task(self._pump_lines(lines)) for lines in self._ranks.outputs()]
+                self._end = await self._ranks.follow(self._take)
+                await self._ranks.leave(within_seconds=_EXIT_GRACE_SECONDS)
+                await self._ranks.end(grace_seconds=_TERM_GRACE_SECONDS)
+                # What the ranks printed is in the pipes; a process it left behind may hold them open.
                 await asyncio.wait(pumps, timeout=_LAST_LINES_SECONDS)
                 for pump in pumps:
                     pump.cancel()
@@ -102,7 +102,7 @@ class HostedRun:
             _LOG.warning("run %s cannot go on: %r", self._order.run, error)
             self._end = _failed(from_exception(error))
         finally:
-            await self._rank.end(grace_seconds=_TERM_GRACE_SECONDS)
+            await self._ranks.end(grace_seconds=_TERM_GRACE_SECONDS)
             self._finish()
 
     async def stop(self, mode: StopMode.ValueType) -> None:
@@ -110,14 +110,14 @@ class HostedRun:
         if not self.is_ended:
             self._stop_mode = mode
             self._stop_asked.set()
-            await self._rank.send(RankCommand(stop=RankStop(mode=mode)))
+            await self._ranks.send(RankCommand(stop=RankStop(mode=mode)))
             # What still loads has nothing to save, and may not look at its orders for minutes.
             if mode == StopMode.STOP_MODE_CANCEL or not self._has_worked:
                 try:
                     async with asyncio.timeout(_CANCEL_GRACE_SECONDS):
                         await self._ended.wait()
                 except TimeoutError:
-                    await self._rank.end(grace_seconds=_TERM_GRACE_SECONDS)
+                    await self._ranks.end(grace_seconds=_TERM_GRACE_SECONDS)
         await self._ended.wait()
 
     async def events(self, after: int) -> AsyncIterator[list[JobEvent]]:
@@ -153,19 +153,13 @@ class HostedRun:
             self._end = RankEnd(outcome=AttemptOutcome.ATTEMPT_OUTCOME_PAUSED)
         return False
 
-    async def _pump_reports(self) -> None:
-        while (report := await self._rank.next_report()) is not None:
-            kind = report.WhichOneof("report")
-            if kind == "event":
-                phase = report.event.phase_changed.phase
-                self._has_worked = self._has_worked or phase == RunPhase.RUN_PHASE_WORKING
-                self._record(report.event)
-            elif kind == "end":
-                self._end = report.end
-                return
+    def _take(self, event: JobEvent) -> None:
+        phase = event.phase_changed.phase
+        self._has_worked = self._has_worked or phase == RunPhase.RUN_PHASE_WORKING
+        self._record(event)
 
-    async def _pump_lines(self, name: str) -> None:
-        async for line in self._rank.lines(name):
+    async def _pump_lines(self, lines: AsyncIterator[LogLine]) -> None:
+        async for line in lines:
             self._record(JobEvent(log_lines=LogLines(stream=line.stream, lines=[line.text])))
 
     def _record(self, event: JobEvent) -> None:
@@ -192,16 +186,7 @@ class HostedRun:
             return RankEnd(outcome=AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED)
         if self._stop_mode == StopMode.STOP_MODE_SAVE and not self._has_worked:
             return RankEnd(outcome=AttemptOutcome.ATTEMPT_OUTCOME_PAUSED)
-        code = self._rank.process.returncode or 0
-        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        return _failed(
-            TunefleetError(
-                Reason.WORKER_LOST,
-                f"The rank process ended {how} before the run did.",
-                hint="It is tried again from the newest committed checkpoint; see: tunefleet jobs logs NAME",
-                metadata={"exit": str(code)},
-            )
-        )
+        return _failed(self._ranks.silent_error())
 
 
 def _failed(error: TunefleetError) -> RankEnd:

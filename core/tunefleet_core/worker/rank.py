@@ -59,6 +59,7 @@ class PipeRunContext:
 
     def __init__(self, order: RunOrder, pipe: _Pipe) -> None:
         self._order = order
+        self._is_first = order.place.rank == 0  # of several processes the first one speaks for all
         self._pipe = pipe
         self._work_dir = Path(order.work_dir)
 
@@ -94,6 +95,7 @@ class PipeRunContext:
     @contextmanager
     def checkpoint(self, step: int) -> Generator[Path]:
         """Write a checkpoint, whole or not at all."""
+        self._require_first()
         self.enter(RunPhase.RUN_PHASE_SAVING)
         with write_whole_folder(self._work_dir / checkpoint_name(step)) as folder:
             yield folder
@@ -103,6 +105,7 @@ class PipeRunContext:
     @contextmanager
     def writing_output(self) -> Generator[Path]:
         """Write the output, whole or not at all."""
+        self._require_first()
         self.enter(RunPhase.RUN_PHASE_SAVING)
         with write_whole_folder(self._work_dir / "output") as folder:
             yield folder
@@ -111,7 +114,13 @@ class PipeRunContext:
         """Return how to stop, UNSPECIFIED to go on."""
         return self._pipe.stop_mode
 
+    def _require_first(self) -> None:
+        if not self._is_first:
+            raise RuntimeError("of several rank processes only the first one writes checkpoints and output")
+
     def _tell(self, event: JobEvent) -> None:
+        if not self._is_first:
+            return
         event.attempt = self._order.attempt
         event.create_time.CopyFrom(timestamp_now())
         self._pipe.send(RankReport(event=event))
@@ -174,6 +183,7 @@ def main() -> None:
 
 def _run(rank: Rank, order: RunOrder, pipe: _Pipe) -> RankEnd:
     context = PipeRunContext(order, pipe)
+    _take_place(order)
     try:
         output = rank.run(context)
     except RunStopped:
@@ -188,6 +198,15 @@ def _run(rank: Rank, order: RunOrder, pipe: _Pipe) -> RankEnd:
             outcome=AttemptOutcome.ATTEMPT_OUTCOME_FAILED, error=status_from_error(_classed(error))
         )
     return RankEnd(outcome=AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED, output=output)
+
+
+def _take_place(order: RunOrder) -> None:
+    """Say in the environment which of several processes this is, in the words of torchrun."""
+    if order.HasField("place"):
+        rank, world_size = str(order.place.rank), str(order.place.world_size)
+        os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world_size, LOCAL_WORLD_SIZE=world_size)
+        # No port: they meet in a file. Libraries that insist on an address get the host's own.
+        os.environ.update(MASTER_ADDR="127.0.0.1")
 
 
 def _audit(rank: Rank, command: RankCommand) -> RankAudit:

@@ -10,6 +10,7 @@ from tunefleet.backend.v1 import backend_service_pb2 as pb
 from tunefleet.backend.v1 import backend_service_pb2_grpc as backend_grpc
 from tunefleet.backend.v1.backend_pb2 import Capability
 from tunefleet.backend.v1.rank_pb2 import RankCommand
+from tunefleet.backend.v1.run_pb2 import RunOrder
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.backend.manifest import require_capability
 from tunefleet_core.backend.needs import require_capabilities
@@ -19,6 +20,7 @@ from tunefleet_core.timestamps import timestamp_now
 from tunefleet_core.worker.host import BackendHost
 from tunefleet_core.worker.hosted_engine import HostedEngine
 from tunefleet_core.worker.hosted_run import HostedRun
+from tunefleet_core.worker.rank_group import RankGroup
 
 __all__ = ["BackendServicer"]
 
@@ -54,11 +56,11 @@ class BackendServicer(backend_grpc.BackendServiceServicer):
             run = self._host.runs.get(order.run)
             if run is None:
                 Path(order.work_dir).mkdir(parents=True, exist_ok=True)
-                rank = await self._host.take_rank()
+                ranks = RankGroup(await self._host.take_ranks(self._processes(order)))
                 try:
-                    run = HostedRun(order, rank)
+                    run = HostedRun(order, ranks)
                 except OSError:
-                    await rank.end(grace_seconds=0.5)
+                    await ranks.end(grace_seconds=0.5)
                     raise
                 self._host.runs[order.run] = run
                 self._host.start(run)
@@ -158,6 +160,17 @@ class BackendServicer(backend_grpc.BackendServiceServicer):
                 Reason.DEPLOYMENT_NOT_FOUND, f"No engine '{name}' here.", metadata={"engine": name}
             )
         return engine
+
+    @staticmethod
+    def _processes(order: RunOrder) -> int:
+        """Return how many rank processes a run has: one per device that its job asks for."""
+        wanted = max(1, order.resolved_spec.spec.resources.devices)
+        if wanted > 1 and len(order.device_ids) != wanted:
+            raise TunefleetError.field(
+                "order.device_ids",
+                f"the job asks for {wanted} devices, and {len(order.device_ids)} are given",
+            )
+        return wanted
 
     def _require_capabilities(self, resolved: ResolvedSpec) -> None:
         require_capabilities(resolved.spec, self._host.manifest)

@@ -10,10 +10,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import process_lab
 import pytest
 import trl_lab as lab
 from safetensors import safe_open
 
+from tunefleet.job.v1.event_pb2 import AttemptOutcome
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet_core.catalog import FormatRegistry
@@ -103,8 +105,14 @@ def run(resolved: ResolvedSpec, folder: Path) -> lab.MemoryContext:
     train.optim.max_steps = STEPS
     if train.method.HasField("grpo"):
         train.method.grpo.max_completion_length = 16
-    context = lab.MemoryContext(lab.order(resolved, folder))
-    TrlRank().run(context)
+    order = lab.order(resolved, folder)
+    context = lab.MemoryContext(order)
+    if resolved.spec.resources.devices > 1:  # as many processes as a small host has cores for
+        hosted = process_lab.run_hosted(order, "tunefleet_trl.rank:TrlRank", processes=2)
+        assert hosted.ended.outcome == AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED, hosted.ended.error
+        context.told = [event.metrics for event in hosted.events if event.HasField("metrics")]
+    else:
+        TrlRank().run(context)
     return context
 
 

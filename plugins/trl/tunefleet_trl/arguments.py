@@ -10,6 +10,7 @@ from tunefleet.backend.v1.run_pb2 import RunOrder
 from tunefleet.job.v1.spec_pb2 import TrainSpec
 from tunefleet_core.errors import TunefleetError
 from tunefleet_trl.loading import Hardware
+from tunefleet_trl.processes import count_of
 
 __all__ = ["common_arguments"]
 
@@ -30,8 +31,9 @@ def common_arguments(order: RunOrder, hardware: Hardware, *, rows: int, validate
     """
     train = order.resolved_spec.spec.train
     optim = train.optim
-    micro, accumulation = _batches(train)
-    total = _total_steps(train, rows, micro, accumulation)
+    processes = count_of(order)
+    micro, accumulation = _batches(train, processes)
+    total = _total_steps(train, rows, micro * processes, accumulation)
     options = order.resolved_spec.spec.backend_options
     checkpointing = (
         bool(options["gradient_checkpointing"])
@@ -64,23 +66,36 @@ def common_arguments(order: RunOrder, hardware: Hardware, *, rows: int, validate
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
+        "log_level_replica": "error",  # of several processes the later ones have no more to say
         "report_to": "none",
     }
 
 
-def _batches(train: TrainSpec) -> tuple[int, int]:
-    """Return (rows per forward pass, forward passes per optimiser step)."""
+def _batches(train: TrainSpec, processes: int) -> tuple[int, int]:
+    """Return (rows per forward pass of a process, forward passes per optimiser step).
+
+    Together they are the rows of a step that the job names, whatever the number of processes.
+    """
     batch = train.optim.batch_size or 16
-    micro = train.optim.micro_batch_size or batch
-    if batch % micro:
+    if batch % processes:
         raise TunefleetError.field(
-            "train.optim.micro_batch_size", f"{micro} does not divide the batch size {batch}"
+            "train.optim.batch_size", f"{batch} cannot be shared evenly by {processes} devices"
         )
-    return micro, batch // micro
+    share = batch // processes
+    micro = train.optim.micro_batch_size or share
+    if share % micro:
+        raise TunefleetError.field(
+            "train.optim.micro_batch_size",
+            f"{micro} does not divide the {share} rows of a step that each device takes"
+            if processes > 1
+            else f"{micro} does not divide the batch size {batch}",
+        )
+    return micro, share // micro
 
 
-def _total_steps(train: TrainSpec, rows: int, micro: int, accumulation: int) -> int:
+def _total_steps(train: TrainSpec, rows: int, at_once: int, accumulation: int) -> int:
+    """Return the optimiser steps; `at_once` rows go through the model together, over all processes."""
     if train.optim.max_steps:
         return train.optim.max_steps
-    per_epoch = math.ceil(math.ceil(rows / micro) / accumulation)
+    per_epoch = math.ceil(math.ceil(rows / at_once) / accumulation)
     return max(1, math.ceil((train.optim.epochs or 1.0) * per_epoch))

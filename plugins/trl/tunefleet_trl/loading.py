@@ -45,7 +45,9 @@ class Hardware:
 
 def hush_libraries() -> None:
     """Keep libraries from the network, the terminal and a job's log; call before importing them."""
-    go_quiet_and_offline()
+    # Torch would tell each process that its search for parameters without a gradient found none:
+    # it is asked for because experts that no token was sent to have none.
+    go_quiet_and_offline(TORCH_CPP_LOG_LEVEL="ERROR")
     # It warns of a faster kernel that it would fetch from the network.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for library in ("transformers", "trl", "peft", "accelerate"):
@@ -70,8 +72,14 @@ def prepare_hardware(order: RunOrder, *, dtype: str) -> Hardware:
             f"The run was given {', '.join(gpus)}, but torch finds no CUDA device.",
             hint="Install the CUDA environment of this backend: tunefleet plugins install trl",
         )
+    if kind == "cuda" and order.HasField("place"):
+        torch.cuda.set_device(order.place.rank)  # from here on "cuda" means this one
     small = order.resolved_spec.base.parameter_count < _SMALL_MODEL_PARAMETERS
-    torch.set_num_threads(order.threads or (1 if small else os.cpu_count() or 1))
+    processes = order.place.world_size or 1
+    threads = order.threads or (1 if small else max(1, (os.cpu_count() or 1) // processes))
+    if processes > 1:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # the library would choose again, and say so
+    torch.set_num_threads(threads)
     return Hardware(kind=kind, dtype=dtype or ("bfloat16" if kind == "cuda" else "float32"))
 
 

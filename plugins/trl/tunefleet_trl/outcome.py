@@ -19,6 +19,7 @@ from tunefleet_trl.adapter_files import save_adapter
 from tunefleet_trl.export import adapter_to_merge, merge_after_training
 from tunefleet_trl.loading import Hardware
 from tunefleet_trl.model_files import save_model_folder
+from tunefleet_trl.processes import is_first
 from tunefleet_trl.reference_numbers import build_contract, measure, reference_prefixes
 from tunefleet_trl.unquantized import add_unquantized
 
@@ -26,8 +27,8 @@ __all__ = ["base_numbers_of", "write_output"]
 
 
 def base_numbers_of(context: RunContext, model: Any, rows: TrainingRows) -> list[TopLogprobs] | None:
-    """Measure the base while it is there; None where it stays, under an adapter."""
-    if not is_full(context.order.resolved_spec):
+    """Measure the base while it is there; None where it stays, under an adapter, or another process does."""
+    if not is_full(context.order.resolved_spec) or not is_first(context.order):
         return None
     return measure(model, reference_prefixes(_reference_rows(rows)))
 

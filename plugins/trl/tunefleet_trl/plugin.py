@@ -14,6 +14,9 @@ from tunefleet_trl.written import FORMAT, MODEL_TYPES
 
 __all__ = ["tunefleet_backends"]
 
+DISTRIBUTED = ("sft", "dpo", "ipo", "orpo", "simpo")
+"""Methods whose loss over several processes is that of one; the others compare the rows of a micro batch."""
+
 _OPTIONS_SCHEMA = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "type": "object",
@@ -59,6 +62,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             ],
             # MXFP4 is unpacked while loading; GPT-OSS alone is published so, and written back so.
             methods=METHODS,
+            distributed_methods=DISTRIBUTED,
             choices={"train.method.sft.packing": ["true"]},
             # In compressed-tensors others are too, which needs a library that this environment lacks.
             trained_formats=[FORMAT, *quantised],

@@ -27,13 +27,14 @@ import numpy
 import torch
 from safetensors.torch import load_file
 
-from tunefleet.backend.v1.run_pb2 import StopMode
+from tunefleet.backend.v1.run_pb2 import RunOrder, StopMode
 from tunefleet.job.v1.event_pb2 import Preflight, RunPhase
 from tunefleet_core.backend import RunContext, RunStopped
 from tunefleet_core.errors import Reason, TunefleetError, from_exception
 from tunefleet_core.rendering import RenderedRow, Renderer, TemplateRefusedError, data_of_role, first_prompt
 from tunefleet_trl.answering import likeliest_answer
 from tunefleet_trl.memory import free_memory_bytes, peak_memory_bytes
+from tunefleet_trl.processes import agreed, is_first, writing_together
 
 __all__ = ["is_wanted", "preflight"]
 
@@ -76,7 +77,7 @@ def preflight(context: RunContext, trainer: Any, renderer: Renderer, rows: Seque
     found = Preflight()
     try:
         with _leaving_no_trace(trainer):
-            _try_step(trainer, found, rows=_rows_to_try(context, trainer))
+            _try_step(context.order, trainer, found, rows=_rows_to_try(context, trainer))
             _stop_if_asked(context)
             _try_saving(context, trainer, found)
             _stop_if_asked(context)
@@ -121,8 +122,11 @@ def _rows_to_try(context: RunContext, trainer: Any) -> int:
     return int(trainer.args.per_device_train_batch_size)
 
 
-def _try_step(trainer: Any, found: Preflight, *, rows: int) -> None:
-    """Forward, backward and an optimiser step that moves nothing, on the longest rows."""
+def _try_step(order: RunOrder, trainer: Any, found: Preflight, *, rows: int) -> None:
+    """Forward, backward and an optimiser step that moves nothing, on the longest rows.
+
+    Every process does the same: a backward pass is an exchange with the others.
+    """
     lengths = trainer.row_lengths()
     longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])[:rows]
     found.longest_row_tokens = lengths[longest[0]]
@@ -137,7 +141,7 @@ def _try_step(trainer: Any, found: Preflight, *, rows: int) -> None:
         optimizer.step()
     found.step_seconds = time.monotonic() - begun
     state_bytes = _STATE_BYTES_PER_PARAMETER * sum(item.numel() for item in gradients)
-    if state_bytes > _STATE_SHARE * peak_memory_bytes():
+    if agreed(order, state_bytes > _STATE_SHARE * peak_memory_bytes()):
         _forward_and_backward(trainer, batch)  # gradients and state stay: the peak of accumulation
 
 
@@ -185,13 +189,11 @@ def _try_saving(context: RunContext, trainer: Any, found: Preflight) -> None:
     folder = work / "preflight"
     begun = time.monotonic()
     try:
-        folder.mkdir(parents=True)
-        trainer.write_checkpoint(folder)
-        found.checkpoint_bytes = sum(path.stat().st_size for path in folder.iterdir())
-        for path in folder.glob("*.safetensors"):
-            load_file(path)
-        torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-        found.save_seconds = time.monotonic() - begun
+        with writing_together(context.order, lambda: _made(folder)) as shared:
+            trainer.write_checkpoint(shared)
+        if is_first(context.order):
+            _read_back(folder, found)
+            found.save_seconds = time.monotonic() - begun
     except Exception as error:
         # Libraries class a full disk as anything; what is left of it says what it was.
         free = shutil.disk_usage(work).free
@@ -199,11 +201,25 @@ def _try_saving(context: RunContext, trainer: Any, found: Preflight) -> None:
             raise _disk_full(work, free, found.checkpoint_bytes, 1) from error
         raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if is_first(context.order):
+            shutil.rmtree(folder, ignore_errors=True)
     kept = _folders_kept(context, trainer)
     free = shutil.disk_usage(work).free
     if free < kept * found.checkpoint_bytes:
         raise _disk_full(work, free, found.checkpoint_bytes, kept)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[Path]:
+    folder.mkdir(parents=True)
+    yield folder
+
+
+def _read_back(folder: Path, found: Preflight) -> None:
+    found.checkpoint_bytes = sum(path.stat().st_size for path in folder.iterdir())
+    for path in folder.glob("*.safetensors"):
+        load_file(path)
+    torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
 
 
 def _folders_kept(context: RunContext, trainer: Any) -> int:

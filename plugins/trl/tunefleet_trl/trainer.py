@@ -31,6 +31,15 @@ from tunefleet_trl.loading import Hardware
 from tunefleet_trl.memory import peak_memory_bytes
 from tunefleet_trl.model_files import load_weights, save_weights
 from tunefleet_trl.packing import ROW_MASK
+from tunefleet_trl.processes import (
+    agreed,
+    count_of,
+    is_first,
+    require_world,
+    tell_repeated_rows,
+    wait_for_all,
+    writing_together,
+)
 from tunefleet_trl.routing import ExpertLoad
 
 __all__ = ["RunTrainer", "RunTraining"]
@@ -83,6 +92,8 @@ class RunTraining:
         self, *, context: RunContext, before_first_step: Callable[[Any], None], **arguments: Any
     ) -> None:
         super().__init__(**arguments)
+        require_world(self.accelerator.num_processes, context.order)
+        tell_repeated_rows(context, len(self.train_dataset), self.args.per_device_train_batch_size)
         settle_trainable(self.model)
         self.expert_load = ExpertLoad(self.model)
         self._context = context
@@ -144,26 +155,33 @@ class RunTraining:
         is_trained = batch["completion_mask"] if "completion_mask" in batch else batch["labels"] != -100
         return is_trained.sum()
 
+    def is_to_save(self) -> bool:
+        """Whether the run is asked to save and end. Every process has to ask at the same points."""
+        asked = self._context.stop_requested() == StopMode.STOP_MODE_SAVE
+        return bool(agreed(self._context.order, asked))
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        is_asked = self._context.stop_requested() == StopMode.STOP_MODE_SAVE
-        if self.life is not None and not (is_asked or self.life.may_save(self.state.global_step)):
+        step = self.state.global_step
+        if self.life is not None and not (self.is_to_save() or self.life.may_save(step)):
             return
-        with self._context.checkpoint(self.state.global_step) as folder:
+        with writing_together(self._context.order, lambda: self._context.checkpoint(step)) as folder:
             # Resuming needs the last log only (tokens so far); the whole history would grow each checkpoint.
             self.state.log_history = self.state.log_history[-1:]
             self.write_checkpoint(folder)
 
     def write_checkpoint(self, folder: Path) -> None:
-        """Write what resuming needs into an existing, empty folder."""
-        if self._is_full:
-            save_weights(self.model, folder)
-        else:
-            save_adapter(self.model, folder, self._context.order.resolved_spec.base)
-        self._save_optimizer_and_scheduler(str(folder))
-        self._save_rng_state(str(folder))
-        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-        if self.life is not None:
-            self.life.write(folder)
+        """Write what resuming needs into an existing folder. Of several processes each adds its part."""
+        if is_first(self._context.order):
+            if self._is_full:
+                save_weights(self.model, folder)
+            else:
+                save_adapter(self.model, folder, self._context.order.resolved_spec.base)
+            self._save_optimizer_and_scheduler(str(folder))
+            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+            if self.life is not None:
+                self.life.write(folder)
+        wait_for_all(self._context.order)  # the adapter's writer clears what it finds beside it
+        self._save_rng_state(str(folder))  # every process draws its own numbers
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -251,15 +269,16 @@ class _RunCallback(TrainerCallback):
         self, args: SFTConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._stop_if_cancelled()
-        if self._context.stop_requested() == StopMode.STOP_MODE_SAVE:
+        if self._trainer.is_to_save():
             control.should_save = True
-        most = self._context.order.resolved_spec.spec.train.optim.max_seconds
-        if most and time.monotonic() - self._begun > most:
+        order = self._context.order
+        most = order.resolved_spec.spec.train.optim.max_seconds
+        if most and agreed(order, time.monotonic() - self._begun > most):
             control.should_training_stop = True
 
     def on_save(self, args: SFTConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._stop_if_cancelled()
-        if self._context.stop_requested() == StopMode.STOP_MODE_SAVE:
+        if self._trainer.is_to_save():
             raise RunStopped(f"saved at step {state.global_step}")
 
     def on_prediction_step(
@@ -294,8 +313,12 @@ class _RunCallback(TrainerCallback):
         metrics.tokens = tokens
         seconds = now - self._clock - self._trainer.take_aside()
         metrics.tokens_per_second = (tokens - self._tokens) / max(seconds, 1e-9)
-        rows = self._trainer.args.train_batch_size * self._trainer.args.gradient_accumulation_steps
-        used = self._trainer.utilisation(metrics.tokens_per_second, (tokens - self._tokens) / rows)
+        processes = count_of(self._context.order)  # the tokens are those of all, the peak is of one device
+        rows = (
+            self._trainer.args.train_batch_size * self._trainer.args.gradient_accumulation_steps * processes
+        )
+        pace = metrics.tokens_per_second / processes
+        used = self._trainer.utilisation(pace, (tokens - self._tokens) / rows)
         if used is not None:
             metrics.mfu = used
         metrics.peak_memory_bytes = peak_memory_bytes()

@@ -23,6 +23,7 @@ from tunefleet_trl.methods import METHODS
 from tunefleet_trl.outcome import base_numbers_of, write_output
 from tunefleet_trl.packing import PackingCollator, packed_dataset, require_isolation
 from tunefleet_trl.preflight import is_wanted, preflight
+from tunefleet_trl.processes import is_first, join_processes, leave_processes
 from tunefleet_trl.quantising import FORMATS
 from tunefleet_trl.trainer import RunTrainer
 
@@ -41,6 +42,7 @@ def train(context: RunContext) -> RunOutput:
     _refuse_unsupported(spec)
     context.enter(RunPhase.RUN_PHASE_LOADING)
     hardware = prepare_hardware(context.order, dtype=spec.spec.train.dtype)
+    join_processes(context.order, hardware.kind)
     renderer = Renderer(load_tokenizer(spec.base), spec.chat_template, loss_on=spec.spec.train.loss_on)
     method = spec.spec.train.method.WhichOneof("method") or "sft"
     if method in METHODS:
@@ -57,6 +59,9 @@ def _train_once(context: RunContext, renderer: Renderer, rows: TrainingRows, har
     attach_life(context, trainer, renderer, hardware)
     trainer.row_places = RowPlaces(rows.train)
     trainer.train(resume_from_checkpoint=context.order.resume_from or None)
+    leave_processes(context.order)
+    if not is_first(context.order):
+        return RunOutput(step=trainer.state.global_step)
     restore_best(context, trainer)
     return write_output(context, trainer, renderer, rows, hardware=hardware, base_numbers=base_numbers)
 

@@ -20,6 +20,7 @@ from tunefleet.job.v1.spec_pb2 import BaseModel, JobSpec, TrainSpec
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.errors import Reason, error_from_status
 from tunefleet_core.worker.hosted_run import HostedRun
+from tunefleet_core.worker.rank_group import RankGroup
 from tunefleet_core.worker.rank_process import RankProcess
 
 _ECHO = "tunefleet_echo.rank:EchoRank"
@@ -44,7 +45,7 @@ async def hosted(tmp_path: Path, hub: FakeHub) -> HostedRun:
         resolved_spec=ResolvedSpec(spec=spec, base=base),
     )
     (tmp_path / "work").mkdir()
-    return HostedRun(order, await RankProcess.spawn(_ECHO, warm=False))
+    return HostedRun(order, RankGroup([await RankProcess.spawn(_ECHO, warm=False)]))
 
 
 async def collect(run: HostedRun) -> list[JobEvent]:

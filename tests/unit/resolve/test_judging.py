@@ -170,6 +170,21 @@ def test_a_backend_that_lacks_a_capability_is_refused(
     assert error.metadata["capability"] == word
 
 
+def test_a_backend_that_does_not_spread_a_method_over_devices_says_so() -> None:
+    spec = train_spec()
+    spec.resources.devices = 2
+    error = refusal(Reason.CAPABILITY_UNSUPPORTED, lambda: resolve(spec, backend=chosen()))
+    assert error.violations[0].field == "resources.devices"
+    assert "does training by sft on one device" in error.message
+    spread = chosen(distributed_methods=["sft"], methods=["dpo"])
+    resolved = resolve(spec, backend=spread).spec.spec
+    assert resolved.train.optim.batch_size == 16, "the same whatever the number of devices"
+    assert resolved.train.optim.micro_batch_size == 8, "half of it, for each"
+    spec.train.method.dpo.SetInParent()
+    error = refusal(Reason.CAPABILITY_UNSUPPORTED, lambda: resolve(spec, backend=spread))
+    assert "training by dpo on one device; on several it trains by sft" in error.message
+
+
 def test_options_are_checked_against_the_schema_of_the_backend() -> None:
     spec = train_spec()
     spec.backend_options["steps"] = 4

@@ -207,3 +207,37 @@ def test_validate_tells_every_violation_at_once() -> None:
     assert caught.value.message == "name: is missing\ntrain: is missing; give train or evaluate"
     assert [item.field for item in caught.value.violations] == ["name", "train"]
     validate_spec(train_spec())
+
+
+@pytest.mark.parametrize(
+    ("devices", "batch", "micro", "field", "said"),
+    [
+        (3, 16, None, "train.optim.batch_size", "is 16, which 3 devices cannot share evenly; set it to 15"),
+        (3, None, None, "train.optim.batch_size", "is 16 (the default), which 3 devices cannot share"),
+        (32, 16, None, "train.optim.batch_size", "set it to 32"),
+        (4, 16, 8, "train.optim.micro_batch_size", "must divide the 4 rows of a step that each of 4 devices"),
+    ],
+)
+def test_a_step_that_devices_cannot_share_evenly_is_refused(
+    devices: int, batch: int | None, micro: int | None, field: str, said: str
+) -> None:
+    spec = train_spec()
+    spec.resources.devices = devices
+    if batch is not None:
+        spec.train.optim.batch_size = batch
+    if micro is not None:
+        spec.train.optim.micro_batch_size = micro
+    (violation,) = find_violations(spec)
+    assert violation.field == field
+    assert said in violation.description
+
+
+@pytest.mark.parametrize(("devices", "batch", "micro"), [(1, 15, 5), (2, 16, 8), (4, 16, 4), (8, 8, 1)])
+def test_a_step_that_devices_share_evenly_is_taken(devices: int, batch: int, micro: int) -> None:
+    spec = train_spec()
+    spec.resources.devices, spec.train.optim.batch_size, spec.train.optim.micro_batch_size = (
+        devices,
+        batch,
+        micro,
+    )
+    assert find_violations(spec) == []

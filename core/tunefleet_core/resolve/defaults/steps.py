@@ -12,12 +12,14 @@ _MICRO_BATCHES = ((100_000_000, 8), (1_000_000_000, 4))
 _SMALLEST_MICRO_BATCH = 2
 
 
-def micro_batch_size(batch_size: int, parameters: int) -> tuple[int, str]:
-    """Return rows per forward pass: the largest divisor of the batch that suits the base, and why."""
+def micro_batch_size(batch_size: int, parameters: int, *, devices: int = 1) -> tuple[int, str]:
+    """Return rows per forward pass: the largest divisor of a device's share that suits the base, and why."""
+    share = max(1, batch_size // devices)
     wanted = next((rows for most, rows in _MICRO_BATCHES if 0 < parameters <= most), _SMALLEST_MICRO_BATCH)
-    rows = max(rows for rows in range(1, min(wanted, batch_size) + 1) if batch_size % rows == 0)
+    rows = max(rows for rows in range(1, min(wanted, share) + 1) if share % rows == 0)
     size = f"{_short(parameters)} parameters" if parameters else "unknown size"
-    return rows, f"fits most devices for a base of {size} and divides the batch"
+    divided = "the batch" if devices == 1 else f"the {share} rows of a step that each device takes"
+    return rows, f"fits most devices for a base of {size} and divides {divided}"
 
 
 def warmup_ratio(total_steps: int) -> tuple[float, str]:

@@ -63,7 +63,7 @@ def fill_train(
 
 def _fill_optim(defaults: Defaults, spec: JobSpec, *, parameters: int) -> None:
     defaults.fill("train.optim.batch_size", _BATCH, "the same whatever the number of devices")
-    rows, why = micro_batch_size(spec.train.optim.batch_size, parameters)
+    rows, why = micro_batch_size(spec.train.optim.batch_size, parameters, devices=spec.resources.devices or 1)
     defaults.fill("train.optim.micro_batch_size", rows, why)
     defaults.fill("train.optim.schedule", "cosine", "falls to 0 at the end")
     defaults.fill("train.optim.max_grad_norm", 1.0, "clips rare large gradients")

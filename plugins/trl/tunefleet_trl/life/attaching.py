@@ -32,6 +32,6 @@ def attach_life(context: RunContext, trainer: Any, renderer: Renderer, hardware:
     if life.best is not None:
         trainer.add_callback(KeepingBest(context, trainer, life))
     if train.checkpoint.HasField("every_minutes"):
-        trainer.add_callback(TimedSaving(train.checkpoint.every_minutes))
+        trainer.add_callback(TimedSaving(context, train.checkpoint.every_minutes))
     if train.HasField("samples"):
         trainer.add_callback(Sampling(context, trainer, renderer))

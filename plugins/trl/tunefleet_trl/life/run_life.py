@@ -22,6 +22,7 @@ from tunefleet_trl.adaptation import is_full
 from tunefleet_trl.adapter_files import save_adapter
 from tunefleet_trl.life.recovering import DivergedError, rollbacks_of
 from tunefleet_trl.model_files import save_weights
+from tunefleet_trl.processes import is_first
 
 __all__ = ["RunLife"]
 
@@ -81,7 +82,9 @@ class RunLife:
         return step > self._lost_until
 
     def keep_best(self, model: object) -> None:
-        """Keep the weights as the best ones, whole or not at all."""
+        """Keep the weights as the best ones, whole or not at all. Of several processes the first one does."""
+        if not is_first(self._context.order):
+            return
         with write_whole_folder(self._best_folder) as folder:
             if is_full(self._context.order.resolved_spec):
                 save_weights(model, folder)
@@ -115,5 +118,5 @@ class RunLife:
         self.rate_factor = self.recovery.rate_scale / known.rate_scale
         if self.best is not None and "best" in kept:
             self.best = self.best.resumed(kept["best"])
-            if self.best.step:
+            if self.best.step and is_first(self._context.order):
                 link_folder(checkpoint / BEST_FOLDER, self._best_folder)

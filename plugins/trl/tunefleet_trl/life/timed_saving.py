@@ -7,13 +7,17 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from tunefleet_core.backend import RunContext
+from tunefleet_trl.processes import agreed
+
 __all__ = ["TimedSaving"]
 
 
 class TimedSaving(TrainerCallback):
     """Asks for a checkpoint once so much time has passed since the last one. A save leaves no trace."""
 
-    def __init__(self, minutes: float) -> None:
+    def __init__(self, context: RunContext, minutes: float) -> None:
+        self._context = context
         self._seconds = minutes * 60
         self._saved = time.monotonic()
 
@@ -21,7 +25,8 @@ class TimedSaving(TrainerCallback):
         self._saved = time.monotonic()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if time.monotonic() - self._saved >= self._seconds and state.global_step < state.max_steps:
+        is_due = time.monotonic() - self._saved >= self._seconds
+        if agreed(self._context.order, is_due) and state.global_step < state.max_steps:
             control.should_save = True
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -18,6 +18,7 @@ from tunefleet_trl.methods.rows import answered_training_rows
 from tunefleet_trl.methods.scored import SCORED, scored_trainer
 from tunefleet_trl.outcome import base_numbers_of, write_output
 from tunefleet_trl.preflight import is_wanted, preflight
+from tunefleet_trl.processes import is_first, leave_processes
 
 __all__ = ["train_by_method"]
 
@@ -61,6 +62,9 @@ def _train_once(
     )
     attach_life(context, trainer, renderer, hardware)
     trainer.train(resume_from_checkpoint=context.order.resume_from or None)
+    leave_processes(context.order)
+    if not is_first(context.order):
+        return RunOutput(step=trainer.state.global_step)
     restore_best(context, trainer)
     return write_output(context, trainer, renderer, references, hardware=hardware, base_numbers=base_numbers)
 

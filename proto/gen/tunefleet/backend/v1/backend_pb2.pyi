@@ -167,6 +167,7 @@ class BackendManifest(_message.Message):
     TRAINED_SCOPES_FIELD_NUMBER: _builtins.int
     SERVED_SCOPES_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    DISTRIBUTED_METHODS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, a slug: `trl`."""
     contract_version: _builtins.int
@@ -235,6 +236,12 @@ class BackendManifest(_message.Message):
         field or value that is not here is refused at submit. Open set.
         """
 
+    @_builtins.property
+    def distributed_methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Training methods, `sft` among them, that it runs on several devices of one
+        host, a rank process for each. Empty: its runs take one device.
+        """
+
     def __init__(
         self,
         *,
@@ -256,10 +263,11 @@ class BackendManifest(_message.Message):
         trained_scopes: _abc.Iterable[Global___FormatScope] | None = ...,
         served_scopes: _abc.Iterable[Global___FormatScope] | None = ...,
         choices: _abc.Iterable[Global___TrainChoice] | None = ...,
+        distributed_methods: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options_schema", b"options_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "engine_entry", b"engine_entry", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "methods", b"methods", "name", b"name", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "distributed_methods", b"distributed_methods", "engine_entry", b"engine_entry", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "methods", b"methods", "name", b"name", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -90,6 +90,7 @@ class RunOrder(_message.Message):
     ADAPTER_DIR_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
     MERGE_PROGRAM_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
     COMPANION_ADAPTER_DIRS_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """Name of the run: `<job uid>-<attempt>`."""
@@ -126,6 +127,12 @@ class RunOrder(_message.Message):
         """
 
     @_builtins.property
+    def place(self) -> Global___RankPlace:
+        """Which of the run's rank processes this order is for; unset: it is the only
+        one. The contract host fills it in.
+        """
+
+    @_builtins.property
     def companion_adapter_dirs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Folder of the adapter of each companion of the resolved spec, in its
         order; empty for one that is a whole model.
@@ -146,15 +153,52 @@ class RunOrder(_message.Message):
         adapter_dir: _builtins.str = ...,
         threads: _builtins.int = ...,
         merge_program: Global___RankProgram | None = ...,
+        place: Global___RankPlace | None = ...,
         companion_adapter_dirs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["merge_program", b"merge_program", "resolved_spec", b"resolved_spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["merge_program", b"merge_program", "place", b"place", "resolved_spec", b"resolved_spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_dir", b"adapter_dir", "attempt", b"attempt", "companion_adapter_dirs", b"companion_adapter_dirs", "device_ids", b"device_ids", "job", b"job", "merge_program", b"merge_program", "resolved_spec", b"resolved_spec", "resolved_spec_digest", b"resolved_spec_digest", "resume_from", b"resume_from", "resume_step", b"resume_step", "run", b"run", "threads", b"threads", "work_dir", b"work_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_dir", b"adapter_dir", "attempt", b"attempt", "companion_adapter_dirs", b"companion_adapter_dirs", "device_ids", b"device_ids", "job", b"job", "merge_program", b"merge_program", "place", b"place", "resolved_spec", b"resolved_spec", "resolved_spec_digest", b"resolved_spec_digest", "resume_from", b"resume_from", "resume_step", b"resume_step", "run", b"run", "threads", b"threads", "work_dir", b"work_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunOrder: _TypeAlias = RunOrder  # noqa: Y015
+
+@_typing.final
+class RankPlace(_message.Message):
+    """One of the rank processes of a run, one per device. The first one reports,
+    and writes what all of them have.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    WORLD_SIZE_FIELD_NUMBER: _builtins.int
+    RENDEZVOUS_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    """Its number, from 0. It is the rank in the sense of torch.distributed, and
+    the index of its device.
+    """
+    world_size: _builtins.int
+    """How many there are."""
+    rendezvous: _builtins.str
+    """File through which they find each other, absolute; made by the first one
+    that opens it.
+    """
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        world_size: _builtins.int = ...,
+        rendezvous: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rank", b"rank", "rendezvous", b"rendezvous", "world_size", b"world_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankPlace: _TypeAlias = RankPlace  # noqa: Y015
 
 @_typing.final
 class RankProgram(_message.Message):

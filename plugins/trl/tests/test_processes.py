@@ -1,0 +1,178 @@
+"""Several rank processes of one host are one run: the same losses, one voice, and no process left."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import process_lab
+import pytest
+import trl_lab as lab
+
+from tunefleet.backend.v1.run_pb2 import RunOrder, StopMode
+from tunefleet.job.v1.event_pb2 import AttemptOutcome, JobEvent, RunPhase
+from tunefleet_core.errors import Reason, TunefleetError, error_from_status
+from tunefleet_trl.processes import join_processes, require_world
+from tunefleet_trl.rank import TrlRank
+
+ENTRY = "tunefleet_trl.rank:TrlRank"
+STEPS = 8
+EVERY = 3
+TOLERANCE = 1e-5
+
+
+def order_of(
+    base: Path, folder: Path, *, adaptation: str = "lora", dropout: float = 0.0, packing: bool = False
+) -> RunOrder:
+    """Return an order for 8 steps of 4 rows, one at a time, over 16 rows of different lengths."""
+    spec = lab.adapted_spec(adaptation, steps=STEPS, micro_batch_size=1)
+    if adaptation != "full":
+        spec.train.adapter.lora.dropout = dropout
+    spec.train.method.sft.packing = packing
+    spec.train.checkpoint.every_steps = EVERY
+    rows = [lab.chat(word, answer + "!" * number) for number, (word, answer) in enumerate(lab.PAIRS * 4)]
+    folder.mkdir(parents=True, exist_ok=True)
+    data = [
+        ("train", lab.write_rows(folder / "train.jsonl", rows)),
+        ("validation", lab.write_rows(folder / "validation.jsonl", rows[:5])),
+    ]
+    return lab.order(lab.resolved(base, data=data, spec=spec), folder / "work")
+
+
+def resumed(order: RunOrder, folder: Path, step: int) -> RunOrder:
+    """Return the same order in another folder, from a checkpoint of the first."""
+    again = RunOrder()
+    again.CopyFrom(order)
+    again.work_dir, again.resume_step = str(folder), step
+    again.resume_from = str(Path(order.work_dir) / "checkpoints" / f"step-{step:08d}")
+    return again
+
+
+def alone(order: RunOrder) -> dict[str, object]:
+    """Run the order in this process and return its figures."""
+    context = lab.MemoryContext(order)
+    TrlRank().run(context)
+    told = [metrics for metrics in context.told if metrics.HasField("loss")]
+    return {
+        "losses": {metrics.step: metrics.loss for metrics in told},
+        "tokens": [metrics.tokens for metrics in told],
+        "validation": [item.validation_loss for item in context.told if item.HasField("validation_loss")],
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> process_lab.Hosted:
+    """An undisturbed run of two processes, with dropout, so that random state matters."""
+    return process_lab.run_hosted(
+        order_of(base, tmp_path_factory.mktemp("whole"), dropout=0.1), ENTRY, processes=2
+    )
+
+
+def output_bytes(order: RunOrder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (Path(order.work_dir) / "output").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "packing"),
+    [
+        ("lora", False),
+        pytest.param("full", False, marks=pytest.mark.slow),
+        pytest.param("lora", True, marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_learn_as_one_does(base: Path, tmp_path: Path, adaptation: str, packing: bool) -> None:
+    one = alone(order_of(base, tmp_path / "one", adaptation=adaptation, packing=packing))
+    order = order_of(base, tmp_path / "two", adaptation=adaptation, packing=packing)
+    two = process_lab.run_hosted(order, ENTRY, processes=2)
+    assert two.ended.outcome == AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED, two.ended.error
+    assert two.losses == pytest.approx(one["losses"], abs=TOLERANCE)
+    assert two.validation_losses == pytest.approx(one["validation"], abs=TOLERANCE)
+    assert [event.metrics.tokens for event in two.events if event.metrics.HasField("loss")] == one["tokens"]
+    assert sum(event.HasField("preflight") for event in two.events) == 1
+    assert len({round(loss, 3) for loss in two.losses.values()}) > STEPS // 2, "it learns something"
+    saved = Path(order.work_dir) / "checkpoints" / f"step-{EVERY:08d}"
+    assert {"rng_state_0.pth", "rng_state_1.pth"} < {path.name for path in saved.iterdir()}
+    assert "[rank 1]" not in two.printed, two.printed
+    assert not list(Path(order.work_dir).glob("preflight*"))
+
+
+@pytest.mark.slow  # three runs of two processes
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_attempt_and_the_next_ends_in_the_same_bytes(
+    base: Path, tmp_path: Path, whole: process_lab.Hosted, victim: int
+) -> None:
+    order = order_of(base, tmp_path, dropout=0.1)
+    has_saved = False
+
+    async def kill(hosted: process_lab.Hosted, event: JobEvent) -> None:
+        nonlocal has_saved
+        has_saved = has_saved or event.HasField("checkpoint_saved")
+        if has_saved and event.metrics.HasField("loss"):
+            hosted.processes[victim].process.send_signal(signal.SIGKILL)
+
+    killed = process_lab.run_hosted(order, ENTRY, processes=2, watch=kill)
+    assert killed.ended.outcome == AttemptOutcome.ATTEMPT_OUTCOME_FAILED
+    error = error_from_status(killed.ended.error)
+    assert error.reason is Reason.WORKER_LOST, "it is retried"
+    assert f"Rank process {victim} of 2 ended by signal SIGKILL" in error.message
+    if victim == 0:
+        return  # the other case goes on from what is on the disk then
+    step = killed.ended.checkpoints[-1].step
+    again = resumed(order, tmp_path / "again", step)
+    process_lab.run_hosted(again, ENTRY, processes=2)
+    assert_same_output(again, whole)
+
+
+def assert_same_output(order: RunOrder, whole: process_lab.Hosted) -> None:
+    expected = output_bytes(whole.order)
+    found = output_bytes(order)
+    assert found.keys() == expected.keys()
+    assert found["adapter_model.safetensors"] == expected["adapter_model.safetensors"]
+
+
+@pytest.mark.slow  # two runs of two processes
+def test_a_pause_saves_one_state_of_all_and_the_run_goes_on_from_it(
+    base: Path, tmp_path: Path, whole: process_lab.Hosted
+) -> None:
+    order = order_of(base, tmp_path, dropout=0.1)
+    asked = False
+
+    async def pause(hosted: process_lab.Hosted, event: JobEvent) -> None:
+        nonlocal asked
+        if event.metrics.step == 1 and not asked:
+            asked = True
+            await hosted.run.stop(StopMode.STOP_MODE_SAVE)
+
+    paused = process_lab.run_hosted(order, ENTRY, processes=2, watch=pause)
+    assert paused.ended.outcome == AttemptOutcome.ATTEMPT_OUTCOME_PAUSED, paused.ended.error
+    step = paused.ended.checkpoints[-1].step
+    assert step < STEPS
+    again = resumed(order, tmp_path / "again", step)
+    ended = process_lab.run_hosted(again, ENTRY, processes=2)
+    assert list(ended.losses) == list(range(step + 1, STEPS + 1))
+    assert_same_output(again, whole)
+
+
+def test_a_cancel_ends_both_processes(base: Path, tmp_path: Path) -> None:
+    order = order_of(base, tmp_path)
+    order.resolved_spec.spec.train.optim.max_steps = 100_000
+
+    async def cancel(hosted: process_lab.Hosted, event: JobEvent) -> None:
+        if event.phase_changed.phase == RunPhase.RUN_PHASE_WORKING and not hosted.run.is_ended:
+            await hosted.run.stop(StopMode.STOP_MODE_CANCEL)
+
+    cancelled = process_lab.run_hosted(order, ENTRY, processes=2, watch=cancel)
+    assert cancelled.ended.outcome == AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED, cancelled.ended.error
+    assert not (Path(order.work_dir) / "output").exists()
+
+
+def test_another_number_of_processes_than_the_job_asks_for_is_an_error(base: Path, tmp_path: Path) -> None:
+    order = order_of(base, tmp_path)
+    order.resolved_spec.spec.resources.devices = 2
+    for call in (lambda: join_processes(order, "cpu"), lambda: require_world(1, order)):
+        with pytest.raises(TunefleetError, match="asks for 2 devices, and 1 ") as caught:
+            call()
+        assert caught.value.reason is Reason.BACKEND_FAILED
+        assert caught.value.metadata["world_size"] == "1"
+    with pytest.raises(TunefleetError, match="1 rank processes were started"):
+        TrlRank().run(lab.MemoryContext(order))

@@ -1,0 +1,50 @@
+"""A job is placed on a trainer that has as many devices as it asks for, or refused with what there is."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunefleet.backend.v1.backend_pb2 import Capability
+from tunefleet.fleet.v1.fleet_pb2 import Service
+from tunefleet.job.v1.spec_pb2 import JobSpec
+from tunefleet_coordinator.places import choose_place
+from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.testing import samples
+
+
+def trainer(name: str, devices: dict[str, str]) -> Service:
+    able = [Capability.CAPABILITY_TRAIN, Capability.CAPABILITY_INSPECT]
+    backends = [samples.backend("trl", capabilities=able)]
+    return samples.service(f"services/{name}", devices=devices, backends=backends)
+
+
+def job(devices: int) -> JobSpec:
+    spec = JobSpec(name="x")
+    spec.resources.devices = devices
+    return spec
+
+
+FLEET = (
+    trainer("small", {"cpu-0": "cpu"}),
+    trainer("mixed", {"cpu-0": "cpu", "cpu-1": "cpu"}),
+    trainer("large", {f"gpu-{number}": "cuda" for number in range(4)}),
+)
+
+
+@pytest.mark.parametrize(("devices", "name"), [(1, "small"), (2, "mixed"), (3, "large"), (4, "large")])
+def test_the_first_trainer_with_devices_enough_is_taken(devices: int, name: str) -> None:
+    assert choose_place(job(devices), FLEET).service == f"services/{name}"
+
+
+@pytest.mark.parametrize(
+    ("devices", "fleet", "most"), [(5, FLEET, 4), (3, FLEET[:2], 2), (8, FLEET[::-1], 4)]
+)
+def test_more_devices_than_any_host_has_are_refused(
+    devices: int, fleet: tuple[Service, ...], most: int
+) -> None:
+    with pytest.raises(TunefleetError, match=f"asks for {devices} on one host") as caught:
+        choose_place(job(devices), fleet)
+    assert caught.value.reason is Reason.FIELD_INVALID
+    assert f"has {most}" in caught.value.message
+    assert f"Set resources.devices to {most}" in caught.value.hint
+    assert caught.value.violations[0].field == "resources.devices"
