@@ -1,5 +1,6 @@
 """What a backend is, in Python: see `contract.py`."""
 
+from tunefleet_core.backend.choices import choice_values
 from tunefleet_core.backend.contract import (
     EngineCommand,
     EngineDriver,
@@ -26,6 +27,7 @@ __all__ = [
     "RunContext",
     "RunStopped",
     "backend_manifest",
+    "choice_values",
     "go_quiet_and_offline",
     "has_capability",
     "require_capabilities",

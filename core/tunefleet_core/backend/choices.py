@@ -15,10 +15,20 @@ from google.protobuf.message import Message
 from tunefleet.backend.v1.backend_pb2 import BackendManifest, TrainChoice
 from tunefleet.job.v1.spec_pb2 import TrainSpec
 
-__all__ = ["BASICS", "train_choices", "undeclared_choices"]
+__all__ = ["BASICS", "choice_values", "train_choices", "undeclared_choices"]
 
 BASICS: Mapping[str, tuple[object, ...]] = {
     "train.method.sft.packing": (False,),
+    "train.adapter.lora.init": ("default",),
+    "train.adapter.lora.lora_plus_ratio": (1.0,),
+    "train.adapter.lora.modules_to_save": (),
+    "train.optim.optimizer": ("adamw",),
+    "train.optim.schedule": ("cosine", "linear", "constant"),
+    "train.optim.min_lr_ratio": (0.0,),
+    "train.optim.warmup_steps": (),
+    "train.optim.beta1": (0.9,),
+    "train.optim.beta2": (0.999,),
+    "train.optim.epsilon": (1e-8,),
 }
 """Field to the values that every backend trains with."""
 
@@ -33,6 +43,11 @@ def train_choices(choices: Mapping[str, Sequence[str]]) -> list[TrainChoice]:
     if unknown:
         raise ValueError(f"no field of a training spec that needs declaring: {', '.join(unknown)}")
     return [TrainChoice(field=field, values=values) for field, values in sorted(choices.items())]
+
+
+def choice_values(manifest: BackendManifest, field: str) -> tuple[str, ...]:
+    """Return the values that a backend declares for a field."""
+    return next((tuple(choice.values) for choice in manifest.choices if choice.field == field), ())
 
 
 def undeclared_choices(

@@ -130,7 +130,7 @@ def _require_choices(train: TrainSpec, manifest: BackendManifest) -> None:
         raise TunefleetError(
             Reason.CAPABILITY_UNSUPPORTED,
             f"{field}: the backend '{manifest.name}' does not train with {value}; "
-            f"it takes {', '.join(known)}.",
+            f"it takes {', '.join(known) or 'none'}.",
             hint="Leave it out, or choose a backend that has it: tunefleet plugins list",
             metadata={"backend": manifest.name, "capability": word, "field": field, "value": value},
             violations=(FieldViolation(field=field, description=f"needs a backend that takes {value}"),),

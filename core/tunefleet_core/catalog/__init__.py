@@ -6,6 +6,7 @@ from tunefleet_core.catalog.family import EngineParsers, Family
 from tunefleet_core.catalog.format import Format
 from tunefleet_core.catalog.format_registry import FormatRegistry
 from tunefleet_core.catalog.hub_cache import has_weights
+from tunefleet_core.catalog.layers import in_layers, require_whole_modules, whole_module_parameters
 from tunefleet_core.catalog.registry import FamilyRegistry
 from tunefleet_core.catalog.targets import (
     ALL_LINEAR,
@@ -33,10 +34,13 @@ __all__ = [
     "expert_adapter_parameters",
     "has_generation_markers",
     "has_weights",
+    "in_layers",
     "linear_modules",
     "read_base",
+    "require_whole_modules",
     "select_target_modules",
     "select_target_parameters",
     "special_token_ids",
     "tokenizer_digest",
+    "whole_module_parameters",
 ]

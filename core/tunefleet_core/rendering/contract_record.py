@@ -16,7 +16,7 @@ from tunefleet_core.parity import (
 )
 from tunefleet_core.rendering.renderer import RenderedRow, Renderer, TemplateRefusedError
 from tunefleet_core.rendering.shown import reference_needs
-from tunefleet_core.spec import effective_scale, neutral_alpha
+from tunefleet_core.spec import effective_scale, neutral_alpha, written_rank
 
 __all__ = ["adapter_record", "contract_record", "reference_prefixes"]
 
@@ -62,9 +62,10 @@ def adapter_record(spec: ResolvedSpec) -> AdapterRecord | None:
     if not spec.spec.train.HasField("adapter"):
         return None
     lora = spec.spec.train.adapter.lora
+    alpha = lora.alpha if lora.HasField("alpha") else neutral_alpha(lora)
     return AdapterRecord(
-        rank=lora.rank,
-        alpha=lora.alpha if lora.HasField("alpha") else neutral_alpha(lora),
+        rank=written_rank(lora),
+        alpha=alpha * written_rank(lora) / lora.rank,
         effective_scale=effective_scale(lora),
         target_modules=tuple(spec.target_modules),
         rslora=lora.rslora,

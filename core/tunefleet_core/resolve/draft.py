@@ -14,6 +14,8 @@ from tunefleet_core.catalog import (
     ChosenTemplate,
     Family,
     choose_template,
+    in_layers,
+    require_whole_modules,
     select_target_modules,
     select_target_parameters,
 )
@@ -76,9 +78,11 @@ def draft_train(
     targets: list[str] = []
     experts: list[str] = []
     if train.adapter.WhichOneof("adapter") == "lora":
-        targets = select_target_modules(facts, family, train.adapter.lora.targets)
-        if train.adapter.lora.experts:
-            experts = select_target_parameters(facts, family)
+        lora = train.adapter.lora
+        targets = in_layers(select_target_modules(facts, family, lora.targets), lora.layers)
+        if lora.experts:
+            experts = in_layers(select_target_parameters(facts, family), lora.layers)
+        require_whole_modules(facts, lora.modules_to_save)
     chosen = choose_template(facts, family, frozen_time_seconds=frozen_time_seconds)
     files = [AuditFile(role="train", path=source.source) for source in train.data.train]
     if train.data.validation:

@@ -6,10 +6,11 @@ compared with what was measured:
 - weights: parameters in the number type of the computation; of a base that is quantised, or
   will be while it is loaded, the linear layers take the bits per weight of the format.
 - optimiser: 16 bytes per trainable parameter: float32 value, gradient and the two
-  moments of AdamW. Full fine-tuning in float32 needs no second copy of the value: 12.
-  In bfloat16 it keeps the float32 value and the copy in bfloat16 that the forward pass
-  casts: small steps would be lost in the 8 bits of bfloat16. DoRA adds one magnitude per
-  output of every target module (Liu et al. 2024, arXiv:2402.09353).
+  moments of AdamW; others keep less, and paged ones keep it on the host if they must.
+  Full fine-tuning in float32 needs no second copy of the value: 12. In bfloat16 it keeps
+  the float32 value and the copy in bfloat16 that the forward pass casts: small steps would
+  be lost in the 8 bits of bfloat16. DoRA adds one magnitude per output of every target
+  module (Liu et al. 2024, arXiv:2402.09353).
 - activations of a micro batch of b rows of s tokens, hidden size h, L layers,
   vocabulary V, n bytes per number, with gradient checkpointing: s*b*h*n*L for the kept
   inputs of the layers, 17*s*b*h*n for the one layer that is computed again (Korthikanti
@@ -36,6 +37,7 @@ from tunefleet_core.catalog import (
     adapter_parameters,
     expert_adapter_parameters,
     linear_modules,
+    whole_module_parameters,
 )
 from tunefleet_core.resolve.defaults import online
 
@@ -44,7 +46,17 @@ __all__ = ["estimate_evaluate", "estimate_train", "steps_of"]
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 _COMPARED = ("dpo", "ipo", "kto")
 _PAIRED = ("dpo", "ipo", "orpo", "simpo", "reward")
-_OPTIMIZER_BYTES, _OPTIMIZER_BYTES_IN_PLACE = 16, 12
+_VALUE_BYTES, _GRADIENT_BYTES = 4, 4
+_STATE_BYTES = {
+    "adamw": 8,
+    "paged_adamw_32bit": 8,
+    "adamw_8bit": 2,
+    "paged_adamw_8bit": 2,
+    "lion": 4,
+    "lion_8bit": 1,
+    "adafactor": 0,  # sums over rows and columns
+}
+_PAGED = "paged_"
 
 
 def steps_of(train: TrainSpec, *, rows: int) -> int:
@@ -82,13 +94,14 @@ def estimate_train(
     is_adapter = train.adapter.WhichOneof("adapter") is not None
     trainable = _adapter_parameters(train, facts, target_modules) if is_adapter else facts.parameter_count
     if is_adapter:
+        trainable += whole_module_parameters(facts, train.adapter.lora.modules_to_save)
         trainable += expert_adapter_parameters(facts, target_parameters, train.adapter.lora.rank)
     in_place = not is_adapter and train.dtype == "float32"
     weights = _weights_bytes(facts, number_bytes, _linear_bits(train, facts, formats or FormatRegistry()))
     if not is_adapter and _has_reference(train):
         weights *= 2
     weights += sum(companion.base.parameter_count * number_bytes for companion in companions)
-    optimizer = trainable * (_OPTIMIZER_BYTES_IN_PLACE if in_place else _OPTIMIZER_BYTES)
+    optimizer = trainable * _optimizer_bytes(train, in_place=in_place)
     activations = _activation_bytes(train, facts, number_bytes)
     return Estimate(
         weights_bytes=weights,
@@ -99,6 +112,14 @@ def estimate_train(
         total_steps=total_steps,
         packed_sequences=packed_sequences,
     )
+
+
+def _optimizer_bytes(train: TrainSpec, *, in_place: bool) -> int:
+    """Return the bytes that an optimiser takes for each number that is trained."""
+    name = train.optim.optimizer or "adamw"
+    # What is paged moves to the host when the device is full.
+    state = 0 if name.startswith(_PAGED) and train.dtype != "float32" else _STATE_BYTES[name]
+    return _GRADIENT_BYTES + state + (0 if in_place else _VALUE_BYTES)
 
 
 def estimate_evaluate(facts: BaseFacts, *, rows: int) -> Estimate:

@@ -17,7 +17,12 @@ from tunefleet.job.v1.resolved_pb2 import (
     ResolvedSpec,
 )
 from tunefleet.job.v1.spec_pb2 import JobSpec, TrainSpec
-from tunefleet_core.backend import require_capabilities, require_trainable_base, trained_formats
+from tunefleet_core.backend import (
+    choice_values,
+    require_capabilities,
+    require_trainable_base,
+    trained_formats,
+)
 from tunefleet_core.catalog import FormatRegistry
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.resolve.audited import (
@@ -34,10 +39,11 @@ from tunefleet_core.resolve.defaults import (
     fill_common,
     fill_evaluate,
     fill_life,
+    fill_optimizer,
     fill_quantization,
     fill_train,
+    fill_warmup,
     online,
-    warmup_ratio,
 )
 from tunefleet_core.resolve.draft import Draft
 from tunefleet_core.resolve.estimate import estimate_evaluate, estimate_train, steps_of
@@ -132,10 +138,16 @@ def finish_train(
     sequences = count_sequences(train, mask, rows=rows)
     total_steps = steps_of(train, rows=sequences or rows)
     _require_prompts(draft, train, rows)
-    ratio, why = warmup_ratio(total_steps)
-    defaults.fill("train.optim.warmup_ratio", ratio, why)
+    fill_warmup(defaults, train, total_steps)
     fill_life(defaults, train, backend.manifest, total_steps=total_steps)
     _fill_quantization(defaults, train, draft, backend, formats=formats)
+    fill_optimizer(
+        defaults,
+        train,
+        taken=choice_values(backend.manifest, "train.optim.optimizer"),
+        memory_bytes=backend.memory_bytes,
+        peak_bytes=lambda: _estimate(train, draft, total_steps=1, formats=formats).peak_bytes,
+    )
     validation = files_of(draft.audit_order, audit, "validation")
     return _resolution(
         ResolvedSpec(
@@ -207,8 +219,8 @@ def resolve_plain(
     estimate = Estimate()
     if filled.HasField("train"):
         estimate.total_steps = filled.train.optim.max_steps
-        ratio, why = warmup_ratio(estimate.total_steps)
-        defaults.fill("train.optim.warmup_ratio", ratio, why)
+        fill_warmup(defaults, filled.train, estimate.total_steps)
+        fill_optimizer(defaults, filled.train)
         fill_life(defaults, filled.train, backend.manifest, total_steps=estimate.total_steps)
         notices += lint(Recipe.of(filled))
     return _resolution(

@@ -26,6 +26,7 @@ from tunefleet_core.catalog.matrix import (
 )
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
 from tunefleet_core.resolve.notice import warning
+from tunefleet_core.spec import takes_from_base
 
 __all__ = ["require_base_servable", "require_deployable", "require_servable", "serving_notices"]
 
@@ -59,7 +60,9 @@ def require_servable(spec: JobSpec, manifest: BackendManifest | None = None) -> 
             verdict = judge_adapter(engine, [trait])
             if not verdict.works:
                 why = f"the engine '{engine}' cannot serve it: {verdict.reason}"
-                raise _refusal(trait, why, engine=engine, instead=verdict.instead, merges=merges)
+                # A rank that is doubled when it is written has no neighbour of the same name.
+                instead = "" if takes_from_base(train.adapter.lora) else verdict.instead
+                raise _refusal(trait, why, engine=engine, instead=instead, merges=merges)
         return
     for trait in spec_traits(spec):
         if trait.kind not in _ONLY_MERGED and _is_served_by_none(trait):

@@ -2,7 +2,14 @@
 
 from tunefleet_core.spec.display import spec_to_yaml
 from tunefleet_core.spec.job_file import parse_job_file, parse_job_text
-from tunefleet_core.spec.lora_scale import DEFAULT_RANK, effective_scale, neutral_alpha, scale_formula
+from tunefleet_core.spec.lora_scale import (
+    DEFAULT_RANK,
+    effective_scale,
+    neutral_alpha,
+    scale_formula,
+    takes_from_base,
+    written_rank,
+)
 from tunefleet_core.spec.rules import (
     DTYPES,
     LOSS_ON,
@@ -29,5 +36,7 @@ __all__ = [
     "parse_job_text",
     "scale_formula",
     "spec_to_yaml",
+    "takes_from_base",
     "validate_spec",
+    "written_rank",
 ]

@@ -11,7 +11,14 @@ import math
 
 from tunefleet.job.v1.spec_pb2 import LoraAdapter
 
-__all__ = ["DEFAULT_RANK", "effective_scale", "neutral_alpha", "scale_formula"]
+__all__ = [
+    "DEFAULT_RANK",
+    "effective_scale",
+    "neutral_alpha",
+    "scale_formula",
+    "takes_from_base",
+    "written_rank",
+]
 
 DEFAULT_RANK = 16
 
@@ -31,3 +38,14 @@ def neutral_alpha(lora: LoraAdapter) -> float:
 def scale_formula(lora: LoraAdapter) -> str:
     """Return how the scale is made, for people."""
     return "alpha / sqrt(rank)" if lora.rslora else "alpha / rank"
+
+
+def takes_from_base(lora: LoraAdapter) -> bool:
+    """Return whether the adapter begins with a part of the base, which is without it while it is trained."""
+    return lora.init in ("pissa", "olora")
+
+
+def written_rank(lora: LoraAdapter) -> int:
+    """Return the rank of the adapter that is written: doubled where a part of the base is given back."""
+    rank = lora.rank if lora.HasField("rank") else DEFAULT_RANK
+    return 2 * rank if takes_from_base(lora) else rank

@@ -19,12 +19,12 @@ from tunefleet.job.v1.spec_pb2 import (
     ExportSpec,
     JobSpec,
     LoraAdapter,
-    Optim,
     Reward,
     TrainSpec,
 )
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
 from tunefleet_core.rewards import REWARD_MODEL
+from tunefleet_core.spec.combinations import INITS, OPTIMIZERS, SCHEDULES, combined, layers, shares
 from tunefleet_core.spec.descriptors import is_map, is_repeated
 from tunefleet_core.spec.life_rules import life_violations
 from tunefleet_core.spec.lora_scale import effective_scale, scale_formula
@@ -35,6 +35,8 @@ __all__ = [
     "LOSS_ON",
     "MERGE_DTYPES",
     "METRICS",
+    "INITS",
+    "OPTIMIZERS",
     "OVER_LONG",
     "QUANTIZATIONS",
     "SCHEDULES",
@@ -42,7 +44,6 @@ __all__ = [
     "validate_spec",
 ]
 
-SCHEDULES = ("cosine", "linear", "constant")
 DTYPES = ("float32", "bfloat16")
 MERGE_DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("nf4", "fp4", "int8")
@@ -50,7 +51,6 @@ OVER_LONG = ("error", "drop")
 LOSS_ON = ("assistant", "all")
 METRICS = ("exact_match", "json_valid", "f1")
 
-_DEFAULT_BATCH = 16
 _SLUG = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _MIN_SCALE, _MAX_SCALE = 0.01, 64.0
 
@@ -84,7 +84,7 @@ def find_violations(spec: JobSpec) -> list[FieldViolation]:
     found = [*_required(spec), *_by_rule(spec, "")]
     if spec.HasField("train"):
         found += _train(spec.train)
-        found += _shares(spec.train.optim, spec.resources.devices)
+        found += shares(spec.train.optim, spec.resources.devices)
     if spec.HasField("evaluate"):
         found += _evaluate(spec.evaluate)
     return [FieldViolation(field=field, description=description) for field, description in found]
@@ -134,7 +134,7 @@ def _train(train: TrainSpec) -> Iterator[tuple[str, str]]:
         yield from _lora(train.adapter.lora)
     if not train.HasField("adapter"):
         yield from _full(train)
-    yield from _batch(train.optim)
+    yield from combined(train)
     yield from life_violations(train)
 
 
@@ -223,35 +223,6 @@ def _full(train: TrainSpec) -> Iterator[tuple[str, str]]:
         yield (
             "train.merge",
             "needs an adapter to merge: full fine-tuning writes a whole model already; leave merge out",
-        )
-
-
-def _batch(optim: Optim) -> Iterator[tuple[str, str]]:
-    batch = optim.batch_size if optim.HasField("batch_size") else _DEFAULT_BATCH
-    micro = optim.micro_batch_size
-    if optim.HasField("micro_batch_size") and micro > 0 and batch > 0 and batch % micro:
-        given = "" if optim.HasField("batch_size") else ", the default,"
-        yield "train.optim.micro_batch_size", f"must divide batch_size {batch}{given} evenly, got {micro}"
-
-
-def _shares(optim: Optim, devices: int) -> Iterator[tuple[str, str]]:
-    """Yield why the rows of a step cannot be shared evenly by several devices."""
-    if devices < 2:
-        return
-    batch = optim.batch_size if optim.HasField("batch_size") else _DEFAULT_BATCH
-    given = "" if optim.HasField("batch_size") else " (the default)"
-    micro = optim.micro_batch_size
-    if batch > 0 and batch % devices:
-        nearest = max(devices, batch // devices * devices)
-        yield (
-            "train.optim.batch_size",
-            f"is {batch}{given}, which {devices} devices cannot share evenly; set it to {nearest}",
-        )
-    elif optim.HasField("micro_batch_size") and micro > 0 and batch > 0 and (batch // devices) % micro:
-        yield (
-            "train.optim.micro_batch_size",
-            f"must divide the {batch // devices} rows of a step that each of {devices} devices takes, "
-            f"got {micro}",
         )
 
 
@@ -367,6 +338,9 @@ _RULES: Mapping[str, _Rule] = {
     "LoraAdapter.rank": _above(0, 4096),
     "LoraAdapter.alpha": _above(0),
     "LoraAdapter.dropout": _within(0, 1, below=True),
+    "LoraAdapter.layers": layers,
+    "LoraAdapter.init": _one_of(INITS),
+    "LoraAdapter.lora_plus_ratio": _within(1, 64),
     "DpoMethod.beta": _above(0),
     "IpoMethod.beta": _above(0),
     "KtoMethod.beta": _above(0),
@@ -394,6 +368,13 @@ _RULES: Mapping[str, _Rule] = {
     "Optim.warmup_ratio": _within(0, 0.5),
     "Optim.max_grad_norm": _above(0),
     "Optim.weight_decay": _within(0, 1, below=True),
+    "Optim.optimizer": _one_of(OPTIMIZERS),
+    "Optim.min_lr_ratio": _within(0, 1, below=True),
+    "Optim.warmup_steps": _within(0, 2**31),
+    "Optim.decay_ratio": _above(0, 0.9),
+    "Optim.beta1": _within(0, 1, below=True),
+    "Optim.beta2": _within(0, 1, below=True),
+    "Optim.epsilon": _above(0, 1e-2),
     "Optim.max_steps": _within(0, 2**62),
     "Optim.max_seconds": _above(0),
     "TrainSpec.max_length": _above(0),

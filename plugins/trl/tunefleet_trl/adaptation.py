@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, TaskType
 
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
-from tunefleet_core.spec import neutral_alpha
+from tunefleet_core.spec import neutral_alpha, takes_from_base
 
 __all__ = ["is_full", "lora_config", "settle_trainable"]
 
@@ -43,6 +43,8 @@ def lora_config(spec: ResolvedSpec, *, scores: bool = False) -> LoraConfig | Non
         bias="none",
         use_rslora=lora.rslora,
         use_dora=lora.dora,
+        init_lora_weights=lora.init if takes_from_base(lora) else True,
+        modules_to_save=list(lora.modules_to_save) or None,
     )
 
 

@@ -10,6 +10,7 @@ from tunefleet.backend.v1.run_pb2 import RunOrder
 from tunefleet.job.v1.spec_pb2 import TrainSpec
 from tunefleet_core.errors import TunefleetError
 from tunefleet_trl.loading import Hardware
+from tunefleet_trl.optimising import optimizer_arguments
 from tunefleet_trl.processes import count_of
 
 __all__ = ["common_arguments"]
@@ -17,7 +18,6 @@ __all__ = ["common_arguments"]
 _VALIDATIONS = 10
 """Validations in a run: enough to see a turning point, few enough not to rule the time."""
 _DEFAULT_SEED = 42
-_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 def common_arguments(order: RunOrder, hardware: Hardware, *, rows: int, validates: bool) -> dict[str, Any]:
@@ -30,7 +30,6 @@ def common_arguments(order: RunOrder, hardware: Hardware, *, rows: int, validate
         validates: Whether there are validation rows.
     """
     train = order.resolved_spec.spec.train
-    optim = train.optim
     processes = count_of(order)
     micro, accumulation = _batches(train, processes)
     total = _total_steps(train, rows, micro * processes, accumulation)
@@ -46,12 +45,7 @@ def common_arguments(order: RunOrder, hardware: Hardware, *, rows: int, validate
         "per_device_eval_batch_size": micro,
         "gradient_accumulation_steps": accumulation,
         "max_steps": total,
-        "learning_rate": optim.learning_rate,
-        "lr_scheduler_type": _SCHEDULES.get(optim.schedule or "cosine", optim.schedule),
-        "warmup_steps": math.ceil(optim.warmup_ratio * total),
-        "max_grad_norm": optim.max_grad_norm if optim.HasField("max_grad_norm") else 1.0,
-        "weight_decay": optim.weight_decay,
-        "optim": "adamw_torch_fused",
+        **optimizer_arguments(train.optim, total),
         "seed": train.seed if train.HasField("seed") else _DEFAULT_SEED,
         "bf16": hardware.dtype == "bfloat16",
         "use_cpu": hardware.kind == "cpu",

@@ -50,6 +50,8 @@ def hush_libraries() -> None:
     go_quiet_and_offline(TORCH_CPP_LOG_LEVEL="ERROR")
     # It warns of a faster kernel that it would fetch from the network.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # There is nothing to page to where everything is on the host already.
+    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
     for library in ("transformers", "trl", "peft", "accelerate"):
         # What a library tells its own callers is no news to whoever reads a job's log.
         warnings.filterwarnings("ignore", category=FutureWarning, module=rf"{library}\.")

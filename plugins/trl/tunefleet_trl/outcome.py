@@ -14,6 +14,7 @@ from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.backend import RunContext
 from tunefleet_core.parity import TopLogprobs, TrainServeContract, write_contract
 from tunefleet_core.rendering import Renderer, TrainingRows
+from tunefleet_core.spec import takes_from_base
 from tunefleet_trl.adaptation import is_full
 from tunefleet_trl.adapter_files import save_adapter
 from tunefleet_trl.export import adapter_to_merge, merge_after_training
@@ -27,8 +28,10 @@ __all__ = ["base_numbers_of", "write_output"]
 
 
 def base_numbers_of(context: RunContext, model: Any, rows: TrainingRows) -> list[TopLogprobs] | None:
-    """Measure the base while it is there; None where it stays, under an adapter, or another process does."""
-    if not is_full(context.order.resolved_spec) or not is_first(context.order):
+    """Measure the base while it is there; None if it stays whole, or another process does."""
+    spec = context.order.resolved_spec
+    is_changed = is_full(spec) or takes_from_base(spec.spec.train.adapter.lora)
+    if not (is_changed and is_first(context.order)):
         return None
     return measure(model, reference_prefixes(_reference_rows(rows)))
 
@@ -61,7 +64,7 @@ def write_output(
     step = trainer.state.global_step
     if spec.spec.train.merge and not full:
         with adapter_to_merge(context) as folder:
-            _write_adapter(model, folder, spec, contract)
+            _write_adapter(trainer, folder, spec, contract)
             trainer.let_go()
             del model
             merge_after_training(context, folder)
@@ -72,18 +75,20 @@ def write_output(
             save_model_folder(model, folder, spec.base, template=chat.text, stops=list(chat.stop_token_ids))
             write_contract(contract, folder)
         elif spec.spec.train.quantization:
-            _write_adapter(model, folder, spec, contract)
+            _write_adapter(trainer, folder, spec, contract)
             del model
             trainer.let_go()
             write_contract(add_unquantized(context, contract, folder, hardware), folder)
         else:
-            _write_adapter(model, folder, spec, contract)
+            _write_adapter(trainer, folder, spec, contract)
     kind = ArtifactKind.ARTIFACT_KIND_MODEL if full else ArtifactKind.ARTIFACT_KIND_ADAPTER
     return RunOutput(kind=kind, step=step)
 
 
-def _write_adapter(model: Any, folder: Path, spec: ResolvedSpec, contract: TrainServeContract) -> None:
-    save_adapter(model, folder, spec.base)
+def _write_adapter(trainer: Any, folder: Path, spec: ResolvedSpec, contract: TrainServeContract) -> None:
+    save_adapter(trainer.model, folder, spec.base)
+    if trainer.initial_factors is not None:
+        trainer.initial_factors.give_back(folder)
     (folder / "chat_template.jinja").write_bytes(spec.chat_template.text.encode())
     write_contract(contract, folder)
 

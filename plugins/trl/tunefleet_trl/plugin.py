@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
 from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, FormatScope
@@ -63,7 +63,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             # MXFP4 is unpacked while loading; GPT-OSS alone is published so, and written back so.
             methods=METHODS,
             distributed_methods=DISTRIBUTED,
-            choices={"train.method.sft.packing": ["true"]},
+            choices=_choices(),
             # In compressed-tensors others are too, which needs a library that this environment lacks.
             trained_formats=[FORMAT, *quantised],
             trained_scopes=[FormatScope(format=FORMAT, model_types=MODEL_TYPES, carriers=[FORMAT])],
@@ -75,6 +75,26 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             keep_warm=True,
         ),
     )
+
+
+def _choices() -> Mapping[str, Sequence[str]]:
+    """Return what else of a spec is honoured, field to values; none: any."""
+    optimizers = ["adafactor"]
+    if find_spec("bitsandbytes"):
+        optimizers += ["adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion", "lion_8bit"]
+    return {
+        "train.method.sft.packing": ["true"],
+        "train.adapter.lora.init": ["pissa", "olora"],
+        "train.adapter.lora.lora_plus_ratio": [],
+        "train.adapter.lora.modules_to_save": [],
+        "train.optim.optimizer": optimizers,
+        "train.optim.schedule": ["wsd"],
+        "train.optim.min_lr_ratio": [],
+        "train.optim.warmup_steps": [],
+        "train.optim.beta1": [],
+        "train.optim.beta2": [],
+        "train.optim.epsilon": [],
+    }
 
 
 def _quantised() -> Sequence[str]:

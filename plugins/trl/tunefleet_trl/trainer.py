@@ -22,14 +22,17 @@ from tunefleet.backend.v1.run_pb2 import StopMode
 from tunefleet.job.v1.event_pb2 import JobEvent, LossSpike, Metrics, RowPlace, RunPhase
 from tunefleet_core.backend import RunContext, RunStopped
 from tunefleet_core.run_health import ModelWork, peak_flops, utilisation
+from tunefleet_core.spec import takes_from_base
 from tunefleet_trl.adaptation import is_full, settle_trainable
 from tunefleet_trl.adapter_files import save_adapter
+from tunefleet_trl.initial_factors import InitialFactors
 from tunefleet_trl.life.model_work import device_name, model_work
 from tunefleet_trl.life.row_places import RowPlaces
 from tunefleet_trl.life.run_life import RunLife
 from tunefleet_trl.loading import Hardware
 from tunefleet_trl.memory import peak_memory_bytes
 from tunefleet_trl.model_files import load_weights, save_weights
+from tunefleet_trl.optimising import quicken_b
 from tunefleet_trl.packing import ROW_MASK
 from tunefleet_trl.processes import (
     agreed,
@@ -94,6 +97,9 @@ class RunTraining:
         super().__init__(**arguments)
         require_world(self.accelerator.num_processes, context.order)
         tell_repeated_rows(context, len(self.train_dataset), self.args.per_device_train_batch_size)
+        adapter = context.order.resolved_spec.spec.train.adapter.lora
+        self.initial_factors = InitialFactors(self.model) if takes_from_base(adapter) else None
+        self._b_ratio = adapter.lora_plus_ratio or 1.0
         settle_trainable(self.model)
         self.expert_load = ExpertLoad(self.model)
         self._context = context
@@ -113,7 +119,8 @@ class RunTraining:
         packed = inputs.pop(ROW_MASK, None)
         self.expert_load.expect(inputs.get("attention_mask", packed))
         if packed is not None and model.training:  # the library counts the length of a batch instead
-            self._total_train_tokens += int(packed.sum()) - packed.shape[1]
+            more = (packed.sum() - packed.shape[1]).reshape(1)
+            self._total_train_tokens += int(self.accelerator.gather_for_metrics(more).sum())
         return super().compute_loss(model, inputs, *arguments, **further)
 
     def watch_utilisation(self, hardware: Hardware) -> None:
@@ -141,6 +148,13 @@ class RunTraining:
         """Return what was left aside, and begin anew."""
         seconds, self._aside_seconds = self._aside_seconds, 0.0
         return seconds
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self._b_ratio != 1.0:
+            quicken_b(optimizer, self.model if model is None else model, self._b_ratio)
+        return optimizer
 
     def row_lengths(self) -> list[int]:
         """Return the tokens of each training row."""

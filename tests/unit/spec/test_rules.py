@@ -98,7 +98,7 @@ def test_the_ends_of_a_range_belong_to_it(path: str, value: object) -> None:
         (
             "train.optim.schedule",
             "cosin",
-            "must be one of cosine, linear, constant, got 'cosin'; did you mean",
+            "must be one of cosine, linear, constant, wsd, got 'cosin'; did you mean",
         ),
         ("train.optim.warmup_ratio", 0.6, "must be at least 0 and at most 0.5, got 0.6"),
         ("train.optim.max_grad_norm", 0.0, "must be greater than 0, got 0"),
@@ -159,6 +159,49 @@ def test_what_needs_an_adapter_is_refused_without_one(field: str, value: object,
     (violation,) = find_violations(spec)
     assert violation.field == f"train.{field}"
     assert violation.description.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "expected"),
+    [
+        ({"adapter.lora.layers": ["5-3"]}, "adapter.lora.layers[0]", "must be a layer or a range"),
+        ({"adapter.lora.init": "pisa"}, "adapter.lora.init", "must be one of default, pissa, olora"),
+        (
+            {"adapter.lora.init": "pissa", "adapter.lora.dora": True},
+            "adapter.lora.init",
+            "pissa cannot",
+        ),
+        (
+            {"adapter.lora.init": "olora", "quantization": "nf4"},
+            "adapter.lora.init",
+            "olora cannot",
+        ),
+        ({"adapter.lora.lora_plus_ratio": 0.5}, "adapter.lora.lora_plus_ratio", "must be at least 1"),
+        ({"optim.optimizer": "adam"}, "optim.optimizer", "must be one of adamw, adamw_8bit"),
+        ({"optim.decay_ratio": 0.2}, "optim.decay_ratio", "is for the schedule wsd, not for cosine"),
+        ({"optim.schedule": "constant", "optim.min_lr_ratio": 0.1}, "optim.min_lr_ratio", "has no sense"),
+        ({"optim.optimizer": "lion", "optim.epsilon": 1e-6}, "optim.epsilon", "is nothing that lion knows"),
+        (
+            {"optim.max_steps": 10, "optim.warmup_steps": 11},
+            "optim.warmup_steps",
+            "must be at most",
+        ),
+    ],
+)
+def test_what_cannot_be_combined_is_named(given: dict[str, object], field: str, expected: str) -> None:
+    spec = setting("train.adapter.lora.rank", 8)()
+    for path, value in given.items():
+        *parents, name = path.split(".")
+        message: object = spec.train
+        for parent in parents:
+            message = getattr(message, parent)
+        if isinstance(value, list):
+            getattr(message, name).extend(value)
+        else:
+            setattr(message, name, value)
+    violations = [item for item in find_violations(spec) if item.field == f"train.{field}"]
+    assert violations
+    assert violations[0].description.startswith(expected)
 
 
 def test_items_of_lists_are_named_by_their_index() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from tunefleet.job.v1.spec_pb2 import JobSpec, LoraAdapter
-from tunefleet_core.spec.lora_scale import DEFAULT_RANK
+from tunefleet_core.spec.lora_scale import written_rank
 
 __all__ = [
     "ADAPTATIONS",
@@ -78,11 +78,13 @@ def spec_traits(spec: JobSpec) -> tuple[Trait, ...]:
     if not spec.train.adapter.HasField("lora"):
         return ()
     lora = spec.train.adapter.lora
-    rank = lora.rank if lora.HasField("rank") else DEFAULT_RANK
-    found = [Trait(kind=RANK, field=f"{_LORA}.rank", value=str(rank))]
+    found = [Trait(kind=RANK, field=f"{_LORA}.rank", value=str(written_rank(lora)))]
     for kind, asked in ((DORA, lora.dora), (RSLORA, lora.rslora), (EXPERTS, lora.experts)):
         if asked:
             found.append(Trait(kind=kind, field=f"{_LORA}.{kind}"))
+    if lora.modules_to_save:
+        modules = ", ".join(lora.modules_to_save)
+        found.append(Trait(kind=MODULES, field=f"{_LORA}.modules_to_save", value=modules))
     return (*found, *_peft_traits(_plain(spec), _OPTIONS))
 
 

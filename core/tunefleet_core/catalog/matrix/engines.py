@@ -62,6 +62,8 @@ ENGINES: Mapping[str, EngineFacts] = {
             DORA: "it cannot mix DoRA with other adapters in a batch",
             EXPERTS: "a batch of several adapters cannot tell whose tokens reach an expert",
             INIT: _CHANGED_BASE,
+            MODULES: "it keeps one base for all adapters, and modules that were trained whole are none",
+            BIAS: "it keeps one base for all adapters, and a bias is part of it",
         },
         fails={
             "deepseek_v4": "it keeps no cache for layers of compressed attention",

@@ -10,8 +10,9 @@ from tunefleet_core.resolve.defaults.evaluate import fill_evaluate
 from tunefleet_core.resolve.defaults.filling import Defaults, shown
 from tunefleet_core.resolve.defaults.length import ROUND_TO, default_length
 from tunefleet_core.resolve.defaults.life import fill_life
+from tunefleet_core.resolve.defaults.optimizer import fill_optimizer
 from tunefleet_core.resolve.defaults.quantization import fill_quantization
-from tunefleet_core.resolve.defaults.steps import micro_batch_size, warmup_ratio
+from tunefleet_core.resolve.defaults.steps import fill_warmup, micro_batch_size
 from tunefleet_core.resolve.defaults.train import fill_train
 
 __all__ = [
@@ -21,9 +22,10 @@ __all__ = [
     "fill_common",
     "fill_evaluate",
     "fill_life",
+    "fill_optimizer",
     "fill_quantization",
     "fill_train",
+    "fill_warmup",
     "micro_batch_size",
     "shown",
-    "warmup_ratio",
 ]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["micro_batch_size", "warmup_ratio"]
+from tunefleet.job.v1.spec_pb2 import TrainSpec
+from tunefleet_core.resolve.defaults.filling import Defaults
+
+__all__ = ["fill_warmup", "micro_batch_size"]
 
 _WARMUP, _WARMUP_STEPS, _WARMUP_MOST = 0.03, 5, 0.10
 # Parameters of the base up to which a micro batch of that many rows is tried.
@@ -22,8 +25,14 @@ def micro_batch_size(batch_size: int, parameters: int, *, devices: int = 1) -> t
     return rows, f"fits most devices for a base of {size} and divides {divided}"
 
 
-def warmup_ratio(total_steps: int) -> tuple[float, str]:
-    """Return the share of steps in which the rate rises, and why."""
+def fill_warmup(defaults: Defaults, train: TrainSpec, total_steps: int) -> None:
+    """Fill the share of steps in which the rate rises, unless their number is given."""
+    if not train.optim.HasField("warmup_steps"):
+        ratio, why = _warmup_ratio(total_steps)
+        defaults.fill("train.optim.warmup_ratio", ratio, why)
+
+
+def _warmup_ratio(total_steps: int) -> tuple[float, str]:
     if total_steps <= 0:
         return _WARMUP, "3 % of the steps"
     wanted = max(_WARMUP, _WARMUP_STEPS / total_steps)

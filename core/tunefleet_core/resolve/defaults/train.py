@@ -65,6 +65,11 @@ def _fill_optim(defaults: Defaults, spec: JobSpec, *, parameters: int) -> None:
     defaults.fill("train.optim.batch_size", _BATCH, "the same whatever the number of devices")
     rows, why = micro_batch_size(spec.train.optim.batch_size, parameters, devices=spec.resources.devices or 1)
     defaults.fill("train.optim.micro_batch_size", rows, why)
-    defaults.fill("train.optim.schedule", "cosine", "falls to 0 at the end")
+    optim = spec.train.optim
+    if not optim.schedule:
+        floor = f"{optim.min_lr_ratio:g} of the peak" if optim.min_lr_ratio else "0"
+        defaults.fill("train.optim.schedule", "cosine", f"falls to {floor} at the end")
+    if optim.schedule == "wsd":
+        defaults.fill("train.optim.decay_ratio", 0.2, "falls in the last fifth of the steps")
     defaults.fill("train.optim.max_grad_norm", 1.0, "clips rare large gradients")
     defaults.fill("train.optim.weight_decay", 0.0, "none")

@@ -903,6 +903,10 @@ class LoraAdapter(_message.Message):
     RSLORA_FIELD_NUMBER: _builtins.int
     DORA_FIELD_NUMBER: _builtins.int
     EXPERTS_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    INIT_FIELD_NUMBER: _builtins.int
+    LORA_PLUS_RATIO_FIELD_NUMBER: _builtins.int
+    MODULES_TO_SAVE_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Rank of the update. Default 16."""
     alpha: _builtins.float
@@ -924,9 +928,33 @@ class LoraAdapter(_message.Message):
     parameters, not modules, and `all-linear` leaves them alone. Default
     false.
     """
+    init: _builtins.str
+    """What the factors start from: `default` (B is 0, so the update is too);
+    `pissa`, the largest singular directions of the weights (Meng et al. 2024,
+    arXiv:2404.02948); `olora`, their QR factors (Buyukakyuz 2024,
+    arXiv:2406.01775). Both are taken out of the base while it is trained, and
+    the result is written as a plain adapter of twice the rank on the whole
+    base.
+    """
+    lora_plus_ratio: _builtins.float
+    """LoRA+ (Hayou et al. 2024, arXiv:2402.12354): B learns this many times as
+    fast as A. Default 1.
+    """
     @_builtins.property
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Target modules by name, or `all-linear`. Default `all-linear`."""
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Layers that get an adapter, counted from 0: ranges such as `16-31`, or
+        single ones. Empty: all.
+        """
+
+    @_builtins.property
+    def modules_to_save(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Modules that are trained whole beside the adapter, such as `lm_head`. Few
+        engines serve such an adapter: ask for `merge` as well.
+        """
 
     def __init__(
         self,
@@ -938,10 +966,14 @@ class LoraAdapter(_message.Message):
         rslora: _builtins.bool | None = ...,
         dora: _builtins.bool | None = ...,
         experts: _builtins.bool | None = ...,
+        layers: _abc.Iterable[_builtins.str] | None = ...,
+        init: _builtins.str = ...,
+        lora_plus_ratio: _builtins.float | None = ...,
+        modules_to_save: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dora", b"_dora", "_dropout", b"_dropout", "_experts", b"_experts", "_rank", b"_rank", "_rslora", b"_rslora", "alpha", b"alpha", "dora", b"dora", "dropout", b"dropout", "experts", b"experts", "rank", b"rank", "rslora", b"rslora"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dora", b"_dora", "_dropout", b"_dropout", "_experts", b"_experts", "_lora_plus_ratio", b"_lora_plus_ratio", "_rank", b"_rank", "_rslora", b"_rslora", "alpha", b"alpha", "dora", b"dora", "dropout", b"dropout", "experts", b"experts", "lora_plus_ratio", b"lora_plus_ratio", "rank", b"rank", "rslora", b"rslora"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dora", b"_dora", "_dropout", b"_dropout", "_experts", b"_experts", "_rank", b"_rank", "_rslora", b"_rslora", "alpha", b"alpha", "dora", b"dora", "dropout", b"dropout", "experts", b"experts", "rank", b"rank", "rslora", b"rslora", "targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dora", b"_dora", "_dropout", b"_dropout", "_experts", b"_experts", "_lora_plus_ratio", b"_lora_plus_ratio", "_rank", b"_rank", "_rslora", b"_rslora", "alpha", b"alpha", "dora", b"dora", "dropout", b"dropout", "experts", b"experts", "init", b"init", "layers", b"layers", "lora_plus_ratio", b"lora_plus_ratio", "modules_to_save", b"modules_to_save", "rank", b"rank", "rslora", b"rslora", "targets", b"targets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
@@ -951,6 +983,8 @@ class LoraAdapter(_message.Message):
     _WhichOneofArgType__dropout: _TypeAlias = _typing.Literal["_dropout", b"_dropout"]  # noqa: Y015
     _WhichOneofReturnType__experts: _TypeAlias = _typing.Literal["experts"]  # noqa: Y015
     _WhichOneofArgType__experts: _TypeAlias = _typing.Literal["_experts", b"_experts"]  # noqa: Y015
+    _WhichOneofReturnType__lora_plus_ratio: _TypeAlias = _typing.Literal["lora_plus_ratio"]  # noqa: Y015
+    _WhichOneofArgType__lora_plus_ratio: _TypeAlias = _typing.Literal["_lora_plus_ratio", b"_lora_plus_ratio"]  # noqa: Y015
     _WhichOneofReturnType__rank: _TypeAlias = _typing.Literal["rank"]  # noqa: Y015
     _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
     _WhichOneofReturnType__rslora: _TypeAlias = _typing.Literal["rslora"]  # noqa: Y015
@@ -963,6 +997,8 @@ class LoraAdapter(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dropout) -> _WhichOneofReturnType__dropout | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__experts) -> _WhichOneofReturnType__experts | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lora_plus_ratio) -> _WhichOneofReturnType__lora_plus_ratio | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
     @_typing.overload
@@ -986,6 +1022,13 @@ class Optim(_message.Message):
     WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
     MAX_STEPS_FIELD_NUMBER: _builtins.int
     MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    OPTIMIZER_FIELD_NUMBER: _builtins.int
+    MIN_LR_RATIO_FIELD_NUMBER: _builtins.int
+    WARMUP_STEPS_FIELD_NUMBER: _builtins.int
+    DECAY_RATIO_FIELD_NUMBER: _builtins.int
+    BETA1_FIELD_NUMBER: _builtins.int
+    BETA2_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
     learning_rate: _builtins.float
     """Peak learning rate."""
     epochs: _builtins.float
@@ -995,7 +1038,9 @@ class Optim(_message.Message):
     micro_batch_size: _builtins.int
     """Rows per forward pass. The rest is gradient accumulation."""
     schedule: _builtins.str
-    """`cosine`, `linear` or `constant`. Default `cosine`."""
+    """`cosine`, `linear`, `constant`, or `wsd`: constant, then falling as 1 minus
+    a square root (Haegele et al. 2024, arXiv:2405.18392). Default `cosine`.
+    """
     warmup_ratio: _builtins.float
     """Share of the steps in which the rate rises. Default 0.03."""
     max_grad_norm: _builtins.float
@@ -1008,6 +1053,25 @@ class Optim(_message.Message):
     """Stop after this many seconds of steps, with what was learned until then.
     Left out: no bound. For trials; such a run cannot be repeated exactly.
     """
+    optimizer: _builtins.str
+    """`adamw`, `adamw_8bit`, `paged_adamw_8bit`, `paged_adamw_32bit`,
+    `adafactor`, `lion` or `lion_8bit`. Default `adamw`, or `paged_adamw_8bit`
+    for an adapter that would not fit otherwise.
+    """
+    min_lr_ratio: _builtins.float
+    """Share of the peak that the rate falls to at the end. Default 0."""
+    warmup_steps: _builtins.int
+    """Steps in which the rate rises; instead of `warmup_ratio`."""
+    decay_ratio: _builtins.float
+    """Share of the steps in which the rate falls, for `wsd`. Default 0.2."""
+    beta1: _builtins.float
+    """How much of the mean gradient is kept from step to step. Default 0.9."""
+    beta2: _builtins.float
+    """How much of the mean squared gradient is kept. Default 0.999; 0.99 for
+    lion.
+    """
+    epsilon: _builtins.float
+    """What is added to the root of the mean squared gradient. Default 1e-8."""
     def __init__(
         self,
         *,
@@ -1021,15 +1085,30 @@ class Optim(_message.Message):
         weight_decay: _builtins.float | None = ...,
         max_steps: _builtins.int | None = ...,
         max_seconds: _builtins.float | None = ...,
+        optimizer: _builtins.str = ...,
+        min_lr_ratio: _builtins.float | None = ...,
+        warmup_steps: _builtins.int | None = ...,
+        decay_ratio: _builtins.float | None = ...,
+        beta1: _builtins.float | None = ...,
+        beta2: _builtins.float | None = ...,
+        epsilon: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_max_seconds", b"_max_seconds", "_max_steps", b"_max_steps", "_micro_batch_size", b"_micro_batch_size", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "max_grad_norm", b"max_grad_norm", "max_seconds", b"max_seconds", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_beta1", b"_beta1", "_beta2", b"_beta2", "_decay_ratio", b"_decay_ratio", "_epochs", b"_epochs", "_epsilon", b"_epsilon", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_max_seconds", b"_max_seconds", "_max_steps", b"_max_steps", "_micro_batch_size", b"_micro_batch_size", "_min_lr_ratio", b"_min_lr_ratio", "_warmup_ratio", b"_warmup_ratio", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "beta1", b"beta1", "beta2", b"beta2", "decay_ratio", b"decay_ratio", "epochs", b"epochs", "epsilon", b"epsilon", "learning_rate", b"learning_rate", "max_grad_norm", b"max_grad_norm", "max_seconds", b"max_seconds", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "min_lr_ratio", b"min_lr_ratio", "warmup_ratio", b"warmup_ratio", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_epochs", b"_epochs", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_max_seconds", b"_max_seconds", "_max_steps", b"_max_steps", "_micro_batch_size", b"_micro_batch_size", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "max_grad_norm", b"max_grad_norm", "max_seconds", b"max_seconds", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "schedule", b"schedule", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_beta1", b"_beta1", "_beta2", b"_beta2", "_decay_ratio", b"_decay_ratio", "_epochs", b"_epochs", "_epsilon", b"_epsilon", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_max_seconds", b"_max_seconds", "_max_steps", b"_max_steps", "_micro_batch_size", b"_micro_batch_size", "_min_lr_ratio", b"_min_lr_ratio", "_warmup_ratio", b"_warmup_ratio", "_warmup_steps", b"_warmup_steps", "_weight_decay", b"_weight_decay", "batch_size", b"batch_size", "beta1", b"beta1", "beta2", b"beta2", "decay_ratio", b"decay_ratio", "epochs", b"epochs", "epsilon", b"epsilon", "learning_rate", b"learning_rate", "max_grad_norm", b"max_grad_norm", "max_seconds", b"max_seconds", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "min_lr_ratio", b"min_lr_ratio", "optimizer", b"optimizer", "schedule", b"schedule", "warmup_ratio", b"warmup_ratio", "warmup_steps", b"warmup_steps", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
+    _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
+    _WhichOneofReturnType__beta2: _TypeAlias = _typing.Literal["beta2"]  # noqa: Y015
+    _WhichOneofArgType__beta2: _TypeAlias = _typing.Literal["_beta2", b"_beta2"]  # noqa: Y015
+    _WhichOneofReturnType__decay_ratio: _TypeAlias = _typing.Literal["decay_ratio"]  # noqa: Y015
+    _WhichOneofArgType__decay_ratio: _TypeAlias = _typing.Literal["_decay_ratio", b"_decay_ratio"]  # noqa: Y015
     _WhichOneofReturnType__epochs: _TypeAlias = _typing.Literal["epochs"]  # noqa: Y015
     _WhichOneofArgType__epochs: _TypeAlias = _typing.Literal["_epochs", b"_epochs"]  # noqa: Y015
+    _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
+    _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
     _WhichOneofReturnType__max_grad_norm: _TypeAlias = _typing.Literal["max_grad_norm"]  # noqa: Y015
@@ -1040,14 +1119,26 @@ class Optim(_message.Message):
     _WhichOneofArgType__max_steps: _TypeAlias = _typing.Literal["_max_steps", b"_max_steps"]  # noqa: Y015
     _WhichOneofReturnType__micro_batch_size: _TypeAlias = _typing.Literal["micro_batch_size"]  # noqa: Y015
     _WhichOneofArgType__micro_batch_size: _TypeAlias = _typing.Literal["_micro_batch_size", b"_micro_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__min_lr_ratio: _TypeAlias = _typing.Literal["min_lr_ratio"]  # noqa: Y015
+    _WhichOneofArgType__min_lr_ratio: _TypeAlias = _typing.Literal["_min_lr_ratio", b"_min_lr_ratio"]  # noqa: Y015
     _WhichOneofReturnType__warmup_ratio: _TypeAlias = _typing.Literal["warmup_ratio"]  # noqa: Y015
     _WhichOneofArgType__warmup_ratio: _TypeAlias = _typing.Literal["_warmup_ratio", b"_warmup_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__warmup_steps: _TypeAlias = _typing.Literal["warmup_steps"]  # noqa: Y015
+    _WhichOneofArgType__warmup_steps: _TypeAlias = _typing.Literal["_warmup_steps", b"_warmup_steps"]  # noqa: Y015
     _WhichOneofReturnType__weight_decay: _TypeAlias = _typing.Literal["weight_decay"]  # noqa: Y015
     _WhichOneofArgType__weight_decay: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta1) -> _WhichOneofReturnType__beta1 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta2) -> _WhichOneofReturnType__beta2 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__decay_ratio) -> _WhichOneofReturnType__decay_ratio | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__epochs) -> _WhichOneofReturnType__epochs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
     @_typing.overload
@@ -1059,7 +1150,11 @@ class Optim(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__micro_batch_size) -> _WhichOneofReturnType__micro_batch_size | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_lr_ratio) -> _WhichOneofReturnType__min_lr_ratio | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_ratio) -> _WhichOneofReturnType__warmup_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_steps) -> _WhichOneofReturnType__warmup_steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decay) -> _WhichOneofReturnType__weight_decay | None: ...
 
