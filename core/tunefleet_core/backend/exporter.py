@@ -57,9 +57,12 @@ class ExporterRank(ABC):
     def run(self, context: RunContext) -> RunOutput:
         """Work on an order; see the contract."""
         export = context.order.resolved_spec.spec.export
-        if export.WhichOneof("form") != "quantize" or export.quantize.format not in self.formats:
-            written = ", ".join(self.formats)
-            raise TunefleetError.field("export.quantize.format", f"this backend writes {written} alone")
+        asked = export.quantize.format if export.WhichOneof("form") == "quantize" else "merge"
+        if asked not in self.formats:
+            written = ", ".join(f"'{name}'" for name in self.formats)
+            raise TunefleetError.field(
+                "export.quantize.format", f"this backend does not write '{asked}': it writes {written} alone"
+            )
         return self.write(context)
 
     @abstractmethod
