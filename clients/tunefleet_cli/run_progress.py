@@ -13,6 +13,8 @@ from tunefleet.job.v1.event_pb2 import (
     AttemptOutcome,
     BestCheckpoint,
     Download,
+    ExpertCollapse,
+    Forgetting,
     JobEvent,
     LossSpike,
     Metrics,
@@ -74,6 +76,8 @@ class RunProgress:
         stopped_early: Why it ended before its last step.
         rollback: The newest return to an earlier state.
         spike: The newest step whose loss stood out.
+        collapse: That its routers collapsed.
+        forgetting: That it loses what it knew.
         away_seconds: How long the coordinator has not answered; None while it does.
         came_back_after_seconds: How long it was away the last time; None if it never was.
     """
@@ -100,6 +104,8 @@ class RunProgress:
     stopped_early: StoppedEarly | None = None
     rollback: Rollback | None = None
     spike: LossSpike | None = None
+    collapse: ExpertCollapse | None = None
+    forgetting: Forgetting | None = None
     gaps: int = 0
     away_seconds: float | None = None
     came_back_after_seconds: float | None = None
@@ -186,6 +192,10 @@ class RunProgress:
                 self._go_back(event.rollback.to_step)
             case "loss_spike":
                 self.spike = event.loss_spike
+            case "expert_collapse":
+                self.collapse = event.expert_collapse
+            case "forgetting":
+                self.forgetting = event.forgetting
             case "sample":
                 self.samples.append(event.sample)
             case _:

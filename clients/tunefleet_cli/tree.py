@@ -38,6 +38,7 @@ NOUNS: Mapping[str, _Noun] = {
             "watch": "jobs:watch",
             "logs": "jobs:logs",
             "checkpoints": "jobs:checkpoints",
+            "diagnose": "jobs:diagnose",
             "create": "train:train",
             "plan": "plan:plan",
             "cancel": "job_changes:cancel",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from tunefleet.job.v1 import job_service_pb2 as wire
+from tunefleet.job.v1.diagnosis_pb2 import Diagnosis
 from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.job_service_pb2_grpc import JobServiceStub
 from tunefleet.job.v1.state_pb2 import CheckpointRef, JobState
@@ -229,6 +230,15 @@ class Jobs:
             return response.checkpoints, response.next_page_token
 
         return await all_pages(page, limit=limit)
+
+    async def diagnose(self, name: str) -> Diagnosis:
+        """Return what a training job's history tells about it: the case, its evidence, one next step.
+
+        Raises:
+            TunefleetError: STATE_CONFLICT for a job that trains nothing.
+        """
+        request = wire.DiagnoseJobRequest(name=self._name(name))
+        return (await self._connection.unary(self._stub.DiagnoseJob, request)).diagnosis
 
     @property
     def _parent(self) -> str:

@@ -90,6 +90,7 @@ def _sources(spec: JobSpec) -> Iterator[tuple[Any, str]]:
             yield source, "source"
         yield spec.train.data, "validation"
         yield spec.train.data, "test"
+        yield spec.train.data, "general"
     elif spec.HasField("evaluate"):
         yield spec.evaluate, "data"
         yield spec.evaluate, "examples"

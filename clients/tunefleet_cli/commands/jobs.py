@@ -7,7 +7,7 @@ import click
 from tunefleet_cli.arguments import label_option, limit_option, name_argument
 from tunefleet_cli.invocation import Invocation, command_options
 
-__all__ = ["checkpoints", "get_job", "list_jobs", "logs", "watch"]
+__all__ = ["checkpoints", "diagnose", "get_job", "list_jobs", "logs", "watch"]
 
 _STATES = (
     *("PENDING", "PREPARING", "RUNNING", "PAUSING", "PAUSED", "WAITING_RETRY", "STOPPING"),
@@ -60,6 +60,19 @@ def checkpoints(invocation: Invocation, name: str, limit: int) -> None:
     from tunefleet_cli.output.lists import CHECKPOINTS
 
     invocation.show_list(CHECKPOINTS, lambda client: client.jobs.checkpoints(name, limit=limit))
+
+
+@click.command()
+@name_argument("jobs")
+@command_options
+def diagnose(invocation: Invocation, name: str) -> None:
+    """Say what a training job suffers from, with evidence and one next step.
+
+    Looked at in this order: data, template, adapter, curves, learning rate, miniature.
+    """
+    from tunefleet_cli.output.diagnosis import show_diagnosis
+
+    show_diagnosis(invocation.output(), invocation.ask(lambda client: client.jobs.diagnose(name)))
 
 
 @click.command()

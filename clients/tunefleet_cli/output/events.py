@@ -6,6 +6,8 @@ from tunefleet.job.v1.event_pb2 import (
     BestCheckpoint,
     DeviceRelease,
     Download,
+    ExpertCollapse,
+    Forgetting,
     JobEvent,
     LossSpike,
     Metrics,
@@ -25,8 +27,10 @@ from tunefleet_cli.run_progress import RunProgress, outcome_name, phase_name, st
 
 __all__ = [
     "best_text",
+    "collapse_text",
     "download_text",
     "event_lines",
+    "forgetting_text",
     "metrics_line",
     "preflight_text",
     "rollback_text",
@@ -86,6 +90,10 @@ def event_lines(event: JobEvent, progress: RunProgress) -> list[str]:
             return [f"rollback {rollback_text(event.rollback)}"]
         case "loss_spike":
             return [f"spike {spike_text(event.loss_spike)}"]
+        case "expert_collapse":
+            return [f"experts {collapse_text(event.expert_collapse)}"]
+        case "forgetting":
+            return [f"forgetting {forgetting_text(event.forgetting)}"]
         case "checkpoint_saved":
             return [f"checkpoint step {event.checkpoint_saved.step} saved on the trainer"]
         case None:
@@ -141,6 +149,23 @@ def spike_text(spike: LossSpike) -> str:
         places.setdefault(row.path.rsplit("/", 1)[-1], []).append(str(row.line))
     files = "; ".join(f"{name}:{','.join(lines)}" for name, lines in places.items())
     return f"{text}; its rows {files}" if files else text
+
+
+def collapse_text(collapse: ExpertCollapse) -> str:
+    """Return how a router collapsed, in one line."""
+    return (
+        f"at step {collapse.step:,}: one expert of a layer gets {collapse.load:.0%} of the tokens, "
+        f"an even share is {collapse.even:.0%}"
+    )
+
+
+def forgetting_text(forgetting: Forgetting) -> str:
+    """Return how much of what was known is lost, and the remedy, in one line."""
+    drop = (forgetting.before - forgetting.now) * 100
+    return (
+        f"at step {forgetting.step:,}: {drop:.1f} points lost on {forgetting.rows:,} general rows "
+        f"(± {forgetting.standard_error * 100:.1f}); mix 10 % general rows into train.data.train"
+    )
 
 
 def metrics_line(metrics: Metrics, *, eta_seconds: float | None) -> str:

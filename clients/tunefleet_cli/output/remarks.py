@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from tunefleet.job.v1.event_pb2 import RunPhase
-from tunefleet_cli.output.events import download_text, preflight_text, rollback_text, spike_text, stopped_text
+from tunefleet_cli.output.events import (
+    collapse_text,
+    download_text,
+    forgetting_text,
+    preflight_text,
+    rollback_text,
+    spike_text,
+    stopped_text,
+)
 from tunefleet_cli.output.quantities import duration_text
 from tunefleet_cli.output.theme import state_text
 from tunefleet_cli.run_progress import RunProgress, state_name
@@ -33,6 +41,10 @@ def remarks(progress: RunProgress, *, width: int) -> list[Text]:
         rows.append(("WARNING", f"rollback {rollback_text(progress.rollback)}"))
     if progress.spike is not None:
         rows.append(("WARNING", f"spike {spike_text(progress.spike)}"))
+    if progress.collapse is not None:
+        rows.append(("WARNING", f"experts {collapse_text(progress.collapse)}"))
+    if progress.forgetting is not None:
+        rows.append(("WARNING", f"forgetting {forgetting_text(progress.forgetting)}"))
     if progress.stopped_early is not None:
         rows.append(("INFO", f"stopped {stopped_text(progress.stopped_early)}"))
     if progress.gaps:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from tunefleet.job.v1 import job_service_pb2 as wire
+from tunefleet.job.v1.diagnosis_pb2 import Diagnosis
 from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.state_pb2 import CheckpointRef, JobState
 from tunefleet_client import jobs as _async
@@ -166,3 +167,11 @@ class Jobs:
     def checkpoints(self, name: str, *, limit: int | None = None) -> tuple[CheckpointRef, ...]:
         """Return the committed checkpoints of a job, newest first."""
         return self._session.call(self._inner.checkpoints(name, limit=limit))
+
+    def diagnose(self, name: str) -> Diagnosis:
+        """Return what a training job's history tells about it: the case, its evidence, one next step.
+
+        Raises:
+            TunefleetError: STATE_CONFLICT for a job that trains nothing.
+        """
+        return self._session.call(self._inner.diagnose(name))

@@ -27,6 +27,7 @@ from tunefleet.fleet.v1.fleet_pb2 import Service, ServiceKind, ServiceState
 from tunefleet.fleet.v1.fleet_service_pb2 import GetFleetResponse, Token
 from tunefleet.fleet.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
 from tunefleet.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
+from tunefleet.job.v1.diagnosis_pb2 import Diagnosis
 from tunefleet.job.v1.event_pb2 import JobEvent
 from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.job_service_pb2 import JobEvents, PlanJobResponse, WatchJobResponse
@@ -50,8 +51,8 @@ class FakeCoordinator:
     Attributes:
         jobs: By full name; `events`, `checkpoints`, `models`, `deployments`, `datasets`,
             `tokens` likewise. `blobs` and `manifests` are by digest.
-        plan: What PlanJob answers; `fleet`, `check` and `prunable` likewise for GetFleet,
-            CheckRows and PruneArtifacts.
+        plan: What PlanJob answers; `diagnosis`, `fleet`, `check` and `prunable` likewise for
+            DiagnoseJob, GetFleet, CheckRows and PruneArtifacts.
         answer: What a chat with any deployment answers, once `add_gateway` was called.
         error: Raised by every unary call while set.
         unavailable_calls: How many more calls fail as if the server were starting.
@@ -100,6 +101,7 @@ class FakeCoordinator:
         self.prunable = PruneArtifactsResponse()
         self.answer = "I am a fake."
         self.plan = PlanJobResponse()
+        self.diagnosis = Diagnosis()
         self.error: TunefleetError | None = None
         self.unavailable_calls = 0
         self.delay_seconds = 0.0

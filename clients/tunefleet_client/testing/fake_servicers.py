@@ -164,6 +164,11 @@ class FakeJobs(JobServiceServicer):
         async for response in self._fake.watch(request.name, request.after_sequence, context):
             yield response
 
+    async def DiagnoseJob(self, request: job.DiagnoseJobRequest, context: Context) -> job.DiagnoseJobResponse:
+        await self._fake.admit(request, context)
+        await self._job(request.name, context)
+        return job.DiagnoseJobResponse(diagnosis=self._fake.diagnosis)
+
     async def ListCheckpoints(
         self, request: job.ListCheckpointsRequest, context: Context
     ) -> job.ListCheckpointsResponse:

@@ -14,6 +14,7 @@ METHOD_ROLES: Mapping[str, Role] = {
     "/tunefleet.job.v1.JobService/ListJobs": Role.VIEWER,
     "/tunefleet.job.v1.JobService/WatchJob": Role.VIEWER,
     "/tunefleet.job.v1.JobService/ListCheckpoints": Role.VIEWER,
+    "/tunefleet.job.v1.JobService/DiagnoseJob": Role.VIEWER,
     "/tunefleet.job.v1.JobService/CreateJob": Role.USER,
     "/tunefleet.job.v1.JobService/PlanJob": Role.USER,
     "/tunefleet.job.v1.JobService/CancelJob": Role.USER,

@@ -12,6 +12,7 @@ from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet.job.v1.state_pb2 import CheckpointRef
 from tunefleet_coordinator.admission import Admission
+from tunefleet_coordinator.diagnosing import diagnose_job
 from tunefleet_coordinator.kernel import Kernel
 from tunefleet_coordinator.names import check_id, fresh_id, parse_name, parse_parent
 from tunefleet_coordinator.requests import InFlight, request_of
@@ -208,6 +209,12 @@ class JobServicer(job_grpc.JobServiceServicer):
             for item in page.items
         ]
         return pb.ListCheckpointsResponse(checkpoints=checkpoints, next_page_token=page.next_page_token)
+
+    async def DiagnoseJob(
+        self, request: pb.DiagnoseJobRequest, context: RpcContext
+    ) -> pb.DiagnoseJobResponse:
+        row = await self._row(request.name)
+        return pb.DiagnoseJobResponse(diagnosis=await diagnose_job(self._kernel, row, await self._view(row)))
 
     async def _submit(
         self,

@@ -217,6 +217,8 @@ def _training(train: TrainSpec) -> Iterator[_Need]:
         yield _Need(capability=Capability.CAPABILITY_SAMPLES, field="train.samples")
     if train.divergence.max_rollbacks > 0:
         yield _Need(capability=Capability.CAPABILITY_ROLLBACK, field="train.divergence.max_rollbacks")
+    if train.data.general:
+        yield _Need(capability=Capability.CAPABILITY_GENERAL_SET, field="train.data.general")
     if train.early_stop.patience > 0:
         yield _Need(capability=Capability.CAPABILITY_BEST_CHECKPOINT, field="train.early_stop")
     if train.checkpoint.best_by not in ("", "none"):

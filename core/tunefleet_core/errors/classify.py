@@ -11,6 +11,7 @@ __all__ = ["from_exception"]
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXTS = ("No space left on device", "database or disk is full", "os error 28")
 _MEMORY_TEXTS = ("out of memory", "CUDA out of memory", "can't allocate memory", "Cannot allocate memory")
+_MEMORY_NAME = "OutOfMemoryError"  # torch's own, which is not imported here
 
 
 def from_exception(error: BaseException) -> TunefleetError:
@@ -35,7 +36,8 @@ def from_exception(error: BaseException) -> TunefleetError:
             hint="Free space on this disk, then retry; the last committed checkpoint is intact.",
             metadata={"path": path},
         )
-    if isinstance(error, MemoryError) or any(part in text for part in _MEMORY_TEXTS):
+    is_memory = isinstance(error, MemoryError) or type(error).__name__ == _MEMORY_NAME
+    if is_memory or any(part in text for part in _MEMORY_TEXTS):
         return TunefleetError(
             Reason.OUT_OF_MEMORY,
             "The process ran out of memory.",

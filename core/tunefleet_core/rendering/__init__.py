@@ -30,7 +30,7 @@ from tunefleet_core.rendering.shown import (
     require_shown,
     shown_by,
 )
-from tunefleet_core.rendering.supervised import training_rows
+from tunefleet_core.rendering.supervised import general_rows, training_rows
 from tunefleet_core.rendering.template_equality import template_difference
 from tunefleet_core.rendering.tokenizer import first_line, load_tokenizer, unusable_base
 
@@ -65,6 +65,7 @@ __all__ = [
     "scorers_of",
     "shown_by",
     "template_difference",
+    "general_rows",
     "training_rows",
     "unusable_base",
     "weighted",

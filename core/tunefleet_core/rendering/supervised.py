@@ -12,7 +12,10 @@ from tunefleet_core.rendering.answered import answered_rows
 from tunefleet_core.rendering.renderer import RenderedRow, Renderer
 from tunefleet_core.rendering.rows import TrainingRows, data_of_role, judge_over_long, weighted
 
-__all__ = ["training_rows"]
+__all__ = ["general_rows", "training_rows"]
+
+_MOST_GENERAL = 200
+"""General rows that are scored: a standard error of a point or two, and seconds, not minutes."""
 
 
 def training_rows(context: RunContext, renderer: Renderer) -> TrainingRows:
@@ -37,6 +40,16 @@ def training_rows(context: RunContext, renderer: Renderer) -> TrainingRows:
         row for data in data_of_role(spec, "validation") for row in _usable(context, data, renderer)
     ]
     return TrainingRows(train=train, validation=validation)
+
+
+def general_rows(context: RunContext, renderer: Renderer) -> list[RenderedRow]:
+    """Return the rows that a run is scored on beside its own, few enough to be scored often.
+
+    Raises:
+        TunefleetError: DATA_INVALID naming file, line and field.
+    """
+    files = data_of_role(context.order.resolved_spec, "general")
+    return [row for data in files for row in _usable(context, data, renderer)][:_MOST_GENERAL]
 
 
 def _usable(context: RunContext, data: ResolvedData, renderer: Renderer) -> list[RenderedRow]:

@@ -87,6 +87,8 @@ def draft_train(
     files = [AuditFile(role="train", path=source.source) for source in train.data.train]
     if train.data.validation:
         files.append(AuditFile(role="validation", path=train.data.validation))
+    if train.data.general:
+        files.append(AuditFile(role="general", path=train.data.general))
     order = AuditOrder(files=files, max_length=train.max_length, loss_on=train.loss_on or "assistant")
     order.method = train.method.WhichOneof("method") or "sft"
     order.packing = train.method.sft.packing

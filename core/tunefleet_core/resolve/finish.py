@@ -301,6 +301,8 @@ def _data(spec: JobSpec, audits: Iterable[FileAudit]) -> list[ResolvedData]:
         ]
         if spec.train.data.validation:
             data.append(ResolvedData(role="validation", path=spec.train.data.validation, weight=1.0))
+        if spec.train.data.general:
+            data.append(ResolvedData(role="general", path=spec.train.data.general, weight=1.0))
     else:
         data = [ResolvedData(role="evaluate", path=spec.evaluate.data, weight=1.0)]
         if spec.evaluate.examples:

@@ -140,6 +140,8 @@ def _make_absolute(spec: JobSpec, folder: Path) -> None:
             data.validation = _absolute(data.validation, folder)
         if data.test:
             data.test = _absolute(data.test, folder)
+        if data.general:
+            data.general = _absolute(data.general, folder)
     elif spec.HasField("evaluate"):
         _model(spec.evaluate.model, folder)
         spec.evaluate.data = _absolute(spec.evaluate.data, folder)

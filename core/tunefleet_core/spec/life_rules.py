@@ -28,6 +28,9 @@ def life_violations(train: TrainSpec) -> Iterator[tuple[str, str]]:
             yield "train.validate_every_steps", f"must be greater than 0, got {train.validate_every_steps}"
         if not train.data.validation:
             yield "train.validate_every_steps", "needs validation rows; name a file in train.data.validation"
+    method = train.method.WhichOneof("method") or "sft"
+    if train.data.general and method != "sft":
+        yield "train.data.general", f"is scored with sft only, not with {method}; leave it out"
     yield from _checkpoints(train)
     yield from _early_stop(train)
     if not 0 <= train.divergence.max_rollbacks <= _MOST_ROLLBACKS:

@@ -210,6 +210,7 @@ class MemoryContext:
         self.preflights: list[Preflight] = []
         self.checkpoints: list[int] = []
         self.events: list[JobEvent] = []
+        self.history: list[JobEvent] = []  # numbers and events in their order, as a fleet keeps them
         self.samples: list[tuple[int, str, str]] = []
 
     @property
@@ -232,6 +233,7 @@ class MemoryContext:
 
     def metrics(self, metrics: Metrics) -> None:
         self.told.append(metrics)
+        self.history.append(JobEvent(metrics=metrics))
 
     def preflight(self, found: Preflight) -> None:
         self.preflights.append(found)
@@ -244,6 +246,7 @@ class MemoryContext:
 
     def tell(self, event: JobEvent) -> None:
         self.events.append(event)
+        self.history.append(event)
 
     def events_of(self, kind: str) -> list[Any]:
         """Return the payloads of one kind of event."""

@@ -59,6 +59,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
                 Capability.CAPABILITY_BEST_CHECKPOINT,
                 Capability.CAPABILITY_TIMED_CHECKPOINTS,
                 Capability.CAPABILITY_ROLLBACK,
+                Capability.CAPABILITY_GENERAL_SET,
             ],
             # MXFP4 is unpacked while loading; GPT-OSS alone is published so, and written back so.
             methods=METHODS,

@@ -14,7 +14,6 @@ what is left is what the first step would have paid for anyway.
 from __future__ import annotations
 
 import random
-import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -46,8 +45,6 @@ _STATE_SHARE = 0.05
 """Share of the peak from which on gradients and optimiser state are tried beside the activations."""
 _STATE_BYTES_PER_PARAMETER = 12
 """Gradient and the two moments of AdamW in float32."""
-_ASKED_FOR = re.compile(r"[Tt]ried to allocate ([0-9.]+) ?(bytes|[KMGT]iB)")
-_UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
 def is_wanted(context: RunContext) -> bool:
@@ -86,7 +83,9 @@ def preflight(context: RunContext, trainer: Any, renderer: Renderer, rows: Seque
     except (MemoryError, RuntimeError) as error:
         if from_exception(error).reason is not Reason.OUT_OF_MEMORY:
             raise
-        raise _out_of_memory(trainer, found.longest_row_tokens, error) from error
+        raise trainer.out_of_memory(
+            found.longest_row_tokens, error, what="A step on the longest rows"
+        ) from error
     found.peak_memory_bytes = peak_memory_bytes()
     found.seconds = time.monotonic() - begun
     context.preflight(found)
@@ -155,32 +154,6 @@ def _forward_and_backward(trainer: Any, batch: Any) -> None:
             f"The loss of the longest rows is {loss.item()} before anything was learned.",
             hint="Set train.dtype to float32, or check the weights of the base.",
         )
-
-
-def _out_of_memory(trainer: Any, longest: int, error: BaseException) -> TunefleetError:
-    micro = trainer.args.per_device_train_batch_size
-    batch = micro * trainer.args.gradient_accumulation_steps
-    peak = peak_memory_bytes()
-    asked = _ASKED_FOR.search(str(error))
-    wanted = int(float(asked[1]) * _UNITS[asked[2]]) if asked else 0
-    if micro > 1:
-        smaller = max(rows for rows in range(1, micro // 2 + 1) if batch % rows == 0)
-        hint = f"Set train.optim.micro_batch_size to {smaller}; the result stays the same."
-    else:
-        hint = f"Set train.max_length to {max(1, longest // 2)}, or train on a device with more memory."
-    more = f", and {_size(wanted)} more were asked for" if wanted else ""
-    return TunefleetError(
-        Reason.OUT_OF_MEMORY,
-        f"A step on the longest rows ({micro} of up to {longest} tokens) does not fit into memory: "
-        f"{_size(peak)} were in use{more}.",
-        hint=hint,
-        metadata={
-            "peak_memory_bytes": str(peak),
-            "asked_bytes": str(wanted),
-            "micro_batch_size": str(micro),
-            "longest_row_tokens": str(longest),
-        },
-    )
 
 
 def _try_saving(context: RunContext, trainer: Any, found: Preflight) -> None:

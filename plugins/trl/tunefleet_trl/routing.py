@@ -26,7 +26,10 @@ class ExpertLoad:
         self._counts: dict[int, torch.Tensor] = {}
         self._tokens: dict[int, torch.Tensor] = {}
         self._mask: torch.Tensor | None = None
+        self.even = 1.0
+        """The largest share if all experts got the same."""
         for number, router in enumerate(_routers(model)):
+            self.even = int(router.top_k) / int(router.num_experts)
             router.register_forward_hook(self._hook(number, int(router.num_experts)))
 
     def expect(self, attention_mask: torch.Tensor | None) -> None:

@@ -19,9 +19,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTConfig, SFTTrainer
 
 from tunefleet.backend.v1.run_pb2 import StopMode
-from tunefleet.job.v1.event_pb2 import JobEvent, LossSpike, Metrics, RowPlace, RunPhase
+from tunefleet.job.v1.event_pb2 import ExpertCollapse, JobEvent, LossSpike, Metrics, RowPlace, RunPhase
 from tunefleet_core.backend import RunContext, RunStopped
-from tunefleet_core.run_health import ModelWork, peak_flops, utilisation
+from tunefleet_core.errors import Reason, TunefleetError, from_exception
+from tunefleet_core.run_health import MemoryUse, ModelWork, out_of_memory, peak_flops, utilisation
 from tunefleet_core.spec import takes_from_base
 from tunefleet_trl.adaptation import is_full, settle_trainable
 from tunefleet_trl.adapter_files import save_adapter
@@ -122,6 +123,28 @@ class RunTraining:
             more = (packed.sum() - packed.shape[1]).reshape(1)
             self._total_train_tokens += int(self.accelerator.gather_for_metrics(more).sum())
         return super().compute_loss(model, inputs, *arguments, **further)
+
+    def train(self, *arguments: Any, **further: Any) -> Any:
+        """Train as the library does; what does not fit into memory is told with the smallest fix.
+
+        Raises:
+            TunefleetError: OUT_OF_MEMORY naming field and value.
+        """
+        try:
+            return super().train(*arguments, **further)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, TunefleetError) or from_exception(error).reason is not Reason.OUT_OF_MEMORY:
+                raise
+            step = f"Step {self.state.global_step + 1}"
+            raise self.out_of_memory(max(self.row_lengths(), default=0), error, what=step) from error
+
+    def out_of_memory(self, longest: int, error: BaseException, *, what: str) -> TunefleetError:
+        """Return OUT_OF_MEMORY for a step whose longest row has so many tokens."""
+        micro = self.args.per_device_train_batch_size
+        batch = micro * self.args.gradient_accumulation_steps
+        peak = peak_memory_bytes()
+        use = MemoryUse(micro_batch_size=micro, batch_size=batch, longest=longest, peak_bytes=peak)
+        return out_of_memory(use, error, what=what)
 
     def watch_utilisation(self, hardware: Hardware) -> None:
         """Tell with each step how much of the device's peak the model's work makes up, if it is known."""
@@ -345,6 +368,7 @@ class _RunCallback(TrainerCallback):
         load = self._trainer.expert_load.take()
         if load is not None:
             metrics.extra["expert_load"] = load
+            self._judge_routing(state.global_step, load)
         self._clock, self._tokens = now, tokens
         self._context.metrics(metrics)
 
@@ -355,6 +379,14 @@ class _RunCallback(TrainerCallback):
             rows = [RowPlace(path=path, line=line) for path, line in self._trainer.row_places.places()]
             self._context.tell(JobEvent(loss_spike=LossSpike(step=step, loss=loss, usual=usual, rows=rows)))
         self._trainer.row_places.forget()
+
+    def _judge_routing(self, step: int, load: float) -> None:
+        life, even = self._trainer.life, self._trainer.expert_load.even
+        if life is None:
+            return
+        life.collapse, tells = life.collapse.after(load, even)
+        if tells:
+            self._context.tell(JobEvent(expert_collapse=ExpertCollapse(step=step, load=load, even=even)))
 
     def _report_validation(self, state: TrainerState, logs: dict[str, float]) -> None:
         metrics = _metrics(state)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
+from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind, File, Lineage, Manifest
@@ -21,6 +23,7 @@ from tunefleet.deployment.v1.deployment_pb2 import (
 )
 from tunefleet.fleet.v1.fleet_pb2 import InstalledBackend, Service, ServiceKind, ServiceState
 from tunefleet.fleet.v1.fleet_service_pb2 import GetFleetResponse, Token
+from tunefleet.job.v1.diagnosis_pb2 import Diagnosis
 from tunefleet.job.v1.event_pb2 import Metrics, Notice
 from tunefleet.job.v1.job_pb2 import Job, JobResult
 from tunefleet.job.v1.job_service_pb2 import PlanJobResponse
@@ -386,3 +389,9 @@ def look() -> FleetLook:
         requests_per_second={"tickets": 3.5},
         moment=0.0,
     )
+
+
+def diagnosis(case: str = "over_fitting") -> Diagnosis:
+    """Return the golden diagnosis of a case, as the core makes it."""
+    path = Path(__file__).parents[2] / "golden" / "diagnosis" / f"{case}.json"
+    return json_format.Parse(path.read_text(encoding="utf-8"), Diagnosis())

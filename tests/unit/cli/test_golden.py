@@ -14,6 +14,7 @@ from tunefleet.job.v1.state_pb2 import CheckpointRef
 from tunefleet_cli.findings import Finding
 from tunefleet_cli.output import Mode, Output, lists, sheets
 from tunefleet_cli.output.audit import show_check
+from tunefleet_cli.output.diagnosis import show_diagnosis
 from tunefleet_cli.output.findings import show_findings
 from tunefleet_cli.output.jobs import show_job
 from tunefleet_cli.output.matrix import show_matrix
@@ -65,6 +66,8 @@ VIEWS: dict[str, Callable[[Output], None]] = {
             ),
         ],
     ),
+    "jobs_diagnose": lambda output: show_diagnosis(output, samples.diagnosis()),
+    "jobs_diagnose_healthy": lambda output: show_diagnosis(output, samples.diagnosis("healthy")),
     "jobs_get_scores": lambda output: show_job(output, samples.jobs()[2], []),
     "plan": lambda output: show_plan(output, samples.plan()),
     "plan_uninspected": lambda output: show_plan(output, samples.uninspected_plan()),

@@ -8,6 +8,8 @@ import pytest
 
 from tunefleet.job.v1.event_pb2 import (
     BestCheckpoint,
+    ExpertCollapse,
+    Forgetting,
     JobEvent,
     LossSpike,
     Metrics,
@@ -59,6 +61,15 @@ def progress_after(*events: JobEvent) -> RunProgress:
         (
             JobEvent(loss_spike=LossSpike(step=3, loss=9, usual=1)),
             "spike at step 3: loss 9.0000, usually 1.0000",
+        ),
+        (
+            JobEvent(expert_collapse=ExpertCollapse(step=21, load=0.97, even=0.25)),
+            "experts at step 21: one expert of a layer gets 97% of the tokens, an even share is 25%",
+        ),
+        (
+            JobEvent(forgetting=Forgetting(step=40, before=0.71, now=0.66, standard_error=0.012, rows=200)),
+            "forgetting at step 40: 5.0 points lost on 200 general rows (± 1.2); "
+            "mix 10 % general rows into train.data.train",
         ),
         (JobEvent(metrics=Metrics(step=1, total_steps=4, mfu=0.413)), "step 1/4 25 %  MFU 41%"),
     ],

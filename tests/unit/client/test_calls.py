@@ -141,6 +141,13 @@ async def test_checkpoints_are_listed_by_short_name(fake: FakeCoordinator) -> No
         assert [item.step for item in await client.jobs.checkpoints("jobs/a")] == [30, 20, 10]
 
 
+async def test_a_diagnosis_is_asked_for_by_short_name(fake: FakeCoordinator) -> None:
+    fake.jobs["projects/default/jobs/a"] = Job(name="projects/default/jobs/a")
+    fake.diagnosis.summary = "It learns."
+    async with connect(fake.address, fake.token) as client:
+        assert (await client.jobs.diagnose("a")).summary == "It learns."
+
+
 @pytest.mark.parametrize("name", ["models/a", "a/b/c", "", "projects//jobs/a", "projects/p/models/a"])
 async def test_a_name_of_another_noun_is_refused_here(fake: FakeCoordinator, name: str) -> None:
     async with connect(fake.address, fake.token) as client:

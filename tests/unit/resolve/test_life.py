@@ -198,3 +198,24 @@ def test_a_model_that_scores_answers_gives_none() -> None:
     spec = with_samples("Who are you?")
     spec.train.method.reward.SetInParent()
     assert [item.field for item in find_violations(spec)] == ["train.samples"]
+
+
+def test_general_rows_are_found_and_never_trained_on() -> None:
+    spec = train_spec()
+    spec.train.data.general = "/data/general.jsonl"
+    draft = draft_train(spec, base_facts(), FAMILY)
+    backend = chosen(capabilities=[*COMMON, Capability.CAPABILITY_GENERAL_SET])
+    resolution = finish_train(draft, audit_of(draft, mask(), mask(), mask(rows=50)), backend)
+    assert [(data.role, data.path) for data in resolution.spec.data][-1] == ("general", "/data/general.jsonl")
+    assert resolution.spec.mask_audit.rows == resolve_with(train_spec()).spec.mask_audit.rows
+    refused = refusal(Reason.CAPABILITY_UNSUPPORTED, lambda: finish_train(
+        draft, audit_of(draft, mask(), mask(), mask()), chosen(capabilities=COMMON)
+    ))  # fmt: skip
+    assert refused.violations[0].field == "train.data.general"
+
+
+def test_general_rows_are_scored_with_sft_only() -> None:
+    spec = train_spec()
+    spec.train.data.general = "/data/general.jsonl"
+    spec.train.method.dpo.SetInParent()
+    assert [item.field for item in find_violations(spec)] == ["train.data.general"]

@@ -221,6 +221,14 @@ def _rollback(orders: Orders) -> ResolvedSpec:
     return resolved
 
 
+def _general(orders: Orders) -> ResolvedSpec:
+    resolved = orders.train()
+    resolved.spec.train.data.general = str(orders.rows())
+    resolved.data.add().CopyFrom(resolved.data[0])
+    resolved.data[1].role = "general"
+    return resolved
+
+
 def _timed(orders: Orders) -> ResolvedSpec:
     resolved = orders.train()
     resolved.spec.train.checkpoint.every_minutes = 10.0
@@ -243,5 +251,6 @@ REQUESTS: dict[Capability.ValueType, Callable[[Orders], ResolvedSpec]] = {
     Capability.CAPABILITY_BEST_CHECKPOINT: _best,
     Capability.CAPABILITY_TIMED_CHECKPOINTS: _timed,
     Capability.CAPABILITY_ROLLBACK: _rollback,
+    Capability.CAPABILITY_GENERAL_SET: _general,
 }
 """Of each capability that a spec can ask for, a spec that asks for it."""

@@ -178,6 +178,10 @@ class Capabilities(Suite):
         await _asked(bench, Capability.CAPABILITY_ROLLBACK)
 
     @case(is_error=True)
+    async def test_capability_general_set(self, bench: Bench) -> None:
+        await _asked(bench, Capability.CAPABILITY_GENERAL_SET)
+
+    @case(is_error=True)
     async def test_capability_inspect(self, bench: Bench) -> None:
         if not bench.has(Capability.CAPABILITY_INSPECT):
             await _unsupported(bench, "AuditData", pb.AuditDataRequest(order=bench.orders.audit()))

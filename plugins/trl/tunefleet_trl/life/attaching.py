@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tunefleet_core.backend import RunContext
-from tunefleet_core.rendering import Renderer
+from tunefleet_core.rendering import Renderer, general_rows
+from tunefleet_trl.life.general_rows import GeneralRows
 from tunefleet_trl.life.keeping_best import KeepingBest
 from tunefleet_trl.life.run_life import RunLife
 from tunefleet_trl.life.sampling import Sampling
@@ -33,5 +34,7 @@ def attach_life(context: RunContext, trainer: Any, renderer: Renderer, hardware:
         trainer.add_callback(KeepingBest(context, trainer, life))
     if train.checkpoint.HasField("every_minutes"):
         trainer.add_callback(TimedSaving(context, train.checkpoint.every_minutes))
+    if train.data.general:
+        trainer.add_callback(GeneralRows(context, trainer, life, general_rows(context, renderer)))
     if train.HasField("samples"):
         trainer.add_callback(Sampling(context, trainer, renderer))

@@ -11,6 +11,8 @@ from tunefleet_core.run_health import (
     BEST_BY,
     BEST_FOLDER,
     BestSoFar,
+    CollapseWatch,
+    GeneralWatch,
     LossWatch,
     Recovery,
     Verdict,
@@ -38,6 +40,8 @@ class RunLife:
         patience: Validations without improvement after which it stops; 0: never.
         watch: The losses that the next one is held against.
         recovery: How often it was rolled back.
+        collapse: Whether the routers of its layers collapse.
+        general: What general rows scored before it began.
         rate_factor: What the learning rate is to be multiplied with, beside what its checkpoint knows.
     """
 
@@ -55,6 +59,8 @@ class RunLife:
         self.watch = LossWatch(follows_trend=train.method.WhichOneof("method") not in _OF_REWARDS)
         self.recovery = Recovery(rollbacks=rollbacks_of(context))
         self.rate_factor = self.recovery.rate_scale
+        self.collapse = CollapseWatch()
+        self.general = GeneralWatch()
         self._guards = train.divergence.max_rollbacks > 0
         self._lost_until = getattr(context, "lost_until", 0)
         if context.order.resume_from:
@@ -101,6 +107,10 @@ class RunLife:
         if self._guards:
             decisions["watch"] = self.watch.to_json()
             decisions["recovery"] = {"rollbacks": self.recovery.rollbacks}
+        if self.collapse != CollapseWatch():
+            decisions["collapse"] = self.collapse.to_json()
+        if self.general.before:
+            decisions["general"] = self.general.to_json()
         keep_decisions(folder, decisions)
 
     def best_weights(self, step: int) -> Path | None:
@@ -111,6 +121,8 @@ class RunLife:
 
     def _resume(self, checkpoint: Path) -> None:
         kept = kept_decisions(checkpoint)
+        self.collapse = self.collapse.resumed(kept.get("collapse", {}))
+        self.general = self.general.resumed(kept.get("general", {}))
         if "watch" in kept:
             self.watch = self.watch.resumed(kept["watch"])
         before = kept.get("recovery", {}).get("rollbacks")

@@ -81,6 +81,8 @@ class _CapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capability
     """Goes on from the last good checkpoint when the training is lost:
     `train.divergence`.
     """
+    CAPABILITY_GENERAL_SET: _Capability.ValueType  # 61
+    """Scores general rows while it trains: `train.data.general`."""
 
 class Capability(_Capability, metaclass=_CapabilityEnumTypeWrapper):
     """What a backend can do. A declared capability must work; an undeclared one
@@ -139,6 +141,8 @@ CAPABILITY_ROLLBACK: Capability.ValueType  # 60
 """Goes on from the last good checkpoint when the training is lost:
 `train.divergence`.
 """
+CAPABILITY_GENERAL_SET: Capability.ValueType  # 61
+"""Scores general rows while it trains: `train.data.general`."""
 Global___Capability: _TypeAlias = Capability  # noqa: Y015
 
 @_typing.final

@@ -158,6 +158,8 @@ class JobEvent(_message.Message):
     STOPPED_EARLY_FIELD_NUMBER: _builtins.int
     ROLLBACK_FIELD_NUMBER: _builtins.int
     LOSS_SPIKE_FIELD_NUMBER: _builtins.int
+    EXPERT_COLLAPSE_FIELD_NUMBER: _builtins.int
+    FORGETTING_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the job's history, from 1, without holes."""
     attempt: _builtins.int
@@ -242,6 +244,14 @@ class JobEvent(_message.Message):
     def loss_spike(self) -> Global___LossSpike:
         """The loss of one step stood out."""
 
+    @_builtins.property
+    def expert_collapse(self) -> Global___ExpertCollapse:
+        """The router of a layer sends almost every token to one expert."""
+
+    @_builtins.property
+    def forgetting(self) -> Global___Forgetting:
+        """What the model knew before is being lost."""
+
     def __init__(
         self,
         *,
@@ -267,12 +277,14 @@ class JobEvent(_message.Message):
         stopped_early: Global___StoppedEarly | None = ...,
         rollback: Global___Rollback | None = ...,
         loss_spike: Global___LossSpike | None = ...,
+        expert_collapse: Global___ExpertCollapse | None = ...,
+        forgetting: Global___Forgetting | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "attempt_started", b"attempt_started", "best_checkpoint", b"best_checkpoint", "checkpoint_committed", b"checkpoint_committed", "checkpoint_saved", b"checkpoint_saved", "create_time", b"create_time", "device_released", b"device_released", "download", b"download", "gap", b"gap", "log_lines", b"log_lines", "loss_spike", b"loss_spike", "metrics", b"metrics", "notice", b"notice", "payload", b"payload", "phase_changed", b"phase_changed", "preflight", b"preflight", "rollback", b"rollback", "sample", b"sample", "state_changed", b"state_changed", "stopped_early", b"stopped_early"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_ended", b"attempt_ended", "attempt_started", b"attempt_started", "best_checkpoint", b"best_checkpoint", "checkpoint_committed", b"checkpoint_committed", "checkpoint_saved", b"checkpoint_saved", "create_time", b"create_time", "device_released", b"device_released", "download", b"download", "expert_collapse", b"expert_collapse", "forgetting", b"forgetting", "gap", b"gap", "log_lines", b"log_lines", "loss_spike", b"loss_spike", "metrics", b"metrics", "notice", b"notice", "payload", b"payload", "phase_changed", b"phase_changed", "preflight", b"preflight", "rollback", b"rollback", "sample", b"sample", "state_changed", b"state_changed", "stopped_early", b"stopped_early"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_ended", b"attempt_ended", "attempt_started", b"attempt_started", "best_checkpoint", b"best_checkpoint", "checkpoint_committed", b"checkpoint_committed", "checkpoint_saved", b"checkpoint_saved", "create_time", b"create_time", "device_released", b"device_released", "download", b"download", "gap", b"gap", "log_lines", b"log_lines", "loss_spike", b"loss_spike", "metrics", b"metrics", "notice", b"notice", "payload", b"payload", "phase_changed", b"phase_changed", "preflight", b"preflight", "rollback", b"rollback", "sample", b"sample", "sequence", b"sequence", "source_sequence", b"source_sequence", "state_changed", b"state_changed", "stopped_early", b"stopped_early"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_ended", b"attempt_ended", "attempt_started", b"attempt_started", "best_checkpoint", b"best_checkpoint", "checkpoint_committed", b"checkpoint_committed", "checkpoint_saved", b"checkpoint_saved", "create_time", b"create_time", "device_released", b"device_released", "download", b"download", "expert_collapse", b"expert_collapse", "forgetting", b"forgetting", "gap", b"gap", "log_lines", b"log_lines", "loss_spike", b"loss_spike", "metrics", b"metrics", "notice", b"notice", "payload", b"payload", "phase_changed", b"phase_changed", "preflight", b"preflight", "rollback", b"rollback", "sample", b"sample", "sequence", b"sequence", "source_sequence", b"source_sequence", "state_changed", b"state_changed", "stopped_early", b"stopped_early"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "phase_changed", "metrics", "log_lines", "checkpoint_saved", "checkpoint_committed", "device_released", "attempt_started", "attempt_ended", "notice", "gap", "sample", "preflight", "download", "best_checkpoint", "stopped_early", "rollback", "loss_spike"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "phase_changed", "metrics", "log_lines", "checkpoint_saved", "checkpoint_committed", "device_released", "attempt_started", "attempt_ended", "notice", "gap", "sample", "preflight", "download", "best_checkpoint", "stopped_early", "rollback", "loss_spike", "expert_collapse", "forgetting"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -975,3 +987,75 @@ class RowPlace(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RowPlace: _TypeAlias = RowPlace  # noqa: Y015
+
+@_typing.final
+class ExpertCollapse(_message.Message):
+    """The router of a layer sends almost every token to one expert, step after
+    step: the others learn nothing. Told once.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    EVEN_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """Optimiser step."""
+    load: _builtins.float
+    """Share of the tokens that one expert of a layer got."""
+    even: _builtins.float
+    """The share if all got the same."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        load: _builtins.float = ...,
+        even: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["even", b"even", "load", b"load", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpertCollapse: _TypeAlias = ExpertCollapse  # noqa: Y015
+
+@_typing.final
+class Forgetting(_message.Message):
+    """The model does worse on the general rows than before training, beyond
+    chance. Told once, when it begins.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    STANDARD_ERROR_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    """Optimiser step."""
+    before: _builtins.float
+    """Share of the tokens that carry loss which it foretold before training."""
+    now: _builtins.float
+    """The same now."""
+    standard_error: _builtins.float
+    """Standard error of the difference, by rows."""
+    rows: _builtins.int
+    """Rows that were scored."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        before: _builtins.float = ...,
+        now: _builtins.float = ...,
+        standard_error: _builtins.float = ...,
+        rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "now", b"now", "rows", b"rows", "standard_error", b"standard_error", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Forgetting: _TypeAlias = Forgetting  # noqa: Y015

@@ -24,6 +24,7 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from tunefleet.job.v1 import diagnosis_pb2 as tunefleet_dot_job_dot_v1_dot_diagnosis__pb2
 from tunefleet.job.v1 import event_pb2 as tunefleet_dot_job_dot_v1_dot_event__pb2
 from tunefleet.job.v1 import job_pb2 as tunefleet_dot_job_dot_v1_dot_job__pb2
 from tunefleet.job.v1 import resolved_pb2 as tunefleet_dot_job_dot_v1_dot_resolved__pb2
@@ -31,7 +32,7 @@ from tunefleet.job.v1 import spec_pb2 as tunefleet_dot_job_dot_v1_dot_spec__pb2
 from tunefleet.job.v1 import state_pb2 as tunefleet_dot_job_dot_v1_dot_state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tunefleet/job/v1/job_service.proto\x12\x10tunefleet.job.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ctunefleet/job/v1/event.proto\x1a\x1atunefleet/job/v1/job.proto\x1a\x1ftunefleet/job/v1/resolved.proto\x1a\x1btunefleet/job/v1/spec.proto\x1a\x1ctunefleet/job/v1/state.proto\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x0eGetJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.Job\"\xe2\x01\n\x0fListJobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12*\n\x06states\x18\x04 \x03(\x0e\x32\x1a.tunefleet.job.v1.JobState\x12=\n\x06labels\x18\x05 \x03(\x0b\x32-.tunefleet.job.v1.ListJobsRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\x10ListJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.tunefleet.job.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x01\n\x10\x43reateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06parent\x18\x02 \x01(\t\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12\'\n\x04spec\x18\x04 \x01(\x0b\x32\x19.tunefleet.job.v1.JobSpec\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"7\n\x11\x43reateJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.Job\"I\n\x0ePlanJobRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\'\n\x04spec\x18\x02 \x01(\x0b\x32\x19.tunefleet.job.v1.JobSpec\"\x91\x01\n\x0fPlanJobResponse\x12\x35\n\rresolved_spec\x18\x01 \x01(\x0b\x32\x1e.tunefleet.job.v1.ResolvedSpec\x12\x1c\n\x14resolved_spec_digest\x18\x02 \x01(\t\x12)\n\x07notices\x18\x03 \x03(\x0b\x32\x18.tunefleet.job.v1.Notice\"B\n\x10\x43\x61ncelJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"7\n\x11\x43\x61ncelJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.Job\"\x86\x02\n\x10UpdateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12/\n\x0bupdate_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12>\n\x06labels\x18\x05 \x03(\x0b\x32..tunefleet.job.v1.UpdateJobRequest.LabelsEntry\x12\x15\n\x08priority\x18\x06 \x01(\x05H\x00\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_priority\"7\n\x11UpdateJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.Job\"Y\n\x10\x44\x65leteJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x15\n\rallow_missing\x18\x04 \x01(\x08\"\x13\n\x11\x44\x65leteJobResponse\"A\n\x0fPauseJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"6\n\x10PauseJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.Job\"B\n\x10ResumeJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"7\n\x11ResumeJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.Job\"U\n\x0fRetryJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nfrom_start\x18\x04 \x01(\x08\"6\n\x10RetryJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.Job\"7\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\xae\x01\n\x10WatchJobResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.JobH\x00\x12-\n\x06\x65vents\x18\x02 \x01(\x0b\x32\x1b.tunefleet.job.v1.JobEventsH\x00\x12\x35\n\theartbeat\x18\x03 \x01(\x0b\x32 .tunefleet.job.v1.WatchHeartbeatH\x00\x42\t\n\x07\x63ontent\"7\n\tJobEvents\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.tunefleet.job.v1.JobEvent\":\n\x0eWatchHeartbeat\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x16ListCheckpointsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"h\n\x17ListCheckpointsResponse\x12\x34\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x1f.tunefleet.job.v1.CheckpointRef\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x8d\x08\n\nJobService\x12K\n\x06GetJob\x12\x1f.tunefleet.job.v1.GetJobRequest\x1a .tunefleet.job.v1.GetJobResponse\x12Q\n\x08ListJobs\x12!.tunefleet.job.v1.ListJobsRequest\x1a\".tunefleet.job.v1.ListJobsResponse\x12T\n\tCreateJob\x12\".tunefleet.job.v1.CreateJobRequest\x1a#.tunefleet.job.v1.CreateJobResponse\x12N\n\x07PlanJob\x12 .tunefleet.job.v1.PlanJobRequest\x1a!.tunefleet.job.v1.PlanJobResponse\x12T\n\tCancelJob\x12\".tunefleet.job.v1.CancelJobRequest\x1a#.tunefleet.job.v1.CancelJobResponse\x12T\n\tUpdateJob\x12\".tunefleet.job.v1.UpdateJobRequest\x1a#.tunefleet.job.v1.UpdateJobResponse\x12T\n\tDeleteJob\x12\".tunefleet.job.v1.DeleteJobRequest\x1a#.tunefleet.job.v1.DeleteJobResponse\x12Q\n\x08PauseJob\x12!.tunefleet.job.v1.PauseJobRequest\x1a\".tunefleet.job.v1.PauseJobResponse\x12T\n\tResumeJob\x12\".tunefleet.job.v1.ResumeJobRequest\x1a#.tunefleet.job.v1.ResumeJobResponse\x12Q\n\x08RetryJob\x12!.tunefleet.job.v1.RetryJobRequest\x1a\".tunefleet.job.v1.RetryJobResponse\x12S\n\x08WatchJob\x12!.tunefleet.job.v1.WatchJobRequest\x1a\".tunefleet.job.v1.WatchJobResponse0\x01\x12\x66\n\x0fListCheckpoints\x12(.tunefleet.job.v1.ListCheckpointsRequest\x1a).tunefleet.job.v1.ListCheckpointsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tunefleet/job/v1/job_service.proto\x12\x10tunefleet.job.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tunefleet/job/v1/diagnosis.proto\x1a\x1ctunefleet/job/v1/event.proto\x1a\x1atunefleet/job/v1/job.proto\x1a\x1ftunefleet/job/v1/resolved.proto\x1a\x1btunefleet/job/v1/spec.proto\x1a\x1ctunefleet/job/v1/state.proto\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x0eGetJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.Job\"\xe2\x01\n\x0fListJobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12*\n\x06states\x18\x04 \x03(\x0e\x32\x1a.tunefleet.job.v1.JobState\x12=\n\x06labels\x18\x05 \x03(\x0b\x32-.tunefleet.job.v1.ListJobsRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\x10ListJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.tunefleet.job.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x01\n\x10\x43reateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06parent\x18\x02 \x01(\t\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12\'\n\x04spec\x18\x04 \x01(\x0b\x32\x19.tunefleet.job.v1.JobSpec\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"7\n\x11\x43reateJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.Job\"I\n\x0ePlanJobRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\'\n\x04spec\x18\x02 \x01(\x0b\x32\x19.tunefleet.job.v1.JobSpec\"\x91\x01\n\x0fPlanJobResponse\x12\x35\n\rresolved_spec\x18\x01 \x01(\x0b\x32\x1e.tunefleet.job.v1.ResolvedSpec\x12\x1c\n\x14resolved_spec_digest\x18\x02 \x01(\t\x12)\n\x07notices\x18\x03 \x03(\x0b\x32\x18.tunefleet.job.v1.Notice\"B\n\x10\x43\x61ncelJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"7\n\x11\x43\x61ncelJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.Job\"\x86\x02\n\x10UpdateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12/\n\x0bupdate_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12>\n\x06labels\x18\x05 \x03(\x0b\x32..tunefleet.job.v1.UpdateJobRequest.LabelsEntry\x12\x15\n\x08priority\x18\x06 \x01(\x05H\x00\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_priority\"7\n\x11UpdateJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.Job\"Y\n\x10\x44\x65leteJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x15\n\rallow_missing\x18\x04 \x01(\x08\"\x13\n\x11\x44\x65leteJobResponse\"A\n\x0fPauseJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"6\n\x10PauseJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.Job\"B\n\x10ResumeJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"7\n\x11ResumeJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.Job\"U\n\x0fRetryJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nfrom_start\x18\x04 \x01(\x08\"6\n\x10RetryJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.Job\"7\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\xae\x01\n\x10WatchJobResponse\x12)\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.tunefleet.job.v1.JobH\x00\x12-\n\x06\x65vents\x18\x02 \x01(\x0b\x32\x1b.tunefleet.job.v1.JobEventsH\x00\x12\x35\n\theartbeat\x18\x03 \x01(\x0b\x32 .tunefleet.job.v1.WatchHeartbeatH\x00\x42\t\n\x07\x63ontent\"7\n\tJobEvents\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.tunefleet.job.v1.JobEvent\":\n\x0eWatchHeartbeat\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x16ListCheckpointsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"h\n\x17ListCheckpointsResponse\x12\x34\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x1f.tunefleet.job.v1.CheckpointRef\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44iagnoseJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"E\n\x13\x44iagnoseJobResponse\x12.\n\tdiagnosis\x18\x01 \x01(\x0b\x32\x1b.tunefleet.job.v1.Diagnosis2\xe9\x08\n\nJobService\x12K\n\x06GetJob\x12\x1f.tunefleet.job.v1.GetJobRequest\x1a .tunefleet.job.v1.GetJobResponse\x12Q\n\x08ListJobs\x12!.tunefleet.job.v1.ListJobsRequest\x1a\".tunefleet.job.v1.ListJobsResponse\x12T\n\tCreateJob\x12\".tunefleet.job.v1.CreateJobRequest\x1a#.tunefleet.job.v1.CreateJobResponse\x12N\n\x07PlanJob\x12 .tunefleet.job.v1.PlanJobRequest\x1a!.tunefleet.job.v1.PlanJobResponse\x12T\n\tCancelJob\x12\".tunefleet.job.v1.CancelJobRequest\x1a#.tunefleet.job.v1.CancelJobResponse\x12T\n\tUpdateJob\x12\".tunefleet.job.v1.UpdateJobRequest\x1a#.tunefleet.job.v1.UpdateJobResponse\x12T\n\tDeleteJob\x12\".tunefleet.job.v1.DeleteJobRequest\x1a#.tunefleet.job.v1.DeleteJobResponse\x12Q\n\x08PauseJob\x12!.tunefleet.job.v1.PauseJobRequest\x1a\".tunefleet.job.v1.PauseJobResponse\x12T\n\tResumeJob\x12\".tunefleet.job.v1.ResumeJobRequest\x1a#.tunefleet.job.v1.ResumeJobResponse\x12Q\n\x08RetryJob\x12!.tunefleet.job.v1.RetryJobRequest\x1a\".tunefleet.job.v1.RetryJobResponse\x12S\n\x08WatchJob\x12!.tunefleet.job.v1.WatchJobRequest\x1a\".tunefleet.job.v1.WatchJobResponse0\x01\x12\x66\n\x0fListCheckpoints\x12(.tunefleet.job.v1.ListCheckpointsRequest\x1a).tunefleet.job.v1.ListCheckpointsResponse\x12Z\n\x0b\x44iagnoseJob\x12$.tunefleet.job.v1.DiagnoseJobRequest\x1a%.tunefleet.job.v1.DiagnoseJobResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,62 +43,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_UPDATEJOBREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_UPDATEJOBREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_GETJOBREQUEST']._serialized_start=273
-  _globals['_GETJOBREQUEST']._serialized_end=302
-  _globals['_GETJOBRESPONSE']._serialized_start=304
-  _globals['_GETJOBRESPONSE']._serialized_end=356
-  _globals['_LISTJOBSREQUEST']._serialized_start=359
-  _globals['_LISTJOBSREQUEST']._serialized_end=585
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=540
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=585
-  _globals['_LISTJOBSRESPONSE']._serialized_start=587
-  _globals['_LISTJOBSRESPONSE']._serialized_end=667
-  _globals['_CREATEJOBREQUEST']._serialized_start=670
-  _globals['_CREATEJOBREQUEST']._serialized_end=804
-  _globals['_CREATEJOBRESPONSE']._serialized_start=806
-  _globals['_CREATEJOBRESPONSE']._serialized_end=861
-  _globals['_PLANJOBREQUEST']._serialized_start=863
-  _globals['_PLANJOBREQUEST']._serialized_end=936
-  _globals['_PLANJOBRESPONSE']._serialized_start=939
-  _globals['_PLANJOBRESPONSE']._serialized_end=1084
-  _globals['_CANCELJOBREQUEST']._serialized_start=1086
-  _globals['_CANCELJOBREQUEST']._serialized_end=1152
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1154
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1209
-  _globals['_UPDATEJOBREQUEST']._serialized_start=1212
-  _globals['_UPDATEJOBREQUEST']._serialized_end=1474
-  _globals['_UPDATEJOBREQUEST_LABELSENTRY']._serialized_start=540
-  _globals['_UPDATEJOBREQUEST_LABELSENTRY']._serialized_end=585
-  _globals['_UPDATEJOBRESPONSE']._serialized_start=1476
-  _globals['_UPDATEJOBRESPONSE']._serialized_end=1531
-  _globals['_DELETEJOBREQUEST']._serialized_start=1533
-  _globals['_DELETEJOBREQUEST']._serialized_end=1622
-  _globals['_DELETEJOBRESPONSE']._serialized_start=1624
-  _globals['_DELETEJOBRESPONSE']._serialized_end=1643
-  _globals['_PAUSEJOBREQUEST']._serialized_start=1645
-  _globals['_PAUSEJOBREQUEST']._serialized_end=1710
-  _globals['_PAUSEJOBRESPONSE']._serialized_start=1712
-  _globals['_PAUSEJOBRESPONSE']._serialized_end=1766
-  _globals['_RESUMEJOBREQUEST']._serialized_start=1768
-  _globals['_RESUMEJOBREQUEST']._serialized_end=1834
-  _globals['_RESUMEJOBRESPONSE']._serialized_start=1836
-  _globals['_RESUMEJOBRESPONSE']._serialized_end=1891
-  _globals['_RETRYJOBREQUEST']._serialized_start=1893
-  _globals['_RETRYJOBREQUEST']._serialized_end=1978
-  _globals['_RETRYJOBRESPONSE']._serialized_start=1980
-  _globals['_RETRYJOBRESPONSE']._serialized_end=2034
-  _globals['_WATCHJOBREQUEST']._serialized_start=2036
-  _globals['_WATCHJOBREQUEST']._serialized_end=2091
-  _globals['_WATCHJOBRESPONSE']._serialized_start=2094
-  _globals['_WATCHJOBRESPONSE']._serialized_end=2268
-  _globals['_JOBEVENTS']._serialized_start=2270
-  _globals['_JOBEVENTS']._serialized_end=2325
-  _globals['_WATCHHEARTBEAT']._serialized_start=2327
-  _globals['_WATCHHEARTBEAT']._serialized_end=2385
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=2387
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=2466
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=2468
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=2572
-  _globals['_JOBSERVICE']._serialized_start=2575
-  _globals['_JOBSERVICE']._serialized_end=3612
+  _globals['_GETJOBREQUEST']._serialized_start=307
+  _globals['_GETJOBREQUEST']._serialized_end=336
+  _globals['_GETJOBRESPONSE']._serialized_start=338
+  _globals['_GETJOBRESPONSE']._serialized_end=390
+  _globals['_LISTJOBSREQUEST']._serialized_start=393
+  _globals['_LISTJOBSREQUEST']._serialized_end=619
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=574
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=619
+  _globals['_LISTJOBSRESPONSE']._serialized_start=621
+  _globals['_LISTJOBSRESPONSE']._serialized_end=701
+  _globals['_CREATEJOBREQUEST']._serialized_start=704
+  _globals['_CREATEJOBREQUEST']._serialized_end=838
+  _globals['_CREATEJOBRESPONSE']._serialized_start=840
+  _globals['_CREATEJOBRESPONSE']._serialized_end=895
+  _globals['_PLANJOBREQUEST']._serialized_start=897
+  _globals['_PLANJOBREQUEST']._serialized_end=970
+  _globals['_PLANJOBRESPONSE']._serialized_start=973
+  _globals['_PLANJOBRESPONSE']._serialized_end=1118
+  _globals['_CANCELJOBREQUEST']._serialized_start=1120
+  _globals['_CANCELJOBREQUEST']._serialized_end=1186
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1188
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1243
+  _globals['_UPDATEJOBREQUEST']._serialized_start=1246
+  _globals['_UPDATEJOBREQUEST']._serialized_end=1508
+  _globals['_UPDATEJOBREQUEST_LABELSENTRY']._serialized_start=574
+  _globals['_UPDATEJOBREQUEST_LABELSENTRY']._serialized_end=619
+  _globals['_UPDATEJOBRESPONSE']._serialized_start=1510
+  _globals['_UPDATEJOBRESPONSE']._serialized_end=1565
+  _globals['_DELETEJOBREQUEST']._serialized_start=1567
+  _globals['_DELETEJOBREQUEST']._serialized_end=1656
+  _globals['_DELETEJOBRESPONSE']._serialized_start=1658
+  _globals['_DELETEJOBRESPONSE']._serialized_end=1677
+  _globals['_PAUSEJOBREQUEST']._serialized_start=1679
+  _globals['_PAUSEJOBREQUEST']._serialized_end=1744
+  _globals['_PAUSEJOBRESPONSE']._serialized_start=1746
+  _globals['_PAUSEJOBRESPONSE']._serialized_end=1800
+  _globals['_RESUMEJOBREQUEST']._serialized_start=1802
+  _globals['_RESUMEJOBREQUEST']._serialized_end=1868
+  _globals['_RESUMEJOBRESPONSE']._serialized_start=1870
+  _globals['_RESUMEJOBRESPONSE']._serialized_end=1925
+  _globals['_RETRYJOBREQUEST']._serialized_start=1927
+  _globals['_RETRYJOBREQUEST']._serialized_end=2012
+  _globals['_RETRYJOBRESPONSE']._serialized_start=2014
+  _globals['_RETRYJOBRESPONSE']._serialized_end=2068
+  _globals['_WATCHJOBREQUEST']._serialized_start=2070
+  _globals['_WATCHJOBREQUEST']._serialized_end=2125
+  _globals['_WATCHJOBRESPONSE']._serialized_start=2128
+  _globals['_WATCHJOBRESPONSE']._serialized_end=2302
+  _globals['_JOBEVENTS']._serialized_start=2304
+  _globals['_JOBEVENTS']._serialized_end=2359
+  _globals['_WATCHHEARTBEAT']._serialized_start=2361
+  _globals['_WATCHHEARTBEAT']._serialized_end=2419
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=2421
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=2500
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=2502
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=2606
+  _globals['_DIAGNOSEJOBREQUEST']._serialized_start=2608
+  _globals['_DIAGNOSEJOBREQUEST']._serialized_end=2642
+  _globals['_DIAGNOSEJOBRESPONSE']._serialized_start=2644
+  _globals['_DIAGNOSEJOBRESPONSE']._serialized_end=2713
+  _globals['_JOBSERVICE']._serialized_start=2716
+  _globals['_JOBSERVICE']._serialized_end=3845
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from tunefleet.job.v1 import diagnosis_pb2 as _diagnosis_pb2
 from tunefleet.job.v1 import event_pb2 as _event_pb2
 from tunefleet.job.v1 import job_pb2 as _job_pb2
 from tunefleet.job.v1 import resolved_pb2 as _resolved_pb2
@@ -819,3 +820,49 @@ class ListCheckpointsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListCheckpointsResponse: _TypeAlias = ListCheckpointsResponse  # noqa: Y015
+
+@_typing.final
+class DiagnoseJobRequest(_message.Message):
+    """Request of DiagnoseJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/jobs/{job}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiagnoseJobRequest: _TypeAlias = DiagnoseJobRequest  # noqa: Y015
+
+@_typing.final
+class DiagnoseJobResponse(_message.Message):
+    """Response of DiagnoseJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIAGNOSIS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def diagnosis(self) -> _diagnosis_pb2.Diagnosis:
+        """What its history tells."""
+
+    def __init__(
+        self,
+        *,
+        diagnosis: _diagnosis_pb2.Diagnosis | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["diagnosis", b"diagnosis"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["diagnosis", b"diagnosis"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiagnoseJobResponse: _TypeAlias = DiagnoseJobResponse  # noqa: Y015

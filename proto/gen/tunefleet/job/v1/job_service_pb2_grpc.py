@@ -96,6 +96,11 @@ class JobServiceStub(object):
                 request_serializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.ListCheckpointsRequest.SerializeToString,
                 response_deserializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.ListCheckpointsResponse.FromString,
                 _registered_method=True)
+        self.DiagnoseJob = channel.unary_unary(
+                '/tunefleet.job.v1.JobService/DiagnoseJob',
+                request_serializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.DiagnoseJobRequest.SerializeToString,
+                response_deserializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.DiagnoseJobResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer(object):
@@ -207,6 +212,15 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DiagnoseJob(self, request, context):
+        """Says what the history of a training job, running or ended, tells about it.
+        Errors: NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a
+        job that trains nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -269,6 +283,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListCheckpoints,
                     request_deserializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.ListCheckpointsRequest.FromString,
                     response_serializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.ListCheckpointsResponse.SerializeToString,
+            ),
+            'DiagnoseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiagnoseJob,
+                    request_deserializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.DiagnoseJobRequest.FromString,
+                    response_serializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.DiagnoseJobResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -597,6 +616,33 @@ class JobService(object):
             '/tunefleet.job.v1.JobService/ListCheckpoints',
             tunefleet_dot_job_dot_v1_dot_job__service__pb2.ListCheckpointsRequest.SerializeToString,
             tunefleet_dot_job_dot_v1_dot_job__service__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiagnoseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefleet.job.v1.JobService/DiagnoseJob',
+            tunefleet_dot_job_dot_v1_dot_job__service__pb2.DiagnoseJobRequest.SerializeToString,
+            tunefleet_dot_job_dot_v1_dot_job__service__pb2.DiagnoseJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

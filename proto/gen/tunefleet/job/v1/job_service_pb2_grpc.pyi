@@ -89,6 +89,11 @@ class JobServiceStub:
     """Lists the committed checkpoints of a job, newest first.
     Errors: NOT_FOUND/JOB_NOT_FOUND.
     """
+    DiagnoseJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.DiagnoseJobRequest, _job_service_pb2.DiagnoseJobResponse]
+    """Says what the history of a training job, running or ended, tells about it.
+    Errors: NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a
+    job that trains nothing.
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -150,6 +155,11 @@ class JobServiceAsyncStub(JobServiceStub):
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListCheckpointsRequest, _job_service_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
     """Lists the committed checkpoints of a job, newest first.
     Errors: NOT_FOUND/JOB_NOT_FOUND.
+    """
+    DiagnoseJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.DiagnoseJobRequest, _job_service_pb2.DiagnoseJobResponse]  # type: ignore[assignment]
+    """Says what the history of a training job, running or ended, tells about it.
+    Errors: NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a
+    job that trains nothing.
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -281,6 +291,17 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_job_service_pb2.ListCheckpointsResponse, _abc.Awaitable[_job_service_pb2.ListCheckpointsResponse]]:
         """Lists the committed checkpoints of a job, newest first.
         Errors: NOT_FOUND/JOB_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def DiagnoseJob(
+        self,
+        request: _job_service_pb2.DiagnoseJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.DiagnoseJobResponse, _abc.Awaitable[_job_service_pb2.DiagnoseJobResponse]]:
+        """Says what the history of a training job, running or ended, tells about it.
+        Errors: NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a
+        job that trains nothing.
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

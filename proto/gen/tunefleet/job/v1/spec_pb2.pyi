@@ -347,10 +347,15 @@ class DataSpec(_message.Message):
     TRAIN_FIELD_NUMBER: _builtins.int
     VALIDATION_FIELD_NUMBER: _builtins.int
     TEST_FIELD_NUMBER: _builtins.int
+    GENERAL_FIELD_NUMBER: _builtins.int
     validation: _builtins.str
     """Rows for validation during training; a JSONL file."""
     test: _builtins.str
     """Rows the trainer never reads; kept for `evaluate`."""
+    general: _builtins.str
+    """Rows of what the model could do before, in the form of training rows;
+    scored while it trains, never learned. A few hundred at most are read.
+    """
     @_builtins.property
     def train(self) -> _containers.RepeatedCompositeFieldContainer[Global___DataSource]:
         """Weighted sources of training rows."""
@@ -361,10 +366,11 @@ class DataSpec(_message.Message):
         train: _abc.Iterable[Global___DataSource] | None = ...,
         validation: _builtins.str = ...,
         test: _builtins.str = ...,
+        general: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["test", b"test", "train", b"train", "validation", b"validation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["general", b"general", "test", b"test", "train", b"train", "validation", b"validation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
