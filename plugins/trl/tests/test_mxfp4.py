@@ -82,7 +82,7 @@ def _spec(*, steps: int = 30, experts: bool = True) -> lab.JobSpec:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(warm: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base in the published layout."""
     return _published_base(tmp_path_factory.mktemp("published"))
 

@@ -62,7 +62,7 @@ _SIZES: dict[str, dict[str, Any]] = {"qwen3_5_text": _DELTA}
 
 
 @pytest.fixture(scope="session")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def bases(warm: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny bases by model type, made when they are asked for."""
     return _Bases(tmp_path_factory)
 
