@@ -12,6 +12,7 @@ from tunefleet_core.backend.exporter import ExporterRank, go_quiet_and_offline
 from tunefleet_core.backend.manifest import (
     backend_manifest,
     has_capability,
+    method_limit,
     require_capability,
     serving_scope,
     trained_formats,
@@ -30,6 +31,7 @@ __all__ = [
     "choice_values",
     "go_quiet_and_offline",
     "has_capability",
+    "method_limit",
     "require_capabilities",
     "require_capability",
     "require_trainable_base",

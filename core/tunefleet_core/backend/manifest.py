@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from google.protobuf import json_format
 
-from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, FormatScope
+from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, FormatScope, MethodLimit
 from tunefleet_core import CONTRACT_VERSION
 from tunefleet_core.backend.choices import train_choices
 from tunefleet_core.errors import Reason, TunefleetError
@@ -15,6 +15,7 @@ from tunefleet_core.errors import Reason, TunefleetError
 __all__ = [
     "backend_manifest",
     "has_capability",
+    "method_limit",
     "require_capability",
     "serving_scope",
     "trained_formats",
@@ -40,6 +41,7 @@ def backend_manifest(
     trained_scopes: Iterable[FormatScope] = (),
     served_scopes: Iterable[FormatScope] = (),
     methods: Iterable[str] = (),
+    method_limits: Iterable[MethodLimit] = (),
     choices: Mapping[str, Sequence[str]] | None = None,
     distributed_methods: Iterable[str] = (),
 ) -> BackendManifest:
@@ -48,9 +50,10 @@ def backend_manifest(
     The formats are names of quantisation formats that it trains on, writes and serves; the
     exported scopes are those that it writes for some types of model only, format to types; the
     trained and served ones those that it takes for some types, or out of some carriers, only. The
-    methods are training methods beside `sft`; the choices are fields of a training spec that it
-    honours beyond what every backend does (`choices.BASICS`), field to values, none for any.
-    The distributed methods are those that it runs on several devices, a process for each.
+    methods are training methods beside `sft`, the limits types of model that one is not for; the
+    choices are fields of a training spec that it honours beyond what every backend does
+    (`choices.BASICS`), field to values, none for any. The distributed methods are
+    those that it runs on several devices, a process for each.
 
     Example:
         backend_manifest(
@@ -77,6 +80,7 @@ def backend_manifest(
         exported_formats=list(exported_formats),
         served_formats=list(served_formats),
         methods=sorted(methods),
+        method_limits=method_limits,
         choices=train_choices(choices or {}),
         distributed_methods=sorted(distributed_methods),
         exported_scopes=[
@@ -112,6 +116,13 @@ def training_scope(manifest: BackendManifest, form: str) -> FormatScope:
 def serving_scope(manifest: BackendManifest, form: str) -> FormatScope:
     """Return the only models of a format that an engine loads; an empty scope: all."""
     return _scope_of(manifest.served_scopes, form)
+
+
+def method_limit(manifest: BackendManifest, method: str, model_types: Iterable[str]) -> str:
+    """Return why a backend trains none of these types of model by a method; empty: it trains one."""
+    wanted = set(model_types)
+    limits = (limit for limit in manifest.method_limits if limit.method == method)
+    return next((limit.reason for limit in limits if wanted and wanted <= set(limit.model_types)), "")
 
 
 def _scope_of(scopes: Iterable[FormatScope], form: str) -> FormatScope:

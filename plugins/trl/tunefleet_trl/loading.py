@@ -18,7 +18,7 @@ from tunefleet_core.backend import go_quiet_and_offline
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rendering import first_line, unusable_base
 from tunefleet_trl.library_gaps import close_library_gaps
-from tunefleet_trl.quantising import CARRIER, keep_layout, quantising_options, take_any_shape
+from tunefleet_trl.quantising import CARRIER, keep_layout, mend_eight_bit, quantising_options
 
 __all__ = [
     "Hardware",
@@ -132,7 +132,7 @@ def load_base(
             model._weight_conversions = None
         return model.to(hardware.kind)
     keep_layout(model)
-    take_any_shape(model)
+    mend_eight_bit(model)
     return model
 
 

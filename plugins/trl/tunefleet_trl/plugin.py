@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
-from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, FormatScope
+from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, FormatScope, MethodLimit
 from tunefleet_core.backend import backend_manifest
 from tunefleet_core.plugins.hookspecs import hookimpl
+from tunefleet_trl.heads import NO_HEAD, WITHOUT_HEAD
 from tunefleet_trl.methods import METHODS
 from tunefleet_trl.quantising import FORMATS
 from tunefleet_trl.written import FORMAT, MODEL_TYPES
@@ -65,6 +66,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             methods=METHODS,
             distributed_methods=DISTRIBUTED,
             choices=_choices(),
+            method_limits=[MethodLimit(method="reward", model_types=WITHOUT_HEAD, reason=NO_HEAD)],
             # In compressed-tensors others are too, which needs a library that this environment lacks.
             trained_formats=[FORMAT, *quantised],
             trained_scopes=[FormatScope(format=FORMAT, model_types=MODEL_TYPES, carriers=[FORMAT])],

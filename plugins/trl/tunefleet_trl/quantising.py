@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["CARRIER", "FORMATS", "keep_layout", "quantising_options", "take_any_shape"]
+__all__ = ["CARRIER", "FORMATS", "keep_layout", "mend_eight_bit", "quantising_options"]
 
 CARRIER = "bitsandbytes"
 """What such a base says of itself in config.json."""
@@ -54,20 +54,25 @@ def keep_layout(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def take_any_shape(model: Any) -> None:
-    """Let 8-bit layers take inputs of four dimensions, as those of DeepSeek's latent attention are.
+def mend_eight_bit(model: Any) -> None:
+    """Let 8-bit layers do what adapters and families ask of them, where the library (0.50) does not.
 
-    The library's product (bitsandbytes 0.50) knows two and three: of a fourth it takes the wrong one.
+    - Inputs of four dimensions, as those of DeepSeek's latent attention are: its product knows two
+      and three, and takes the wrong one of a fourth.
+    - DoRA on a CPU: reading the weights, PEFT moves them to where they are, which loses their scales.
     """
     from bitsandbytes.nn import Linear8bitLt
 
     for module in model.modules():
         if isinstance(module, Linear8bitLt):
-            module.forward = _of_rows(module.forward)
+            module.forward = _mended(module, module.forward)
 
 
-def _of_rows(forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def any_shape(x: Any) -> Any:
+def _mended(module: Any, forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def mended(x: Any) -> Any:
+        weight = module.weight
+        if weight.CB is not None and weight.SCB is None:
+            weight.SCB = module.state.SCB
         return forward(x.flatten(0, -2)).unflatten(0, x.shape[:-1]) if x.dim() > 3 else forward(x)
 
-    return any_shape
+    return mended

@@ -50,7 +50,7 @@ def page() -> str:
         _training(matrix),
         _methods(matrix, trl),
         _serving(matrix),
-        _refusals(matrix),
+        _refusals(matrix, trl.methods),
         _engines(),
         _lint(),
     ]
@@ -122,7 +122,7 @@ def _serving(matrix: Matrix) -> str:
     return "\n".join(parts)
 
 
-def _refusals(matrix: Matrix) -> str:
+def _refusals(matrix: Matrix, methods: Iterable[str]) -> str:
     found: dict[tuple[str, str, str], dict[str, None]] = {}
     for family in sorted(matrix.families):
         for adaptation in ADAPTATIONS:
@@ -134,6 +134,12 @@ def _refusals(matrix: Matrix) -> str:
                     continue
                 key = (engine or "train", verdict.reason, verdict.instead)
                 found.setdefault(key, {})[f"{adaptation} of {family}"] = None
+        for method in methods:
+            verdict = _judge(matrix, family=family, adaptation="lora", method=method)
+            if not verdict.works:
+                found.setdefault(("train", verdict.reason, verdict.instead), {})[f"{method} of {family}"] = (
+                    None
+                )
     rows = [[engine, _few(list(what)), reason, instead] for (engine, reason, instead), what in found.items()]
     return "## Why not, and what does\n\n" + _table(["where", "what", "why not", "instead"], rows)
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, FormatScope
+from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, FormatScope, MethodLimit
 from tunefleet_core.backend import backend_manifest
 from tunefleet_core.catalog import Family
 from tunefleet_core.catalog.engines import engine_registries
@@ -165,6 +165,17 @@ def test_a_format_that_is_trained_on_for_some_types_is_refused_for_the_other_fam
     assert found.reason == "the backend 'trl' trains on awq for the type qwen3_moe only"
     assert found.instead == "take a base that is not quantised"
     assert matrix(backend).judge(dataclasses.replace(cell, family="qwen3_moe")).works
+
+
+def test_a_method_that_is_not_for_a_family_says_why() -> None:
+    limit = MethodLimit(method="kto", model_types=["qwen3_moe"], reason="it has no thumbs")
+    backend = trainer(methods=["kto", "dpo"], method_limits=[limit])
+    cell = Cell(backend="trl", method="kto", adaptation="lora", family="qwen3_moe")
+    found = matrix(backend).judge(cell)
+    assert found.reason == "the backend 'trl' does not train it by kto: it has no thumbs"
+    assert matrix(backend).judge(dataclasses.replace(cell, method="dpo")).works
+    assert matrix(backend).judge(dataclasses.replace(cell, family="qwen3")).works
+    assert matrix(backend, trainer("other", methods=["kto"])).judge(cell).instead == "backend: other"
 
 
 @pytest.mark.parametrize("method", METHODS)

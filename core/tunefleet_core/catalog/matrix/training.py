@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tunefleet.backend.v1.backend_pb2 import BackendManifest
 from tunefleet.job.v1.spec_pb2 import JobSpec, Method
-from tunefleet_core.backend import require_capabilities, trained_formats, training_scope
+from tunefleet_core.backend import method_limit, require_capabilities, trained_formats, training_scope
 from tunefleet_core.catalog.family import Family
 from tunefleet_core.catalog.matrix.adapters import ADAPTATIONS
 from tunefleet_core.catalog.matrix.standing import Standing, Verdict
@@ -62,6 +62,8 @@ def judge_training(
         return _no(f"the backend '{manifest.name}' {without}", field)
     if quantization and quantization not in trained_formats(manifest):
         return _no(f"the backend '{manifest.name}' does not train on this format", "train.quantization")
+    if family is not None and (why := method_limit(manifest, method, family.model_types)):
+        return _no(f"the backend '{manifest.name}' does not train it by {method}: {why}", "train.method")
     only = training_scope(manifest, quantization).model_types
     if family is not None and only and not set(only) & set(family.model_types):
         what = f"trains on {quantization} for the type {' or '.join(only)} only"

@@ -170,6 +170,7 @@ class BackendManifest(_message.Message):
     METHODS_FIELD_NUMBER: _builtins.int
     TRAINED_SCOPES_FIELD_NUMBER: _builtins.int
     SERVED_SCOPES_FIELD_NUMBER: _builtins.int
+    METHOD_LIMITS_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     DISTRIBUTED_METHODS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -235,6 +236,10 @@ class BackendManifest(_message.Message):
         """The same of `served_formats`."""
 
     @_builtins.property
+    def method_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodLimit]:
+        """Types of model that it does not train by one of its methods."""
+
+    @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainChoice]:
         """What it honours of a training spec beyond what every backend does. A
         field or value that is not here is refused at submit. Open set.
@@ -266,12 +271,13 @@ class BackendManifest(_message.Message):
         methods: _abc.Iterable[_builtins.str] | None = ...,
         trained_scopes: _abc.Iterable[Global___FormatScope] | None = ...,
         served_scopes: _abc.Iterable[Global___FormatScope] | None = ...,
+        method_limits: _abc.Iterable[Global___MethodLimit] | None = ...,
         choices: _abc.Iterable[Global___TrainChoice] | None = ...,
         distributed_methods: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options_schema", b"options_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "distributed_methods", b"distributed_methods", "engine_entry", b"engine_entry", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "methods", b"methods", "name", b"name", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "distributed_methods", b"distributed_methods", "engine_entry", b"engine_entry", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "method_limits", b"method_limits", "methods", b"methods", "name", b"name", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -304,6 +310,38 @@ class TrainChoice(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrainChoice: _TypeAlias = TrainChoice  # noqa: Y015
+
+@_typing.final
+class MethodLimit(_message.Message):
+    """Types of model that a method is not for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    MODEL_TYPES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """The method, by its name in `train.method`."""
+    reason: _builtins.str
+    """Why not, half a sentence: `the library has no class that scores`."""
+    @_builtins.property
+    def model_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """`model_type` of config.json of each."""
+
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        model_types: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "model_types", b"model_types", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MethodLimit: _TypeAlias = MethodLimit  # noqa: Y015
 
 @_typing.final
 class FormatScope(_message.Message):
