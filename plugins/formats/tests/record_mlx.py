@@ -1,4 +1,4 @@
-"""Record what mlx-lm converts: affine groups of four and eight bits.
+"""Record what mlx-lm converts: affine groups of every number of bits that the format has.
 
     python plugins/formats/tests/record_mlx.py BASE     (in an environment with mlx-lm)
 
@@ -19,7 +19,7 @@ if __name__ == "__main__":
     from mlx_lm import convert
 
     with tempfile.TemporaryDirectory() as place:
-        for bits in (4, 8):
+        for bits in (2, 3, 4, 5, 6, 8):
             folder = Path(place) / f"{bits}bit"
             convert(sys.argv[1], str(folder), quantize=True, q_bits=bits, q_group_size=64)
             made_by = f"convert(quantize=True, q_bits={bits}, q_group_size=64)"

@@ -106,8 +106,9 @@ CASES = {
         carrier="bitsandbytes",
         beside=32 * OUTPUTS_PER_WEIGHT + 8 * MATRICES_PER_WEIGHT - 32 / 4096,
     ),
-    "mlx-4bit": Case(form="mlx", variant="4bit", carrier="mlx"),
-    "mlx-8bit": Case(form="mlx", variant="8bit", carrier="mlx"),
+    **{
+        f"mlx-{bits}bit": Case(form="mlx", variant=f"{bits}bit", carrier="mlx") for bits in (2, 3, 4, 5, 6, 8)
+    },
 }
 TABLES = {"bitsandbytes-nf4": "double", "bitsandbytes-fp4": "double", "bitsandbytes-nf4-single": "single"}
 

@@ -131,11 +131,6 @@ def test_two_steps_are_trained_by_a_method(
     lab.record_training(request, method, "lora", model_type=model_type)
 
 
-def test_types_without_a_head_are_those_that_are_refused() -> None:
-    facts = [BaseFacts(model_type=name) for name in ONE_EACH]
-    assert [base.model_type for base in facts if not has_head(base)] == list(WITHOUT_HEAD)
-
-
 def test_the_types_that_are_said_to_have_no_head_are_those_of_the_library() -> None:
     known = {name for family in FAMILIES for name in family.model_types}
     assert {name for name in known if not has_head(BaseFacts(model_type=name))} == set(WITHOUT_HEAD)
