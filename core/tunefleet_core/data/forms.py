@@ -82,7 +82,7 @@ TEXTS = Form(
 PROMPTS = Form(
     name="prompts",
     keys=("prompt",),
-    methods=("grpo", "rloo"),
+    methods=("grpo", "rloo", "distill"),
     shape='Write one object per line: {"prompt": [{"role": "user", "content": "..."}], "answer": "..."}',
 )
 _FORMS = (MESSAGES, PAIRS, LABELLED, COMPLETIONS, PROMPTS, TEXTS)

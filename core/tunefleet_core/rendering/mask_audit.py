@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 
-from tunefleet.backend.v1.inspect_pb2 import AuditFile, AuditOrder, AuditResult, FileAudit
+from tunefleet.backend.v1.inspect_pb2 import AuditFile, AuditOrder, AuditResult, FileAudit, RewardFile
 from tunefleet.dataset.v1.audit_pb2 import (
     LengthCount,
     MaskAudit,
@@ -16,6 +16,7 @@ from tunefleet.dataset.v1.audit_pb2 import (
     PrefixBreak,
     ReferenceTokens,
 )
+from tunefleet_core.chat_endpoint import secret_of
 from tunefleet_core.data import Row, file_digest
 from tunefleet_core.parity import REFERENCE_CONVERSATIONS, reference_prompts
 from tunefleet_core.rendering.answered import Answer, AnsweredRow, answered_rows
@@ -54,6 +55,7 @@ def audit(order: AuditOrder) -> AuditResult:
     tokenizer = load_tokenizer(order.base)
     renderer = Renderer(tokenizer, order.chat_template, loss_on=order.loss_on)
     scorers = scorers_of(order.method, order.rewards)
+    secret_of(order.endpoint.api_key, field="train.method.distill.teacher.endpoint.api_key")
     for companion in order.companions:
         require_same_ids(tokenizer, companion)
     files: list[FileAudit] = []
@@ -62,8 +64,10 @@ def audit(order: AuditOrder) -> AuditResult:
         mask, held = _audit_file(file, renderer, order, scorers)
         files.append(FileAudit(file=file, sha256=file_digest(file.path), mask=mask))
         held_by_all |= held
+    code = [path for item in scorers for path in item.scorer.files]
     return AuditResult(
         files=files,
+        reward_files=[RewardFile(path=path, sha256=file_digest(path)) for path in code],
         template_difference=template_difference(
             renderer, order.must_match_template, held=reference_needs(held_by_all)
         ),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tunefleet.job.v1.resolved_pb2 import ChatTemplate, CompanionModel
 from tunefleet.job.v1.spec_pb2 import TrainSpec
 from tunefleet_core.errors import TunefleetError
-from tunefleet_core.resolve.defaults import online
+from tunefleet_core.resolve.defaults import distill, online
 from tunefleet_core.rewards import REWARD_MODEL
 
 __all__ = ["WantedCompanion", "companions_of", "require_same_template"]
@@ -38,6 +38,10 @@ class WantedCompanion:
 def companions_of(train: TrainSpec) -> list[WantedCompanion]:
     """Return the models that a valid spec names beside its base, in its order."""
     method = train.method.WhichOneof("method") or "sft"
+    if method == distill.METHOD and train.method.distill.teacher.HasField("model"):
+        model = train.method.distill.teacher.model
+        field = "train.method.distill.teacher.model.model"
+        return [WantedCompanion(field=field, model=model.model, revision=model.revision)]
     if method not in online.METHODS:
         return []
     return [

@@ -19,7 +19,7 @@ from tunefleet_core.catalog import (
     select_target_modules,
     select_target_parameters,
 )
-from tunefleet_core.resolve.defaults import online
+from tunefleet_core.resolve.defaults import distill, online
 from tunefleet_core.resolve.notice import info
 
 __all__ = ["Draft", "draft_evaluate", "draft_train"]
@@ -92,6 +92,10 @@ def draft_train(
     order = AuditOrder(files=files, max_length=train.max_length, loss_on=train.loss_on or "assistant")
     order.method = train.method.WhichOneof("method") or "sft"
     order.packing = train.method.sft.packing
+    if distill.writes_rows(train):
+        order.endpoint.CopyFrom(train.method.distill.teacher.endpoint)
+    elif order.method == distill.METHOD:
+        order.method = "sft"  # rows as for it
     if order.method in online.METHODS:
         order.rewards.extend(getattr(train.method, order.method).rewards)
     order.companions.extend(companions)

@@ -39,7 +39,7 @@ from tunefleet_core.catalog import (
     linear_modules,
     whole_module_parameters,
 )
-from tunefleet_core.resolve.defaults import online
+from tunefleet_core.resolve.defaults import distill, online
 
 __all__ = ["estimate_evaluate", "estimate_train", "steps_of"]
 
@@ -145,7 +145,9 @@ def _row_tokens(train: TrainSpec) -> int:
     if method in online.METHODS:
         options = getattr(train.method, method)
         return options.num_generations * (train.max_length + options.max_completion_length)
-    return train.max_length * (2 if method in _PAIRED else 1)
+    if distill.writes_rows(train):
+        return train.max_length + train.method.distill.max_completion_length
+    return train.max_length * (2 if method in (*_PAIRED, distill.METHOD) else 1)
 
 
 def _adapter_parameters(train: TrainSpec, facts: BaseFacts, target_modules: Sequence[str]) -> int:

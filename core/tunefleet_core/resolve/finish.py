@@ -36,6 +36,7 @@ from tunefleet_core.resolve.audited import (
 from tunefleet_core.resolve.companions import companions_of, require_same_template
 from tunefleet_core.resolve.defaults import (
     Defaults,
+    distill,
     fill_common,
     fill_evaluate,
     fill_life,
@@ -124,7 +125,8 @@ def finish_train(
     require_same_template(draft.companions, scoring, draft.template)
     files = files_of(draft.audit_order, audit, "train")
     mask = combine_masks(files)
-    if draft.audit_order.method not in online.METHODS:  # there the model writes what is trained
+    writes_itself = draft.audit_order.method in (*online.METHODS, distill.METHOD)
+    if not writes_itself:  # else the model, or its teacher, writes what is trained
         require_trained_tokens(mask, loss_on=draft.audit_order.loss_on)
     spec, defaults = _start(draft.spec, backend, draft)
     train = spec.train
@@ -157,7 +159,13 @@ def finish_train(
             chat_template=draft.template,
             target_modules=draft.target_modules,
             target_parameters=draft.target_parameters,
-            data=_data(spec, audit.files),
+            data=[
+                *_data(spec, audit.files),
+                *(
+                    ResolvedData(role="reward", path=file.path, sha256=file.sha256)
+                    for file in audit.reward_files
+                ),
+            ],
             mask_audit=mask,
             backend=_backend(backend),
             estimate=_estimate(
@@ -172,7 +180,7 @@ def finish_train(
             *mask_notices(mask),
             *length.notices,
             *packing_notices(train, rows=rows, sequences=sequences),
-            *_validation_notices(validation if draft.audit_order.method not in online.METHODS else ()),
+            *_validation_notices(() if writes_itself else validation),
             *_stop_notices(draft.template.stop_token_ids),
         ],
     )

@@ -1,7 +1,7 @@
 """Rewards: what scores the answers of a model that learns by trying.
 
 `reward.py` is the shape of one, `builtin.py` holds ours, `model.py` the one that asks a trained
-model, `scoring.py` makes those that a job names.
+model, `judge.py` an endpoint, `code.py` a file of Python, `scoring.py` makes those that a job names.
 A plugin brings further ones by the hook `tunefleet_rewards`, in the environment of the backend.
 """
 

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import cast
 
+from tunefleet_core.rewards.code import CODE
+from tunefleet_core.rewards.json_schema import JSON_SCHEMA
+from tunefleet_core.rewards.judge import JUDGE
 from tunefleet_core.rewards.model import MODEL_REWARD
 from tunefleet_core.rewards.reward import Reward, Scorer
 
@@ -136,6 +139,9 @@ REWARDS = (
         summary="1 if the answer ends with the number of a field of the row (`field`, default `answer`).",
         make=_math_answer,
     ),
+    JSON_SCHEMA,
+    JUDGE,
+    CODE,
     MODEL_REWARD,
 )
 """Ours. Those of plugins come beside them."""

@@ -17,11 +17,13 @@ class Scorer:
             tokens, to a number each; more is better.
         needs: Fields that every row must have.
         model: Name of the reward model that scores token ids instead of `score`; empty: none.
+        files: Files of code that it runs, absolute.
     """
 
     score: Callable[[Sequence[Mapping[str, object]], Sequence[str]], Sequence[float]]
     needs: tuple[str, ...] = ()
     model: str = ""
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from google.protobuf.json_format import MessageToDict
+
 from tunefleet.job.v1.spec_pb2 import BaseModel, JobSpec
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
 from tunefleet_core.spec.filling import Filling, Problem, fill
@@ -133,6 +135,12 @@ def _refusal(origin: str, problems: Sequence[Problem]) -> TunefleetError:
 def _make_absolute(spec: JobSpec, folder: Path) -> None:
     if spec.HasField("train"):
         _model(spec.train.base, folder)
+        if spec.train.method.distill.teacher.HasField("model"):
+            _model(spec.train.method.distill.teacher.model, folder)
+        for reward in (*spec.train.method.grpo.rewards, *spec.train.method.rloo.rewards):
+            path = MessageToDict(reward.options).get("file")
+            if reward.name == "python" and isinstance(path, str):
+                reward.options["file"] = _absolute(path, folder)
         data = spec.train.data
         for source in data.train:
             source.source = _absolute(source.source, folder)

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import cast
 
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from tunefleet.job.v1.spec_pb2 import (
@@ -19,15 +18,14 @@ from tunefleet.job.v1.spec_pb2 import (
     ExportSpec,
     JobSpec,
     LoraAdapter,
-    Reward,
     TrainSpec,
 )
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
-from tunefleet_core.rewards import REWARD_MODEL
 from tunefleet_core.spec.combinations import INITS, OPTIMIZERS, SCHEDULES, combined, layers, shares
 from tunefleet_core.spec.descriptors import is_map, is_repeated
 from tunefleet_core.spec.life_rules import life_violations
 from tunefleet_core.spec.lora_scale import effective_scale, scale_formula
+from tunefleet_core.spec.method_rules import method_violations
 from tunefleet_core.spec.nearest import did_you_mean
 
 __all__ = [
@@ -129,61 +127,13 @@ def _train(train: TrainSpec) -> Iterator[tuple[str, str]]:
         yield "train.adapter", "names no kind; write lora: {} or leave the adapter out to train every weight"
     if train.HasField("method") and train.method.WhichOneof("method") is None:
         yield "train.method", "names no method; write sft: {} or leave it out"
-    yield from _method(train)
+    yield from method_violations(train)
     if train.adapter.HasField("lora"):
         yield from _lora(train.adapter.lora)
     if not train.HasField("adapter"):
         yield from _full(train)
     yield from combined(train)
     yield from life_violations(train)
-
-
-def _method(train: TrainSpec) -> Iterator[tuple[str, str]]:
-    method = train.method.WhichOneof("method") or "sft"
-    if method != "sft" and train.loss_on == "all":
-        yield (
-            "train.loss_on",
-            f"must be assistant with {method}, which compares answers; leave it out",
-        )
-    if method in ("grpo", "rloo"):
-        rewards = getattr(train.method, method).rewards
-        if not rewards:
-            yield f"train.method.{method}.rewards", "is missing; write for example [{name: exact_match}]"
-        for index, reward in enumerate(rewards):
-            if not reward.name:
-                yield f"train.method.{method}.rewards[{index}].name", "is missing; name a reward"
-            if reward.name == REWARD_MODEL and not _names_model(reward):
-                yield (
-                    f"train.method.{method}.rewards[{index}].options.model",
-                    "must name a reward model of the fleet, models/<name>",
-                )
-    if method == "reward":
-        yield from _reward_model(train)
-    if method == "kto" and train.optim.micro_batch_size == 1:
-        yield (
-            "train.optim.micro_batch_size",
-            "must be at least 2 with kto, which measures the distance from the base on the other rows of a "
-            "pass; give 2 or more",
-        )
-
-
-def _names_model(reward: Reward) -> bool:
-    model = MessageToDict(reward.options).get("model")
-    return isinstance(model, str) and model.startswith(("models/", "projects/"))
-
-
-def _reward_model(train: TrainSpec) -> Iterator[tuple[str, str]]:
-    """Yield what has no sense for a model that scores answers and writes none."""
-    if train.merge:
-        yield "train.merge", "has no sense with reward: its adapter keeps a head of its own; leave it out"
-    if train.HasField("samples"):
-        yield "train.samples", "cannot be had of a reward model, which writes no answers; leave it out"
-    if train.intended_serving.engine:
-        yield (
-            "train.intended_serving.engine",
-            f"no engine serves a reward model, {train.intended_serving.engine} neither; leave it out and "
-            "name the model in the rewards of a grpo or rloo job",
-        )
 
 
 def _lora(lora: LoraAdapter) -> Iterator[tuple[str, str]]:
@@ -355,6 +305,12 @@ _RULES: Mapping[str, _Rule] = {
     "RlooMethod.beta": _within(0, 100),
     "RlooMethod.temperature": _above(0, 10),
     "RlooMethod.max_completion_length": _above(0),
+    "DistillMethod.on_policy_share": _within(0, 1),
+    "DistillMethod.beta": _within(0, 1),
+    "DistillMethod.temperature": _within(0, 10),
+    "DistillMethod.max_completion_length": _above(0),
+    "ChatEndpoint.timeout_seconds": _above(0, 3600),
+    "ChatEndpoint.retries": _within(0, 100),
     "RewardMethod.center_rewards_coefficient": _within(0, 100),
     "Reward.weight": _above(0),
     "Reward.options": _finite_options,

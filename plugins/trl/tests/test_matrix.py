@@ -16,7 +16,7 @@ import pytest
 import trl_lab as lab
 from safetensors.torch import load_file
 
-from tunefleet.job.v1.resolved_pb2 import ResolvedData, ResolvedSpec
+from tunefleet.job.v1.resolved_pb2 import CompanionModel, ResolvedData, ResolvedSpec
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.catalog import (
@@ -126,8 +126,15 @@ def test_two_steps_are_trained_by_a_method(
     if method in ("grpo", "rloo"):
         options.num_generations, options.max_completion_length, options.beta = 4, 4, 0.01
         options.rewards.add(name="regex").options["pattern"] = "[a-m]"
+    teachers: list[CompanionModel] = []
+    if method == "distill":
+        options.on_policy_share = 0.5
+        options.max_completion_length = 4
+        options.teacher.model.model = "another"
+        teacher = _base(model_type, tmp_path / "teacher", seed=1)
+        teachers.append(CompanionModel(field="teacher", base=read_base(teacher)))
     rows = lab.write_rows(tmp_path / "train.jsonl", _judged(method))
-    assert _has_moved(_trained(bases[model_type], spec, rows, tmp_path / "work"))
+    assert _has_moved(_trained(bases[model_type], spec, rows, tmp_path / "work", companions=teachers))
     lab.record_training(request, method, "lora", model_type=model_type)
 
 
@@ -147,9 +154,13 @@ def test_what_is_written_as_proven_is_what_runs_here() -> None:
     assert {test.partition("[")[2].removesuffix("]") for test in written.values()} <= cases
 
 
-def _trained(base: Path, spec: JobSpec, rows: Path, folder: Path) -> Path:
+def _trained(
+    base: Path, spec: JobSpec, rows: Path, folder: Path, *, companions: Sequence[CompanionModel] = ()
+) -> Path:
     """Train a job and return what it wrote."""
-    context = lab.MemoryContext(lab.order(_resolved(base, spec, rows), folder))
+    resolved = _resolved(base, spec, rows)
+    resolved.companions.extend(companions)
+    context = lab.MemoryContext(lab.order(resolved, folder))
     TrlRank().run(context)
     assert len([metrics for metrics in context.told if metrics.HasField("loss")]) == 2
     return context.output
@@ -166,16 +177,18 @@ def _judged(method: str) -> list[dict[str, Any]]:
     """Return rows as a method takes them: answers to choose between, to mark, or to be scored."""
     if method in ("grpo", "rloo"):
         return [{"prompt": question} for question, _ in lab.PAIRS]
+    if method == "distill":
+        return [{"prompt": question, "completion": word} for question, word in lab.PAIRS]
     if method == "kto":
         said = [(question, answer) for question, word in lab.PAIRS for answer in (word, "nein")]
         return [{"prompt": word, "completion": text, "label": text != "nein"} for word, text in said]
     return [{"prompt": question, "chosen": word, "rejected": "nein"} for question, word in lab.PAIRS]
 
 
-def _base(model_type: str, folder: Path) -> Path:
+def _base(model_type: str, folder: Path, *, seed: int = 0) -> Path:
     import torch
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     family = FamilyRegistry(FAMILIES).for_model_type(model_type)
     family_lab.MODELS[model_type]().save_pretrained(folder)
     tokens = [*family_lab.special_tokens(family.chat_template), *family.stop_tokens]

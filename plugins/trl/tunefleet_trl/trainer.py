@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,6 +60,7 @@ _METHOD_METRICS = (
     "completions/",
     "accuracy",
     "margin",
+    "on_policy",
     "min_reward",
     "mean_reward",
     "max_reward",
@@ -76,6 +78,8 @@ class RunTraining:
 
     writes_answers = True
     """Whether the model writes; else it scores."""
+    kept_files: tuple[Path, ...] = ()
+    """Files that every checkpoint holds too: what the run cannot get a second time."""
 
     # Of the library's trainer that stands behind this class.
     args: Any
@@ -213,6 +217,8 @@ class RunTraining:
                 save_weights(self.model, folder)
             else:
                 save_adapter(self.model, folder, self._context.order.resolved_spec.base)
+            for path in self.kept_files:
+                shutil.copyfile(path, folder / path.name)
             self._save_optimizer_and_scheduler(str(folder))
             self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
             if self.life is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -13,13 +15,13 @@ from tunefleet.job.v1.event_pb2 import RunPhase
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.parity import TopLogprobs
 from tunefleet_core.rendering import RenderedRow, Renderer, TrainingRows, load_tokenizer, training_rows
 from tunefleet_trl.adaptation import lora_config
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.life import RowPlaces, attach_life, restore_best, with_rollbacks
 from tunefleet_trl.loading import Hardware, load_base, prepare_hardware
 from tunefleet_trl.methods import METHODS
+from tunefleet_trl.methods.teacher_answers import answer_prompts
 from tunefleet_trl.outcome import base_numbers_of, write_output
 from tunefleet_trl.packing import PackingCollator, packed_dataset, require_isolation
 from tunefleet_trl.preflight import is_wanted, preflight
@@ -45,17 +47,55 @@ def train(context: RunContext) -> RunOutput:
     join_processes(context.order, hardware.kind)
     renderer = Renderer(load_tokenizer(spec.base), spec.chat_template, loss_on=spec.spec.train.loss_on)
     method = spec.spec.train.method.WhichOneof("method") or "sft"
+    if method == "distill":
+        return _distilled(context, renderer, hardware)
     if method in METHODS:
         from tunefleet_trl.methods.run import train_by_method  # its trainers cost a second to import
 
         return train_by_method(context, renderer, hardware, method)
+    return _supervised(context, renderer, hardware)
+
+
+def _distilled(context: RunContext, renderer: Renderer, hardware: Hardware) -> RunOutput:
+    """Learn a teacher's answers as any others, or its probabilities."""
+    spec = context.order.resolved_spec
+    if spec.spec.train.method.distill.teacher.HasField("endpoint"):
+        kept = answer_prompts(context)
+        return _supervised(context, renderer, hardware, kept_files=kept)
+    from tunefleet_trl.methods.distilling import distilling_trainer
+
+    return _supervised(context, renderer, hardware, build=distilling_trainer)
+
+
+def _supervised(
+    context: RunContext,
+    renderer: Renderer,
+    hardware: Hardware,
+    *,
+    build: Callable[..., Any] | None = None,
+    kept_files: tuple[Path, ...] = (),
+) -> RunOutput:
+    """Train on answers that rows hold, by the trainer that `build` makes, else the library's own."""
     rows = training_rows(context, renderer)
-    return with_rollbacks(context, lambda now: _train_once(now, renderer, rows, hardware))
+    step = partial(_train_once, renderer=renderer, rows=rows, hardware=hardware, build=build or _trainer)
+    return with_rollbacks(context, partial(step, kept_files=kept_files))
 
 
-def _train_once(context: RunContext, renderer: Renderer, rows: TrainingRows, hardware: Hardware) -> RunOutput:
+def _train_once(
+    context: RunContext,
+    *,
+    renderer: Renderer,
+    rows: TrainingRows,
+    hardware: Hardware,
+    build: Callable[..., Any],
+    kept_files: tuple[Path, ...],
+) -> RunOutput:
     """Train from the start, or from the checkpoint of the order, to the output."""
-    trainer, base_numbers = _trainer(context, renderer, rows, hardware)
+    spec = context.order.resolved_spec
+    model = load_base(spec.base, hardware, quantization=spec.spec.train.quantization)
+    base_numbers = base_numbers_of(context, model, rows)
+    trainer = build(context, renderer, rows, hardware, model=model)
+    trainer.kept_files = kept_files
     attach_life(context, trainer, renderer, hardware)
     trainer.row_places = RowPlaces(rows.train)
     trainer.train(resume_from_checkpoint=context.order.resume_from or None)
@@ -90,12 +130,9 @@ def _unsupported(capability: str, what: str, hint: str) -> TunefleetError:
 
 
 def _trainer(
-    context: RunContext, renderer: Renderer, rows: TrainingRows, hardware: Hardware
-) -> tuple[RunTrainer, list[TopLogprobs] | None]:
-    """Return the trainer, and the base's numbers if training will overwrite the base."""
+    context: RunContext, renderer: Renderer, rows: TrainingRows, hardware: Hardware, *, model: Any
+) -> RunTrainer:
     spec = context.order.resolved_spec
-    model = load_base(spec.base, hardware, quantization=spec.spec.train.quantization)
-    base_numbers = base_numbers_of(context, model, rows)
     packs = spec.spec.train.method.sft.packing
     datasets = _packed(spec, rows) if packs else _apart(rows)
     trainer = RunTrainer(
@@ -112,7 +149,7 @@ def _trainer(
     )
     if packs:
         require_isolation(trainer.model, datasets["train_dataset"])
-    return trainer, base_numbers
+    return trainer
 
 
 def _try_first(context: RunContext, renderer: Renderer, rows: TrainingRows, trainer: RunTrainer) -> None:

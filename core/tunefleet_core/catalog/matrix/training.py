@@ -32,6 +32,8 @@ def spec_of(method: str, adaptation: str, quantization: str) -> JobSpec:
     options.SetInParent()
     if "rewards" in options.DESCRIPTOR.fields_by_name:  # a job has to name what is paid for
         options.rewards.add(name="exact_match")
+    if "teacher" in options.DESCRIPTOR.fields_by_name:  # and who teaches
+        options.teacher.model.model = "base"
     if adaptation != ADAPTATIONS[0]:
         lora = train.adapter.lora
         lora.SetInParent()

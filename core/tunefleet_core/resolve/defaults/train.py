@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunefleet.job.v1.spec_pb2 import JobSpec
-from tunefleet_core.resolve.defaults import adapters, online, preference, reward, sft_full, sft_lora
+from tunefleet_core.resolve.defaults import adapters, distill, online, preference, reward, sft_full, sft_lora
 from tunefleet_core.resolve.defaults.filling import Defaults
 from tunefleet_core.resolve.defaults.steps import micro_batch_size
 
@@ -38,6 +38,8 @@ def fill_train(
         preference.fill(defaults, train, method=method)
     elif method in online.METHODS:
         online.fill(defaults, method=method, is_adapter=train.HasField("adapter"))
+    elif method == distill.METHOD:
+        distill.fill(defaults, train)
     elif method == reward.METHOD:
         reward.fill(defaults, is_adapter=train.HasField("adapter"))
     else:

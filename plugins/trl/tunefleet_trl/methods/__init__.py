@@ -6,5 +6,5 @@ What rows of judged answers hold is rendered by core, for the audit and for trai
 
 __all__ = ["METHODS"]
 
-METHODS = ("dpo", "ipo", "kto", "orpo", "simpo", "grpo", "rloo", "reward")
+METHODS = ("dpo", "ipo", "kto", "orpo", "simpo", "grpo", "rloo", "reward", "distill")
 """The methods that this backend trains by beside `sft`, as a job file names them."""

@@ -28,6 +28,7 @@ from tunefleet_trl.methods.preference import longest_of
 from tunefleet_trl.methods.reward_files import write_reward_model
 from tunefleet_trl.methods.rows import AnsweredRows, answered_training_rows
 from tunefleet_trl.preflight import is_wanted, preflight
+from tunefleet_trl.processes import is_first, leave_processes
 from tunefleet_trl.trainer import RunTraining
 
 __all__ = ["scored_ids", "train_reward_model"]
@@ -88,6 +89,9 @@ def _train_once(context: RunContext, renderer: Renderer, rows: AnsweredRows, har
     )
     attach_life(context, trainer, renderer, hardware)
     trainer.train(resume_from_checkpoint=context.order.resume_from or None)
+    leave_processes(context.order)
+    if not is_first(context.order):
+        return RunOutput(step=trainer.state.global_step)
     restore_best(context, trainer)
     with context.writing_output() as folder:
         judged = [scored_ids(answer) for row in rows.validation or rows.train for answer in row.answers]

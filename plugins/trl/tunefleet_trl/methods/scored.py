@@ -17,7 +17,7 @@ from trl.trainer.utils import RepeatSampler
 
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.rendering import AnsweredRow, Renderer, scorers_of
+from tunefleet_core.rendering import AnsweredRow, Renderer, data_of_role, scorers_of
 from tunefleet_core.rewards import NamedScorer
 from tunefleet_trl.adaptation import lora_config
 from tunefleet_trl.arguments import common_arguments
@@ -113,6 +113,7 @@ def scored_trainer(
     spec = context.order.resolved_spec
     method = str(spec.spec.train.method.WhichOneof("method"))
     options = getattr(spec.spec.train.method, method)
+    data_of_role(spec, "reward")  # proves that code is what was submitted, before any of it runs
     scorers = scorers_of(method, options.rewards)
     everything = [*rows.train, *rows.validation]
     prompt_ids = {_name(renderer, row): row.answers[0].rendered.input_ids for row in everything}
@@ -171,9 +172,15 @@ def _dataset(renderer: Renderer, rows: Sequence[AnsweredRow]) -> Dataset:
     return Dataset.from_dict(
         {
             "prompt": [_name(renderer, row) for row in rows],
-            "fields": [json.dumps(row.answers[0].fields or {}) for row in rows],
+            "fields": [json.dumps(_fields(row)) for row in rows],
         }
     )
+
+
+def _fields(row: AnsweredRow) -> dict[str, Any]:
+    """Return what rewards may look at: the further fields of a row, and its prompt."""
+    answer = row.answers[0]
+    return {**(answer.fields or {}), "prompt": answer.row.as_chat()}
 
 
 def _name(renderer: Renderer, row: AnsweredRow) -> str:

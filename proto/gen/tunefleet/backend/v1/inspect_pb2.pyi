@@ -37,6 +37,7 @@ class AuditOrder(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     REWARDS_FIELD_NUMBER: _builtins.int
     COMPANIONS_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
     PACKING_FIELD_NUMBER: _builtins.int
     max_length: _builtins.int
     """Rows longer than this are counted; 0: no bound yet."""
@@ -72,6 +73,10 @@ class AuditOrder(_message.Message):
         ids as the base's.
         """
 
+    @_builtins.property
+    def endpoint(self) -> _spec_pb2.ChatEndpoint:
+        """The endpoint that will write answers: its secret must be there. Unset: none."""
+
     def __init__(
         self,
         *,
@@ -84,11 +89,12 @@ class AuditOrder(_message.Message):
         method: _builtins.str = ...,
         rewards: _abc.Iterable[_spec_pb2.Reward] | None = ...,
         companions: _abc.Iterable[_resolved_pb2.CompanionModel] | None = ...,
+        endpoint: _spec_pb2.ChatEndpoint | None = ...,
         packing: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "chat_template", b"chat_template"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "chat_template", b"chat_template", "endpoint", b"endpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "chat_template", b"chat_template", "companions", b"companions", "files", b"files", "loss_on", b"loss_on", "max_length", b"max_length", "method", b"method", "must_match_template", b"must_match_template", "packing", b"packing", "rewards", b"rewards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "chat_template", b"chat_template", "companions", b"companions", "endpoint", b"endpoint", "files", b"files", "loss_on", b"loss_on", "max_length", b"max_length", "method", b"method", "must_match_template", b"must_match_template", "packing", b"packing", "rewards", b"rewards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,25 +134,57 @@ class AuditResult(_message.Message):
 
     FILES_FIELD_NUMBER: _builtins.int
     TEMPLATE_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    REWARD_FILES_FIELD_NUMBER: _builtins.int
     template_difference: _builtins.str
     """How the two templates differ; empty if they do not."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileAudit]:
         """One audit per file, in order."""
 
+    @_builtins.property
+    def reward_files(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewardFile]:
+        """Files of code that rewards will run, in the order of the spec."""
+
     def __init__(
         self,
         *,
         files: _abc.Iterable[Global___FileAudit] | None = ...,
         template_difference: _builtins.str = ...,
+        reward_files: _abc.Iterable[Global___RewardFile] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "template_difference", b"template_difference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "reward_files", b"reward_files", "template_difference", b"template_difference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditResult: _TypeAlias = AuditResult  # noqa: Y015
+
+@_typing.final
+class RewardFile(_message.Message):
+    """A file of code that scores answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Absolute path."""
+    sha256: _builtins.str
+    """SHA-256 of the file, hex."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RewardFile: _TypeAlias = RewardFile  # noqa: Y015
 
 @_typing.final
 class FileAudit(_message.Message):

@@ -262,7 +262,9 @@ class ResolvedData(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """What it is for: `train`, `validation`, `evaluate`, `examples`."""
+    """What it is for: `train`, `validation`, `evaluate`, `examples`;
+    `reward` for code that scores answers.
+    """
     path: _builtins.str
     """Absolute path on the host that read it."""
     sha256: _builtins.str

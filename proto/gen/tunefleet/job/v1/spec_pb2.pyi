@@ -421,6 +421,7 @@ class Method(_message.Message):
     GRPO_FIELD_NUMBER: _builtins.int
     RLOO_FIELD_NUMBER: _builtins.int
     REWARD_FIELD_NUMBER: _builtins.int
+    DISTILL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sft(self) -> Global___SftMethod:
         """Supervised fine-tuning."""
@@ -457,6 +458,10 @@ class Method(_message.Message):
     def reward(self) -> Global___RewardMethod:
         """A model that scores answers, learned from pairs of them."""
 
+    @_builtins.property
+    def distill(self) -> Global___DistillMethod:
+        """A model that learns what another one would say."""
+
     def __init__(
         self,
         *,
@@ -469,12 +474,13 @@ class Method(_message.Message):
         grpo: Global___GrpoMethod | None = ...,
         rloo: Global___RlooMethod | None = ...,
         reward: Global___RewardMethod | None = ...,
+        distill: Global___DistillMethod | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "grpo", b"grpo", "ipo", b"ipo", "kto", b"kto", "method", b"method", "orpo", b"orpo", "reward", b"reward", "rloo", b"rloo", "sft", b"sft", "simpo", b"simpo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distill", b"distill", "dpo", b"dpo", "grpo", b"grpo", "ipo", b"ipo", "kto", b"kto", "method", b"method", "orpo", b"orpo", "reward", b"reward", "rloo", b"rloo", "sft", b"sft", "simpo", b"simpo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dpo", b"dpo", "grpo", b"grpo", "ipo", b"ipo", "kto", b"kto", "method", b"method", "orpo", b"orpo", "reward", b"reward", "rloo", b"rloo", "sft", b"sft", "simpo", b"simpo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distill", b"distill", "dpo", b"dpo", "grpo", b"grpo", "ipo", b"ipo", "kto", b"kto", "method", b"method", "orpo", b"orpo", "reward", b"reward", "rloo", b"rloo", "sft", b"sft", "simpo", b"simpo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["sft", "dpo", "ipo", "kto", "orpo", "simpo", "grpo", "rloo", "reward"]  # noqa: Y015
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["sft", "dpo", "ipo", "kto", "orpo", "simpo", "grpo", "rloo", "reward", "distill"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
 
@@ -835,6 +841,159 @@ class RewardMethod(_message.Message):
 Global___RewardMethod: _TypeAlias = RewardMethod  # noqa: Y015
 
 @_typing.final
+class DistillMethod(_message.Message):
+    """Distillation: the model learns what a teacher would say.
+    From a model that is read beside it, token by token (generalised knowledge
+    distillation, Agarwal et al. 2023, arXiv:2306.13649): rows as for `sft`.
+    From an endpoint, by the answers that it writes (sequence-level, Kim and
+    Rush 2016, arXiv:1606.07947): rows {"prompt": [turns]}.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEACHER_FIELD_NUMBER: _builtins.int
+    ON_POLICY_SHARE_FIELD_NUMBER: _builtins.int
+    BETA_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    MAX_COMPLETION_LENGTH_FIELD_NUMBER: _builtins.int
+    on_policy_share: _builtins.float
+    """Share of the passes on answers of the model's own, lambda in the paper; 0:
+    on the rows' answers alone. Default 0.5. Not with an endpoint.
+    """
+    beta: _builtins.float
+    """Which divergence: 0 is the forward KL, which covers all that the teacher
+    would say, 1 the reverse KL, which seeks what it would say most, between
+    them the generalised Jensen-Shannon divergence. Default 0.5. Not with an
+    endpoint.
+    """
+    temperature: _builtins.float
+    """Temperature at which answers are drawn: the model's own, or the teacher's
+    behind an endpoint. Default 1, with an endpoint 0.
+    """
+    max_completion_length: _builtins.int
+    """Longest answer in tokens; what is longer is cut. Default 256."""
+    @_builtins.property
+    def teacher(self) -> Global___Teacher:
+        """Who teaches."""
+
+    def __init__(
+        self,
+        *,
+        teacher: Global___Teacher | None = ...,
+        on_policy_share: _builtins.float | None = ...,
+        beta: _builtins.float | None = ...,
+        temperature: _builtins.float | None = ...,
+        max_completion_length: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_max_completion_length", b"_max_completion_length", "_on_policy_share", b"_on_policy_share", "_temperature", b"_temperature", "beta", b"beta", "max_completion_length", b"max_completion_length", "on_policy_share", b"on_policy_share", "teacher", b"teacher", "temperature", b"temperature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta", b"_beta", "_max_completion_length", b"_max_completion_length", "_on_policy_share", b"_on_policy_share", "_temperature", b"_temperature", "beta", b"beta", "max_completion_length", b"max_completion_length", "on_policy_share", b"on_policy_share", "teacher", b"teacher", "temperature", b"temperature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__beta: _TypeAlias = _typing.Literal["beta"]  # noqa: Y015
+    _WhichOneofArgType__beta: _TypeAlias = _typing.Literal["_beta", b"_beta"]  # noqa: Y015
+    _WhichOneofReturnType__max_completion_length: _TypeAlias = _typing.Literal["max_completion_length"]  # noqa: Y015
+    _WhichOneofArgType__max_completion_length: _TypeAlias = _typing.Literal["_max_completion_length", b"_max_completion_length"]  # noqa: Y015
+    _WhichOneofReturnType__on_policy_share: _TypeAlias = _typing.Literal["on_policy_share"]  # noqa: Y015
+    _WhichOneofArgType__on_policy_share: _TypeAlias = _typing.Literal["_on_policy_share", b"_on_policy_share"]  # noqa: Y015
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__beta) -> _WhichOneofReturnType__beta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_completion_length) -> _WhichOneofReturnType__max_completion_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_policy_share) -> _WhichOneofReturnType__on_policy_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+
+Global___DistillMethod: _TypeAlias = DistillMethod  # noqa: Y015
+
+@_typing.final
+class Teacher(_message.Message):
+    """Who teaches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___BaseModel:
+        """A model whose probabilities are read; its tokenizer must be the base's."""
+
+    @_builtins.property
+    def endpoint(self) -> Global___ChatEndpoint:
+        """An endpoint that writes answers: a server of anybody's, or a deployment
+        of this fleet behind its gateway.
+        """
+
+    def __init__(
+        self,
+        *,
+        model: Global___BaseModel | None = ...,
+        endpoint: Global___ChatEndpoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "model", b"model", "teacher", b"teacher"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "model", b"model", "teacher", b"teacher"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_teacher: _TypeAlias = _typing.Literal["model", "endpoint"]  # noqa: Y015
+    _WhichOneofArgType_teacher: _TypeAlias = _typing.Literal["teacher", b"teacher"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_teacher) -> _WhichOneofReturnType_teacher | None: ...
+
+Global___Teacher: _TypeAlias = Teacher  # noqa: Y015
+
+@_typing.final
+class ChatEndpoint(_message.Message):
+    """Something that speaks OpenAI's chat API. Asked by the trainer alone, never
+    by the coordinator.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    API_KEY_FIELD_NUMBER: _builtins.int
+    TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Where its API begins, such as `http://127.0.0.1:8000/v1`."""
+    model: _builtins.str
+    """What it calls the model; of a deployment the deployment's name."""
+    api_key: _builtins.str
+    """Name of the secret that is its key, never the key: `NAME` stands for the
+    environment variable TUNEFLEET_SECRET_NAME of the trainer. Empty: none.
+    """
+    timeout_seconds: _builtins.float
+    """Longest wait for one answer. Default 120."""
+    retries: _builtins.int
+    """How often a question is asked again after a failure that may pass.
+    Default 4.
+    """
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        model: _builtins.str = ...,
+        api_key: _builtins.str = ...,
+        timeout_seconds: _builtins.float | None = ...,
+        retries: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retries", b"_retries", "_timeout_seconds", b"_timeout_seconds", "retries", b"retries", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retries", b"_retries", "_timeout_seconds", b"_timeout_seconds", "api_key", b"api_key", "model", b"model", "retries", b"retries", "timeout_seconds", b"timeout_seconds", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retries: _TypeAlias = _typing.Literal["retries"]  # noqa: Y015
+    _WhichOneofArgType__retries: _TypeAlias = _typing.Literal["_retries", b"_retries"]  # noqa: Y015
+    _WhichOneofReturnType__timeout_seconds: _TypeAlias = _typing.Literal["timeout_seconds"]  # noqa: Y015
+    _WhichOneofArgType__timeout_seconds: _TypeAlias = _typing.Literal["_timeout_seconds", b"_timeout_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retries) -> _WhichOneofReturnType__retries | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_seconds) -> _WhichOneofReturnType__timeout_seconds | None: ...
+
+Global___ChatEndpoint: _TypeAlias = ChatEndpoint  # noqa: Y015
+
+@_typing.final
 class Reward(_message.Message):
     """What scores an answer."""
 
@@ -845,7 +1004,8 @@ class Reward(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of a reward, such as `exact_match`, `regex`, `json_valid`,
-    `math_answer` or `reward_model`, or of one that a plugin brings.
+    `json_schema`, `math_answer`, `judge`, `python` or `reward_model`, or of
+    one that a plugin brings.
     """
     weight: _builtins.float
     """Factor of its score. Default 1."""
