@@ -109,7 +109,7 @@ class ChatClient:
                 "temperature": temperature,
             }
         ).encode()
-        wait = _FIRST_WAIT_SECONDS
+        wait, why = _FIRST_WAIT_SECONDS, ""
         for attempt in range(self.retries + 1):
             if attempt:
                 self.sleep(wait)
@@ -136,7 +136,7 @@ class ChatClient:
         address = f"{self.url.rstrip('/')}/chat/completions"
         request = urllib.request.Request(address, data=body, headers=headers, method="POST")
         # A proxy of the environment does not know this host's loopback, and no redirect may see the key.
-        proxies = {} if urlsplit(self.url).hostname in _LOOPBACK else None
+        proxies = dict[str, str]() if urlsplit(self.url).hostname in _LOOPBACK else None
         opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _NoRedirect())
         with opener.open(request, timeout=self.timeout_seconds) as response:
             return cast("bytes", response.read(_MOST_BYTES))

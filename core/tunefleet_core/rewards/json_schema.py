@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from tunefleet_core.rewards.reward import Reward, Scorer
@@ -26,26 +26,30 @@ def _make(options: Mapping[str, object]) -> Scorer:
             "needs the package jsonschema in the environment of the backend; install it there with pip, "
             "or use json_valid with required keys"
         ) from error
-    checker = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
+    wanted = cast("Mapping[str, object]", schema)
     try:
-        checker.check_schema(schema)
+        jsonschema.Draft202012Validator.check_schema(wanted)
     except jsonschema.SchemaError as error:
         raise ValueError(f"schema is no JSON schema: {error.message}") from error
-    validator = checker(cast("Mapping[str, object]", schema), registry=Registry())  # never fetched
+    # An empty registry: nothing is ever fetched.
+    validator = jsonschema.Draft202012Validator(wanted, registry=Registry())
+
+    def is_valid(value: object) -> bool:
+        return validator.is_valid(cast("dict[str, str]", value))
 
     def score(rows: Sequence[Mapping[str, object]], answers: Sequence[str]) -> Sequence[float]:
-        return [_of(validator.is_valid, answer) for answer in answers]
+        return [_of(is_valid, answer) for answer in answers]
 
     return Scorer(score=score)
 
 
-def _of(is_valid: object, answer: str) -> float:
+def _of(is_valid: Callable[[object], bool], answer: str) -> float:
     """Return 0 for what is no JSON, half for JSON, 1 for what the schema takes."""
     try:
         value: object = json.loads(answer)
     except (ValueError, RecursionError):
         return 0.0
-    return 1.0 if callable(is_valid) and is_valid(value) else 0.5
+    return 1.0 if is_valid(value) else 0.5
 
 
 JSON_SCHEMA = Reward(

@@ -16,7 +16,7 @@ import trl_lab as lab
 from safetensors import safe_open
 
 from tunefleet.job.v1.event_pb2 import AttemptOutcome
-from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
+from tunefleet.job.v1.resolved_pb2 import CompanionModel, ResolvedSpec
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet_core.catalog import FormatRegistry
 from tunefleet_core.catalog.base import read_base
@@ -24,7 +24,7 @@ from tunefleet_core.catalog.registry import FamilyRegistry
 from tunefleet_core.data import file_digest
 from tunefleet_core.recipes import JobRecipe, own_recipes
 from tunefleet_core.recipes.filling import use_recipe
-from tunefleet_core.resolve import ChosenBackend, Resolution, draft_train, finish_train
+from tunefleet_core.resolve import ChosenBackend, Resolution, companions_of, draft_train, finish_train
 from tunefleet_core.spec import parse_job_file
 from tunefleet_families.plugin import FAMILIES
 from tunefleet_formats.plugin import tunefleet_formats
@@ -92,6 +92,8 @@ def plan(spec: JobSpec, rank: TrlRank) -> Resolution:
         facts,
         FamilyRegistry(FAMILIES).for_model_type(facts.model_type),
         frozen_time_seconds=1_700_000_000,
+        # The base teaches itself here: what it would teach is no question of a recipe.
+        companions=[CompanionModel(field=item.field, base=facts) for item in companions_of(spec.train)],
     )
     (manifest,) = tunefleet_backends()
     return finish_train(draft, rank.audit(draft.audit_order), ChosenBackend(manifest=manifest), FORMATS)
@@ -105,7 +107,10 @@ def run(resolved: ResolvedSpec, folder: Path) -> lab.MemoryContext:
     train.optim.max_steps = STEPS
     if train.method.HasField("grpo"):
         train.method.grpo.max_completion_length = 16
-    order = lab.order(resolved, folder)
+    if train.method.HasField("distill"):
+        train.method.distill.max_completion_length = 16
+    dirs = [""] * len(resolved.companions)
+    order = lab.order(resolved, folder, companion_adapter_dirs=dirs)
     context = lab.MemoryContext(order)
     if resolved.spec.resources.devices > 1:  # as many processes as a small host has cores for
         hosted = process_lab.run_hosted(order, "tunefleet_trl.rank:TrlRank", processes=2)

@@ -15,13 +15,13 @@ from tunefleet.backend.v1.backend_pb2 import BackendManifest
 from tunefleet.backend.v1.inspect_pb2 import AuditResult, FileAudit
 from tunefleet.dataset.v1.audit_pb2 import MaskAudit
 from tunefleet.job.v1.event_pb2 import Notice
-from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
+from tunefleet.job.v1.resolved_pb2 import CompanionModel, ResolvedSpec
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet.model.v1.base_pb2 import BaseFacts, Quantization, TensorFact
 from tunefleet_core.catalog import FamilyRegistry, FormatRegistry
 from tunefleet_core.plugins import load_plugins
 from tunefleet_core.recipes import JobRecipe, PlannedRows
-from tunefleet_core.resolve import ChosenBackend, draft_train, finish_train
+from tunefleet_core.resolve import ChosenBackend, companions_of, draft_train, finish_train
 from tunefleet_core.spec import QUANTIZATIONS, parse_job_file
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / "plugins" / "trl"))  # not installed here
@@ -186,7 +186,12 @@ def smallest_device(recipe: JobRecipe) -> str:
 def _resolve(
     spec: JobSpec, facts: BaseFacts, rows: PlannedRows, place: Place, memory_bytes: int
 ) -> tuple[ResolvedSpec, Sequence[Notice]]:
-    draft = draft_train(spec, facts, FAMILIES.for_model_type(facts.model_type))
+    companions = [
+        CompanionModel(field=wanted.field, base=facts_of(wanted.model))
+        for wanted in companions_of(spec.train)
+    ]
+    family = FAMILIES.for_model_type(facts.model_type)
+    draft = draft_train(spec, facts, family, companions=companions)
     mask = MaskAudit(
         rows=rows.count,
         tokens=rows.count * rows.tokens // 2,
