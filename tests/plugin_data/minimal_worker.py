@@ -160,9 +160,14 @@ class Worker(backend_service_pb2_grpc.BackendServiceServicer):
         work, train = spec.WhichOneof("work"), spec.train
         if work is None:
             raise Refusal("FIELD_INVALID", "spec.work: must be given")
-        unsupported = work != "train" or not train.HasField("adapter") or train.quantization or train.merge
+        unsupported = bool(
+            work != "train" or not train.HasField("adapter") or train.quantization or train.merge
+        )
         lora = train.adapter.lora
-        if unsupported or lora.dora or lora.rslora or lora.experts:
+        saving = train.checkpoint
+        unsupported |= bool(train.samples.prompts or saving.best_by or saving.every_minutes)
+        unsupported |= bool(train.divergence.max_rollbacks or train.data.general)
+        if unsupported or lora.dora or lora.rslora or lora.experts or spec.resources.devices > 1:
             raise Refusal("CAPABILITY_UNSUPPORTED", "This backend trains plain LoRA adapters only.")
 
     @refusing

@@ -177,6 +177,16 @@ class Capabilities(Suite):
     async def test_capability_rollback(self, bench: Bench) -> None:
         await _asked(bench, Capability.CAPABILITY_ROLLBACK)
 
+    @case(_TRAIN, is_error=True)
+    async def test_several_devices_are_taken_or_refused(self, bench: Bench) -> None:
+        spec = bench.orders.train()
+        spec.spec.resources.devices = 2
+        if "sft" in bench.manifest.distributed_methods:
+            await bench.call("ValidateRun", pb.ValidateRunRequest(resolved_spec=spec))
+            return
+        await _unsupported(bench, "ValidateRun", pb.ValidateRunRequest(resolved_spec=spec))
+        await _unsupported(bench, "StartRun", pb.StartRunRequest(order=bench.orders.run(spec=spec)))
+
     @case(is_error=True)
     async def test_capability_general_set(self, bench: Bench) -> None:
         await _asked(bench, Capability.CAPABILITY_GENERAL_SET)
