@@ -169,7 +169,7 @@ def test_a_prompt_keeps_its_further_fields_for_rewards(tmp_path: Path) -> None:
         ("text", {"text": ["Hi"]}, "text", "must be a text, got a list"),
         ("text", {"text": " \n"}, "text", "is empty"),
         ("text", {"text": "\ud800"}, "text", "half a surrogate pair"),
-        ("answered", {"prompt": [ASK]}, "completion", "which the method grpo or rloo takes"),
+        ("answered", {"prompt": [ASK]}, "completion", "which the method grpo, rloo or distill takes"),
         ("answered", {**ANSWERED, "completion": [ASK]}, "completion[0].role", "only the assistant speaks"),
         ("dpo", {"text": "Hi"}, "chosen", "which the method sft takes"),
         ("grpo", {"messages": [ASK, GOOD]}, "prompt", "which the method sft takes"),
