@@ -134,7 +134,8 @@ def _diverged(seen: _Seen) -> _Finding | None:
         return None
     where = ", ".join(f"step {item.step}" for item in rollbacks[-_SHOWN_ROWS:])
     held = "and was given up" if seen.history.is_lost else f"and holds at {rollbacks[-1].learning_rate:.2g}"
-    shown = f"Lost at {where}, rolled back {len(rollbacks)} times {held}."
+    times = "once" if len(rollbacks) == 1 else f"{len(rollbacks)} times"
+    shown = f"Lost at {where}, rolled back {times} {held}."
     return _Finding(
         case=DiagnosisCase.DIAGNOSIS_CASE_DIVERGENCE,
         summary="The training was lost: the learning rate is more than this model bears.",
@@ -185,12 +186,16 @@ def _spiked(seen: _Seen) -> _Finding | None:
     look = f"Read {places[0]} and the rows beside it" if places else "Read the rows of that step"
     return _Finding(
         case=DiagnosisCase.DIAGNOSIS_CASE_SPIKE,
-        summary=f"{len(seen.history.spikes)} steps stand out; mostly that is a row unlike the others.",
+        summary=f"{_steps(len(seen.history.spikes))} out; mostly that is a row unlike the others.",
         check="data",
         evidence=f"Step {worst.step} has a loss of {worst.loss:.4g}, usual is {worst.usual:.4g}{rows}.",
         next_step=f"{look}; mend or remove what is unlike the rest.",
         field="train.data.train",
     )
+
+
+def _steps(count: int) -> str:
+    return "One step stands" if count == 1 else f"{count} steps stand"
 
 
 def _too_early(seen: _Seen) -> _Finding | None:

@@ -34,7 +34,10 @@ def _order(base: Path, folder: Path, adaptation: str = "lora", **changes: Any) -
     return lab.order(lab.resolved(base, data=data, spec=spec), folder / "work")
 
 
-@pytest.fixture(scope="module", params=["lora", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "qlora"))],
+)
 def stopped(
     request: pytest.FixtureRequest, base: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> lab.MemoryContext:
