@@ -22,6 +22,8 @@ BASICS: Mapping[str, tuple[object, ...]] = {
     "train.adapter.lora.init": ("default",),
     "train.adapter.lora.lora_plus_ratio": (1.0,),
     "train.adapter.lora.modules_to_save": (),
+    "train.gradient_checkpointing": (False,),
+    "train.neftune_alpha": (0.0,),
     "train.optim.optimizer": ("adamw",),
     "train.optim.schedule": ("cosine", "linear", "constant"),
     "train.optim.min_lr_ratio": (0.0,),

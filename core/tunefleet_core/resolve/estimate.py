@@ -16,6 +16,7 @@ compared with what was measured:
   inputs of the layers, 17*s*b*h*n for the one layer that is computed again (Korthikanti
   et al. 2022, arXiv:2205.05198, without the attention matrix, which fused attention
   does not keep), and 8*s*b*V for float32 logits and their gradient.
+  Without checkpointing every layer keeps its 17*s*b*h*n.
 - methods that score the model's own answers take all answers to a prompt through it at once, each
   as long as the longest prompt and the longest answer.
 - methods that compare pairs take two answers per row through the model at once; all that hold
@@ -57,6 +58,8 @@ _STATE_BYTES = {
     "adafactor": 0,  # sums over rows and columns
 }
 _PAGED = "paged_"
+_LAYER_SHARE = 17
+"""Numbers that a layer keeps for the backward pass, for each of its inputs."""
 
 
 def steps_of(train: TrainSpec, *, rows: int) -> int:
@@ -187,7 +190,9 @@ def _activation_bytes(train: TrainSpec, facts: BaseFacts, number_bytes: int) -> 
         _count(config, name) for name in ("hidden_size", "num_hidden_layers", "vocab_size")
     )
     tokens = _row_tokens(train) * train.optim.micro_batch_size
-    return tokens * (hidden * number_bytes * (layers + 17) + 8 * vocabulary)
+    is_kept = train.HasField("gradient_checkpointing") and not train.gradient_checkpointing
+    of_layers = _LAYER_SHARE * layers if is_kept else layers + _LAYER_SHARE
+    return tokens * (hidden * number_bytes * of_layers + 8 * vocabulary)
 
 
 def _config(facts: BaseFacts) -> Mapping[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tunefleet.backend.v1.backend_pb2 import BackendManifest
@@ -37,6 +37,7 @@ from tunefleet_core.resolve.companions import companions_of, require_same_templa
 from tunefleet_core.resolve.defaults import (
     Defaults,
     distill,
+    fill_checkpointing,
     fill_common,
     fill_evaluate,
     fill_life,
@@ -49,7 +50,7 @@ from tunefleet_core.resolve.defaults import (
 from tunefleet_core.resolve.draft import Draft
 from tunefleet_core.resolve.estimate import estimate_evaluate, estimate_train, steps_of
 from tunefleet_core.resolve.lint import lint
-from tunefleet_core.resolve.notice import warning
+from tunefleet_core.resolve.notice import stop_notices, validation_notices
 from tunefleet_core.resolve.options import check_backend_options
 from tunefleet_core.resolve.packed import count_sequences, packing_notices, require_packable
 from tunefleet_core.resolve.recipe import Recipe
@@ -180,8 +181,8 @@ def finish_train(
             *mask_notices(mask),
             *length.notices,
             *packing_notices(train, rows=rows, sequences=sequences),
-            *_validation_notices(() if writes_itself else validation),
-            *_stop_notices(draft.template.stop_token_ids),
+            *validation_notices(() if writes_itself else validation),
+            *stop_notices(draft.template.stop_token_ids),
         ],
     )
 
@@ -208,7 +209,7 @@ def finish_evaluate(draft: Draft, audit: AuditResult, backend: ChosenBackend) ->
             estimate=estimate_evaluate(draft.facts, rows=mask.rows),
             adapter=draft.adapter,
         ),
-        [*draft.notices, *_stop_notices(draft.template.stop_token_ids)],
+        [*draft.notices, *stop_notices(draft.template.stop_token_ids)],
     )
 
 
@@ -283,6 +284,7 @@ def _start(spec: JobSpec, backend: ChosenBackend, draft: Draft | None) -> tuple[
             device_kind=backend.device,
             has_validation=bool(filled.train.data.validation),
         )
+        fill_checkpointing(defaults, filled.train, backend.manifest, device_kind=backend.device)
     else:
         fill_evaluate(defaults, filled)
     if draft and draft.facts.commit and draft.adapter is None:  # an adapter has no Hub revision
@@ -326,23 +328,6 @@ def _backend(backend: ChosenBackend) -> ResolvedBackend:
         plugin=backend.manifest.plugin,
         environment_digest=backend.environment_digest,
     )
-
-
-def _validation_notices(files: Sequence[FileAudit]) -> Iterable[Notice]:
-    for file in files:
-        if not file.mask.trained_tokens:
-            yield warning(
-                "No token of the validation rows carries loss, so there will be no validation loss.",
-                hint="See that the answers in train.data.validation have the role 'assistant'.",
-            )
-
-
-def _stop_notices(stop_token_ids: Sequence[int]) -> Iterable[Notice]:
-    if not stop_token_ids:
-        yield warning(
-            "No token is known to end an answer; the model will talk until its length is used up.",
-            hint="Set eos_token_id in the base's generation_config.json.",
-        )
 
 
 def _require_prompts(draft: Draft, train: TrainSpec, rows: int) -> None:

@@ -33,6 +33,8 @@ def combined(train: TrainSpec) -> Iterator[tuple[str, str]]:
     """Yield what is wrong about fields that are right each by itself: field, description."""
     if takes_from_base(train.adapter.lora):
         yield from _initial(train)
+    if train.neftune_alpha and train.method.WhichOneof("method") not in ("sft", None):
+        yield "train.neftune_alpha", "is for sft: where answers are compared, noise would be in the reward"
     yield from _batch(train.optim)
     yield from _schedule(train.optim)
     yield from _optimizer(train.optim)

@@ -338,6 +338,7 @@ _RULES: Mapping[str, _Rule] = {
     "TrainSpec.seed": _within(0, 2**32, below=True),
     "TrainSpec.dtype": _dtype,
     "TrainSpec.quantization": _one_of(QUANTIZATIONS),
+    "TrainSpec.neftune_alpha": _within(0, 100),
     "TrainSpec.loss_on": _one_of(LOSS_ON),
     "CheckpointPolicy.every_steps": _above(0),
     "CheckpointPolicy.keep": _above(0),

@@ -113,10 +113,25 @@ def test_gradient_checkpointing_is_an_option_that_changes_no_number(base: Path, 
     for wanted in (False, True):
         (tmp_path / str(wanted)).mkdir()
         spec = lab.train_spec(steps=3, dropout=0.0)
-        spec.backend_options["gradient_checkpointing"] = wanted
+        spec.train.gradient_checkpointing = wanted
         context = lab.run_colours(base, tmp_path / str(wanted), spec)
         losses.append([metrics.loss for metrics in context.told if metrics.HasField("loss")])
     assert losses[0] == losses[1]
+
+
+def test_noise_on_the_embeddings_moves_the_training_and_not_what_is_written(
+    base: Path, tmp_path: Path
+) -> None:
+    spec = lab.train_spec(steps=3, dropout=0.0)
+    spec.train.neftune_alpha = 5.0
+    quiet, noisy = lab.train_spec(steps=3, dropout=0.0), spec
+    losses = []
+    for name, wanted in (("quiet", quiet), ("noisy", noisy), ("again", noisy)):
+        (tmp_path / name).mkdir()
+        context = lab.run_colours(base, tmp_path / name, wanted)
+        losses.append([metrics.loss for metrics in context.told if metrics.HasField("loss")])
+        assert sorted(path.name for path in context.output.iterdir())[0] == "adapter_config.json"
+    assert losses[0] != losses[1] == losses[2]
 
 
 def test_the_steps_follow_from_the_epochs(base: Path, tmp_path: Path) -> None:

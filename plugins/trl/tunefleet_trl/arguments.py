@@ -33,11 +33,8 @@ def common_arguments(order: RunOrder, hardware: Hardware, *, rows: int, validate
     processes = count_of(order)
     micro, accumulation = _batches(train, processes)
     total = _total_steps(train, rows, micro * processes, accumulation)
-    options = order.resolved_spec.spec.backend_options
     checkpointing = (
-        bool(options["gradient_checkpointing"])
-        if "gradient_checkpointing" in options
-        else hardware.kind == "cuda"
+        train.gradient_checkpointing if train.HasField("gradient_checkpointing") else hardware.kind == "cuda"
     )
     return {
         "output_dir": os.path.join(order.work_dir, "trainer"),
@@ -50,6 +47,7 @@ def common_arguments(order: RunOrder, hardware: Hardware, *, rows: int, validate
         "bf16": hardware.dtype == "bfloat16",
         "use_cpu": hardware.kind == "cpu",
         "gradient_checkpointing": checkpointing,
+        "neftune_noise_alpha": train.neftune_alpha or None,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": hardware.kind == "cuda",
         "eval_strategy": "steps" if validates else "no",

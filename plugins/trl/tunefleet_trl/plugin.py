@@ -21,13 +21,7 @@ DISTRIBUTED = ("sft", "dpo", "ipo", "orpo", "simpo")
 _OPTIONS_SCHEMA = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "type": "object",
-    "properties": {
-        "gradient_checkpointing": {
-            "type": "boolean",
-            "description": "Recompute activations in the backward pass: less memory, about a third "
-            "more time. Left out: on for CUDA, off for CPU.",
-        },
-    },
+    "properties": {},
     "additionalProperties": False,
 }
 
@@ -90,6 +84,8 @@ def _choices() -> Mapping[str, Sequence[str]]:
         "train.adapter.lora.init": ["pissa", "olora"],
         "train.adapter.lora.lora_plus_ratio": [],
         "train.adapter.lora.modules_to_save": [],
+        "train.gradient_checkpointing": ["true"],
+        "train.neftune_alpha": [],
         "train.optim.optimizer": optimizers,
         "train.optim.schedule": ["wsd"],
         "train.optim.min_lr_ratio": [],

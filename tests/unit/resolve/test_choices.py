@@ -18,7 +18,10 @@ OPTIMIZERS = ["adamw_8bit", "paged_adamw_8bit"]
 
 def knowing(**changes: object) -> ChosenBackend:
     """A backend that takes whatever the fields may hold."""
-    choices = dict.fromkeys(BASICS, ()) | {"train.optim.optimizer": OPTIMIZERS}
+    choices = dict.fromkeys(BASICS, ()) | {
+        "train.optim.optimizer": OPTIMIZERS,
+        "train.gradient_checkpointing": ["true"],
+    }
     return chosen("cuda", choices=choices, **changes)
 
 
@@ -96,6 +99,15 @@ def test_the_plan_counts_what_the_optimiser_keeps() -> None:
     assert [optimizer_bytes(name) for name in ("adamw", *OPTIMIZERS)] == [16, 10, 8]
 
 
+def test_activations_are_computed_again_where_memory_is_short() -> None:
+    assert reasons(resolve(train_spec(), backend=knowing()))["train.gradient_checkpointing"][0] == "true"
+    assert "train.gradient_checkpointing" not in reasons(resolve(train_spec())), "who does not say so cannot"
+    spec = train_spec()
+    short = resolve(spec, backend=knowing()).spec.estimate.activation_bytes
+    spec.train.gradient_checkpointing = False
+    assert resolve(spec, backend=knowing()).spec.estimate.activation_bytes > short
+
+
 def test_steps_of_warm_up_that_are_given_stay() -> None:
     spec = train_spec()
     spec.train.optim.warmup_steps = 7
@@ -124,6 +136,8 @@ def _spec_with(field: str, value: object) -> JobSpec:
         ("train.adapter.lora.init", "olora"),
         ("train.adapter.lora.lora_plus_ratio", 8.0),
         ("train.adapter.lora.modules_to_save", "lm_head"),
+        ("train.gradient_checkpointing", True),
+        ("train.neftune_alpha", 5.0),
         ("train.optim.optimizer", "lion"),
         ("train.optim.schedule", "wsd"),
         ("train.optim.min_lr_ratio", 0.1),

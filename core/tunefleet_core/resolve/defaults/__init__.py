@@ -12,13 +12,14 @@ from tunefleet_core.resolve.defaults.length import ROUND_TO, default_length
 from tunefleet_core.resolve.defaults.life import fill_life
 from tunefleet_core.resolve.defaults.optimizer import fill_optimizer
 from tunefleet_core.resolve.defaults.quantization import fill_quantization
-from tunefleet_core.resolve.defaults.steps import fill_warmup, micro_batch_size
+from tunefleet_core.resolve.defaults.steps import fill_checkpointing, fill_warmup, micro_batch_size
 from tunefleet_core.resolve.defaults.train import fill_train
 
 __all__ = [
     "ROUND_TO",
     "Defaults",
     "default_length",
+    "fill_checkpointing",
     "fill_common",
     "fill_evaluate",
     "fill_life",

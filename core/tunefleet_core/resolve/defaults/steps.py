@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+from tunefleet.backend.v1.backend_pb2 import BackendManifest
 from tunefleet.job.v1.spec_pb2 import TrainSpec
+from tunefleet_core.backend import choice_values
 from tunefleet_core.resolve.defaults.filling import Defaults
 
-__all__ = ["fill_warmup", "micro_batch_size"]
+__all__ = ["fill_checkpointing", "fill_warmup", "micro_batch_size"]
 
 _WARMUP, _WARMUP_STEPS, _WARMUP_MOST = 0.03, 5, 0.10
 # Parameters of the base up to which a micro batch of that many rows is tried.
@@ -23,6 +25,19 @@ def micro_batch_size(batch_size: int, parameters: int, *, devices: int = 1) -> t
     size = f"{_short(parameters)} parameters" if parameters else "unknown size"
     divided = "the batch" if devices == 1 else f"the {share} rows of a step that each device takes"
     return rows, f"fits most devices for a base of {size} and divides {divided}"
+
+
+def fill_checkpointing(
+    defaults: Defaults, train: TrainSpec, manifest: BackendManifest, *, device_kind: str
+) -> None:
+    """Fill whether activations are computed again, if the backend can."""
+    field = "train.gradient_checkpointing"
+    if "true" not in choice_values(manifest, field):
+        return
+    if device_kind == "cuda":
+        defaults.fill(field, True, "activations are most of the peak; costs about a third of the time")
+    else:
+        defaults.fill(field, False, "the host has memory, and time counts more")
 
 
 def fill_warmup(defaults: Defaults, train: TrainSpec, total_steps: int) -> None:

@@ -213,6 +213,8 @@ class TrainSpec(_message.Message):
     LOSS_ON_FIELD_NUMBER: _builtins.int
     MERGE_FIELD_NUMBER: _builtins.int
     PREFLIGHT_FIELD_NUMBER: _builtins.int
+    GRADIENT_CHECKPOINTING_FIELD_NUMBER: _builtins.int
+    NEFTUNE_ALPHA_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     EARLY_STOP_FIELD_NUMBER: _builtins.int
     DIVERGENCE_FIELD_NUMBER: _builtins.int
@@ -240,6 +242,15 @@ class TrainSpec(_message.Message):
     preflight: _builtins.bool
     """Try the longest batch, a save and an answer before the first epoch, so
     that what cannot work fails in the first minute. Default true.
+    """
+    gradient_checkpointing: _builtins.bool
+    """Compute activations again in the backward pass: less memory, about a third
+    more time. Left out: on for NVIDIA devices, off for the CPU.
+    """
+    neftune_alpha: _builtins.float
+    """NEFTune (Jain et al. 2023, arXiv:2310.05914): noise of this size on the
+    embeddings while training, against learning rows by heart; 5 is usual.
+    Default 0: none.
     """
     validate_every_steps: _builtins.int
     """Validate every so many optimiser steps, where there are validation rows.
@@ -306,19 +317,25 @@ class TrainSpec(_message.Message):
         loss_on: _builtins.str = ...,
         merge: _builtins.bool | None = ...,
         preflight: _builtins.bool | None = ...,
+        gradient_checkpointing: _builtins.bool | None = ...,
+        neftune_alpha: _builtins.float | None = ...,
         samples: Global___SamplePolicy | None = ...,
         early_stop: Global___EarlyStop | None = ...,
         divergence: Global___DivergenceGuard | None = ...,
         validate_every_steps: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_merge", b"_merge", "_preflight", b"_preflight", "_seed", b"_seed", "_validate_every_steps", b"_validate_every_steps", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "divergence", b"divergence", "early_stop", b"early_stop", "intended_serving", b"intended_serving", "max_length", b"max_length", "merge", b"merge", "method", b"method", "optim", b"optim", "preflight", b"preflight", "samples", b"samples", "seed", b"seed", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gradient_checkpointing", b"_gradient_checkpointing", "_max_length", b"_max_length", "_merge", b"_merge", "_neftune_alpha", b"_neftune_alpha", "_preflight", b"_preflight", "_seed", b"_seed", "_validate_every_steps", b"_validate_every_steps", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "divergence", b"divergence", "early_stop", b"early_stop", "gradient_checkpointing", b"gradient_checkpointing", "intended_serving", b"intended_serving", "max_length", b"max_length", "merge", b"merge", "method", b"method", "neftune_alpha", b"neftune_alpha", "optim", b"optim", "preflight", b"preflight", "samples", b"samples", "seed", b"seed", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_length", b"_max_length", "_merge", b"_merge", "_preflight", b"_preflight", "_seed", b"_seed", "_validate_every_steps", b"_validate_every_steps", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "divergence", b"divergence", "dtype", b"dtype", "early_stop", b"early_stop", "intended_serving", b"intended_serving", "loss_on", b"loss_on", "max_length", b"max_length", "merge", b"merge", "method", b"method", "optim", b"optim", "over_long", b"over_long", "preflight", b"preflight", "quantization", b"quantization", "samples", b"samples", "seed", b"seed", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gradient_checkpointing", b"_gradient_checkpointing", "_max_length", b"_max_length", "_merge", b"_merge", "_neftune_alpha", b"_neftune_alpha", "_preflight", b"_preflight", "_seed", b"_seed", "_validate_every_steps", b"_validate_every_steps", "adapter", b"adapter", "base", b"base", "checkpoint", b"checkpoint", "data", b"data", "divergence", b"divergence", "dtype", b"dtype", "early_stop", b"early_stop", "gradient_checkpointing", b"gradient_checkpointing", "intended_serving", b"intended_serving", "loss_on", b"loss_on", "max_length", b"max_length", "merge", b"merge", "method", b"method", "neftune_alpha", b"neftune_alpha", "optim", b"optim", "over_long", b"over_long", "preflight", b"preflight", "quantization", b"quantization", "samples", b"samples", "seed", b"seed", "validate_every_steps", b"validate_every_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__gradient_checkpointing: _TypeAlias = _typing.Literal["gradient_checkpointing"]  # noqa: Y015
+    _WhichOneofArgType__gradient_checkpointing: _TypeAlias = _typing.Literal["_gradient_checkpointing", b"_gradient_checkpointing"]  # noqa: Y015
     _WhichOneofReturnType__max_length: _TypeAlias = _typing.Literal["max_length"]  # noqa: Y015
     _WhichOneofArgType__max_length: _TypeAlias = _typing.Literal["_max_length", b"_max_length"]  # noqa: Y015
     _WhichOneofReturnType__merge: _TypeAlias = _typing.Literal["merge"]  # noqa: Y015
     _WhichOneofArgType__merge: _TypeAlias = _typing.Literal["_merge", b"_merge"]  # noqa: Y015
+    _WhichOneofReturnType__neftune_alpha: _TypeAlias = _typing.Literal["neftune_alpha"]  # noqa: Y015
+    _WhichOneofArgType__neftune_alpha: _TypeAlias = _typing.Literal["_neftune_alpha", b"_neftune_alpha"]  # noqa: Y015
     _WhichOneofReturnType__preflight: _TypeAlias = _typing.Literal["preflight"]  # noqa: Y015
     _WhichOneofArgType__preflight: _TypeAlias = _typing.Literal["_preflight", b"_preflight"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
@@ -326,9 +343,13 @@ class TrainSpec(_message.Message):
     _WhichOneofReturnType__validate_every_steps: _TypeAlias = _typing.Literal["validate_every_steps"]  # noqa: Y015
     _WhichOneofArgType__validate_every_steps: _TypeAlias = _typing.Literal["_validate_every_steps", b"_validate_every_steps"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gradient_checkpointing) -> _WhichOneofReturnType__gradient_checkpointing | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_length) -> _WhichOneofReturnType__max_length | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__merge) -> _WhichOneofReturnType__merge | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__neftune_alpha) -> _WhichOneofReturnType__neftune_alpha | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preflight) -> _WhichOneofReturnType__preflight | None: ...
     @_typing.overload
