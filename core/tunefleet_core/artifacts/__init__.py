@@ -11,6 +11,7 @@ from tunefleet_core.artifacts.manifest import (
     manifest_digest,
     validate_manifest,
 )
+from tunefleet_core.artifacts.model_folder import complete_model_folder
 from tunefleet_core.artifacts.pieces import (
     PIECE_BYTES,
     Piece,
@@ -39,6 +40,7 @@ __all__ = [
     "build_manifest",
     "check_relative_path",
     "check_sha256",
+    "complete_model_folder",
     "keep_freed_memory",
     "manifest_digest",
     "naming_full_disk",

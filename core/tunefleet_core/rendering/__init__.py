@@ -6,6 +6,14 @@ Runs in a backend's environment, on its tokenizer of transformers; needs no torc
 from tunefleet_core.rendering.answered import Answer, AnsweredRow, answered_rows, first_prompt
 from tunefleet_core.rendering.contract_record import adapter_record, contract_record, reference_prefixes
 from tunefleet_core.rendering.mask_audit import audit, prefix_breaks
+from tunefleet_core.rendering.preflight import (
+    disk_full,
+    folders_kept,
+    is_preflight_wanted,
+    prompt_to_try,
+    size_in_words,
+    stop_if_asked,
+)
 from tunefleet_core.rendering.renderer import (
     ChatMessages,
     ChatTools,
@@ -68,5 +76,11 @@ __all__ = [
     "general_rows",
     "training_rows",
     "unusable_base",
+    "disk_full",
+    "folders_kept",
+    "is_preflight_wanted",
+    "prompt_to_try",
+    "size_in_words",
+    "stop_if_asked",
     "weighted",
 ]

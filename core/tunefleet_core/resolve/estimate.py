@@ -44,6 +44,8 @@ from tunefleet_core.resolve.defaults import distill, online
 
 __all__ = ["estimate_evaluate", "estimate_train", "steps_of"]
 
+_MADE_BITS = {"mlx4": 4.5, "mlx8": 8.5}
+"""Formats that exist in memory alone: the bits, and a scale and a bias of 16 bits per 64 weights."""
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 _COMPARED = ("dpo", "ipo", "kto")
 _PAIRED = ("dpo", "ipo", "orpo", "simpo", "reward")
@@ -167,6 +169,8 @@ def _linear_bits(train: TrainSpec, facts: BaseFacts, formats: FormatRegistry) ->
         stored = formats.get(facts.quantization.format)
         is_unpacked = stored is not None and stored.is_unpacked_to_train
         return 0.0 if is_unpacked else facts.quantization.bits_per_weight
+    if train.quantization in _MADE_BITS:
+        return _MADE_BITS[train.quantization]
     wanted = formats.get(train.quantization)
     return wanted.bits_per_weight if wanted is not None else 0.0
 

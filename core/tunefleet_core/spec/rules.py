@@ -44,7 +44,7 @@ __all__ = [
 
 DTYPES = ("float32", "bfloat16")
 MERGE_DTYPES = ("float32", "bfloat16", "float16")
-QUANTIZATIONS = ("nf4", "fp4", "int8")
+QUANTIZATIONS = ("nf4", "fp4", "int8", "mlx4", "mlx8")
 OVER_LONG = ("error", "drop")
 LOSS_ON = ("assistant", "all")
 METRICS = ("exact_match", "json_valid", "f1")

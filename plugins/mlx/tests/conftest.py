@@ -24,3 +24,13 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of one class."""
     return lab.build_model(tmp_path_factory.mktemp("qwen3"), model_type="qwen3")
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the bases `qwen3` and `llama`, tiny and random; the llama's embedding is its head too."""
+    import train_lab
+
+    folder = tmp_path_factory.mktemp("bases")
+    train_lab.trl_side("bases", folder)
+    return folder

@@ -1,1 +1,1 @@
-"""MLX and mlx-lm on Apple machines, and on Linux CPUs to try: exports in its format."""
+"""MLX and mlx-lm on Apple machines, and on Linux CPUs to try: training, and exports in its format."""

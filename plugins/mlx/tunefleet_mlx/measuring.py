@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.parity import TOP_TOKENS
 from tunefleet_core.worker.aside import serve_aside
 from tunefleet_mlx.devices import compute_on
+from tunefleet_mlx.reference_numbers import top_logprobs
 
 __all__ = ["measure"]
 
@@ -20,7 +20,6 @@ def measure(folder: Path, prompts: Sequence[Sequence[int]]) -> list[dict[str, An
     Raises:
         TunefleetError: BASE_INVALID for a folder that mlx-lm cannot load.
     """
-    import mlx.core as mx
     import mlx_lm
 
     try:
@@ -32,13 +31,10 @@ def measure(folder: Path, prompts: Sequence[Sequence[int]]) -> list[dict[str, An
             hint="Export in another format: tunefleet catalog formats",
             metadata={"path": str(folder)},
         ) from error
-    found: list[dict[str, Any]] = []
-    for prompt in prompts:
-        logits = model(mx.array([list(prompt)]))[0, -1].astype(mx.float32)
-        logprobs = logits - mx.logsumexp(logits)
-        best = mx.argsort(-logprobs)[:TOP_TOKENS]
-        found.append({"token_ids": best.tolist(), "logprobs": logprobs[best].tolist()})
-    return found
+    return [
+        {"token_ids": list(top.token_ids), "logprobs": list(top.logprobs)}
+        for top in top_logprobs(model, prompts)
+    ]
 
 
 def _work(task: Mapping[str, Any]) -> Mapping[str, object]:

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.spec.nearest import did_you_mean
 
-__all__ = ["GROUP_SIZE", "USUAL_VARIANT", "VARIANTS", "Variant", "find_variant"]
+__all__ = ["GROUP_SIZE", "QUANTIZED", "USUAL_VARIANT", "VARIANTS", "Variant", "find_variant"]
 
 USUAL_VARIANT = "4bit"
 GROUP_SIZE = 64
 """Weights that share a scale and a bias; the library's usual one."""
+
+QUANTIZED = {"mlx4": 4, "mlx8": 8}
+"""What a base can be quantised to while it is loaded for training: name to bits of a weight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,11 +34,11 @@ warmup.import_all()
 order = lab.RunOrder.FromString(Path(sys.argv[2]).read_bytes())
 context = lab.MemoryContext(order)
 real = preflight._try_step
-def bounded(trainer, found, *, rows):
+def bounded(*arguments, **named):
     ctypes.CDLL(None).malloc_trim(0)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now, resource.RLIM_INFINITY))
-    real(trainer, found, rows=rows)
+    real(*arguments, **named)
 preflight._try_step = bounded
 try:
     TrlRank().run(context)

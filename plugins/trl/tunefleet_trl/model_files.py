@@ -6,8 +6,6 @@ rather than written anew, since a newer library writes forms that older engines 
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,23 +15,13 @@ from safetensors.torch import load_model, save_model
 from transformers import GenerationConfig
 
 from tunefleet.model.v1.base_pb2 import BaseFacts
+from tunefleet_core.artifacts import complete_model_folder
 
 __all__ = ["MODEL_WEIGHTS", "load_weights", "save_model_folder", "save_weights"]
 
 MODEL_WEIGHTS = "model.safetensors"
 _FILE_MODE = 0o644
 """The library writes weights as 0600, which another user's engine could not read."""
-_COPIED = (
-    "added_tokens.json",
-    "generation_config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tekken.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-)
 
 
 def save_model_folder(
@@ -54,15 +42,8 @@ def save_model_folder(
     model.save_pretrained(str(folder), safe_serialization=True)
     model.generation_config = own
     (folder / "generation_config.json").unlink(missing_ok=True)
-    for name in _COPIED:
-        source = Path(base.path) / name
-        if source.is_file():
-            shutil.copyfile(source, folder / name)
-    _settle_stops(folder / "generation_config.json", stops)
-    _write_config(folder / "config.json", base, dtype=str(model.dtype).removeprefix("torch."))
-    (folder / "chat_template.jinja").write_bytes(template.encode())
-    for path in folder.iterdir():
-        path.chmod(_FILE_MODE)
+    dtype = str(model.dtype).removeprefix("torch.")
+    complete_model_folder(folder, base, dtype=dtype, template=template, stops=stops)
 
 
 def save_weights(model: torch.nn.Module, folder: Path) -> None:
@@ -78,21 +59,3 @@ def load_weights(model: torch.nn.Module, folder: Path) -> None:
         RuntimeError: a weight is missing, or there is one too many.
     """
     load_model(model, folder / MODEL_WEIGHTS, strict=True)
-
-
-def _write_config(path: Path, base: BaseFacts, *, dtype: str) -> None:
-    config = json.loads(base.config_json)
-    config.pop("quantization_config", None)  # these weights are whole numbers of their type
-    inner = [value for value in config.values() if isinstance(value, dict)]
-    named = [(part, key) for part in (config, *inner) for key in ("torch_dtype", "dtype") if key in part]
-    for part, key in named or [(config, "dtype")]:
-        part[key] = dtype
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _settle_stops(path: Path, stops: Sequence[int]) -> None:
-    """Name what ends an answer as trained: an engine reads it here, where an adapter was told it."""
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if stops:
-        config["eos_token_id"] = list(stops)
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

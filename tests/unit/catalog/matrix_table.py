@@ -16,7 +16,6 @@ from tunefleet.backend.v1.backend_pb2 import BackendManifest
 from tunefleet_core.catalog.engines import engine_registries
 from tunefleet_core.catalog.matrix import ADAPTATIONS, ENGINES, Cell, Matrix, Standing, Verdict
 from tunefleet_core.resolve.lint import RULES
-from tunefleet_core.spec import QUANTIZATIONS
 from tunefleet_families.plugin import FAMILIES
 from tunefleet_formats.plugin import tunefleet_formats
 
@@ -40,6 +39,9 @@ Made by `tests/unit/catalog/matrix_table.py` from the table that refuses at subm
 `tunefleet catalog matrix` shows the same for the fleet as it stands, and `--family NAME` one family of it.
 """
 
+_QUANTISED = ("nf4", "fp4", "int8")
+"""What trl quantises a base to while loading, where bitsandbytes is installed."""
+
 
 def page() -> str:
     """Return the page as Markdown."""
@@ -62,7 +64,7 @@ def _whole(manifest: BackendManifest) -> BackendManifest:
     whole = BackendManifest()
     whole.CopyFrom(manifest)
     whole.plugin = manifest.plugin.partition("==")[0]  # a page does not change with a version
-    for name in QUANTIZATIONS:
+    for name in _QUANTISED:
         if name not in whole.trained_formats:
             whole.trained_formats.append(name)
     return whole
@@ -74,7 +76,7 @@ def _judge(matrix: Matrix, **cell: str) -> Verdict:
 
 def _training(matrix: Matrix) -> str:
     columns = [(adaptation, "") for adaptation in ADAPTATIONS] + [
-        ("lora", name) for name in (*QUANTIZATIONS, "mxfp4")
+        ("lora", name) for name in (*_QUANTISED, "mxfp4")
     ]
     titles = [f"{adaptation} on {name}" if name else adaptation for adaptation, name in columns]
     rows = [

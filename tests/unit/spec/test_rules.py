@@ -108,7 +108,7 @@ def test_the_ends_of_a_range_belong_to_it(path: str, value: object) -> None:
         ("train.over_long", "truncate", "must be one of error, drop, got 'truncate'"),
         ("train.seed", -1, "must be at least 0 and below"),
         ("train.dtype", "float16", "'float16' overflows without loss scaling and is not trained in; use bfl"),
-        ("train.quantization", "nf8", "must be one of nf4, fp4, int8, got 'nf8'; did you mean 'nf4'?"),
+        ("train.quantization", "nf8", "must be one of nf4, fp4, int8, mlx4, mlx8, got 'nf8'"),
         ("train.dtype", "bf16", "must be one of float32, bfloat16, got 'bf16'; did you mean 'bfloat16'?"),
         ("train.loss_on", "everything", "must be one of assistant, all, got 'everything'"),
         ("train.checkpoint.every_steps", 0, "must be greater than 0, got 0"),

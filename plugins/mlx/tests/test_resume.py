@@ -1,0 +1,84 @@
+"""A run that was killed or paused and goes on ends in the same bytes as one that was not."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import train_lab as lab
+
+from tunefleet.backend.v1.run_pb2 import StopMode
+from tunefleet_core.backend import RunStopped
+from tunefleet_core.errors import Reason, TunefleetError
+
+STEPS = 10
+RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import train_lab as lab
+lab.run(lab.RunOrder.FromString(Path(sys.argv[2]).read_bytes()))
+"""
+
+
+def _weights(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _copy(order: lab.RunOrder, work: Path, *, resume_from: Path | None = None) -> lab.RunOrder:
+    other = lab.RunOrder()
+    other.CopyFrom(order)
+    other.work_dir = str(work)
+    other.resume_from = str(resume_from or "")
+    return other
+
+
+@pytest.mark.parametrize("adaptation", ["lora", "mlx4", "full"])
+def test_a_killed_run_goes_on_to_the_same_bytes(bases: Path, tmp_path: Path, adaptation: str) -> None:
+    spec = lab.job(adaptation, steps=STEPS, dropout=0.1, every=3)
+    whole = lab.run(lab.make_order(bases / "qwen3", tmp_path, spec))
+    killed = _copy(whole.order, tmp_path / "killed")
+    (tmp_path / "order").write_bytes(killed.SerializeToString())
+    here = str(Path(__file__).resolve().parent)
+    process = subprocess.Popen([sys.executable, "-c", RUN, here, str(tmp_path / "order")])
+    context = lab.MemoryContext(killed)
+    while not context.checkpoint_folder(3).exists():
+        assert process.poll() is None, "it ended before its first checkpoint"
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    resumed = lab.run(_copy(whole.order, tmp_path / "resumed", resume_from=context.checkpoint_folder(3)))
+    told = [item.step for item in resumed.told if item.HasField("loss")]
+    assert told == list(range(4, STEPS + 1))
+    assert lab.losses(resumed) == lab.losses(whole)[3:]
+    assert _weights(resumed.output) == _weights(whole.output)
+    saved = context.checkpoint_folder(3) / "weights.safetensors"
+    last = resumed.checkpoint_folder(STEPS) / "weights.safetensors"
+    assert saved.read_bytes() != last.read_bytes(), "so that equal bytes above mean something"
+
+
+def test_a_paused_run_has_saved_and_a_cancelled_one_keeps_nothing(bases: Path, tmp_path: Path) -> None:
+    order = lab.make_order(bases / "qwen3", tmp_path, lab.job("lora", steps=100_000))
+    for mode, saved in ((StopMode.STOP_MODE_SAVE, [3]), (StopMode.STOP_MODE_CANCEL, [])):
+        context = lab.MemoryContext(
+            _copy(order, tmp_path / str(mode)),
+            stop_when=lambda context, mode=mode: mode if context.step >= 3 else 0,
+        )
+        with pytest.raises(RunStopped):
+            lab.MlxRank().run(context)
+        assert context.checkpoints == saved
+        assert not context.output.exists()
+
+
+def test_a_damaged_checkpoint_is_refused(bases: Path, tmp_path: Path) -> None:
+    whole = lab.run(lab.make_order(bases / "qwen3", tmp_path, lab.job("lora", steps=2)))
+    folder = whole.checkpoint_folder(2)
+    with (folder / "optimizer.safetensors").open("r+b") as stream:
+        stream.truncate(100)
+    with pytest.raises(TunefleetError) as caught:
+        lab.run(_copy(whole.order, tmp_path / "again", resume_from=folder))
+    assert caught.value.reason is Reason.BACKEND_FAILED

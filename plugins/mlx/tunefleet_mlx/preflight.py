@@ -1,0 +1,123 @@
+"""Try everything a run will need before its first step: what cannot work fails in the first minute.
+
+A step on the longest rows at rate 0, a checkpoint written and read back, one short answer. A
+step draws its random numbers from its own number, so nothing is left of the trial.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tunefleet.job.v1.event_pb2 import Preflight, RunPhase
+from tunefleet_core.backend import RunContext
+from tunefleet_core.errors import Reason, TunefleetError, from_exception
+from tunefleet_core.rendering import (
+    Renderer,
+    disk_full,
+    folders_kept,
+    prompt_to_try,
+    stop_if_asked,
+)
+from tunefleet_core.run_health import MemoryUse, out_of_memory
+from tunefleet_mlx.answering import likeliest_answer
+from tunefleet_mlx.memory import peak_memory_bytes
+from tunefleet_mlx.trainer import Trainer
+
+__all__ = ["preflight"]
+
+_ANSWER_TOKENS = 2
+
+
+def preflight(
+    context: RunContext, trainer: Trainer, renderer: Renderer, write_checkpoint: Callable[[Path], None]
+) -> None:
+    """Try a run and tell what was measured.
+
+    Args:
+        context: The run.
+        trainer: The trainer, which has taken no step.
+        renderer: Tokenizer and template of the run.
+        write_checkpoint: Writes a checkpoint into an empty folder.
+
+    Raises:
+        RunStopped: the run was asked to stop meanwhile.
+        TunefleetError: OUT_OF_MEMORY with the smallest change that may help, DISK_FULL,
+            TEMPLATE_MISMATCH if no prompt can be rendered, BACKEND_FAILED if the loss is no
+            number before anything was learned.
+    """
+    context.enter(RunPhase.RUN_PHASE_PREFLIGHT)
+    begun = time.monotonic()
+    found = Preflight()
+    _try_step(trainer, found)
+    stop_if_asked(context)
+    _try_saving(context, trainer, found, write_checkpoint)
+    stop_if_asked(context)
+    prompt = prompt_to_try(context, renderer, longest=found.longest_row_tokens)
+    stops = set(renderer.template.stop_token_ids)
+    answer = likeliest_answer(trainer.model, prompt, most_tokens=_ANSWER_TOKENS, stops=stops)
+    found.answer = str(renderer.tokenizer.decode(answer, skip_special_tokens=True))
+    found.peak_memory_bytes = peak_memory_bytes()
+    found.seconds = time.monotonic() - begun
+    context.preflight(found)
+
+
+def _try_step(trainer: Trainer, found: Preflight) -> None:
+    lengths, plan = trainer.row_lengths(), trainer.plan
+    longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])[: plan.micro]
+    found.longest_row_tokens = lengths[longest[0]]
+    begun = time.monotonic()
+    try:
+        loss = trainer.try_step(longest).loss
+    except (MemoryError, RuntimeError) as error:
+        if from_exception(error).reason is not Reason.OUT_OF_MEMORY:
+            raise
+        use = MemoryUse(
+            micro_batch_size=plan.micro,
+            batch_size=plan.micro * plan.accumulation,
+            longest=found.longest_row_tokens,
+            peak_bytes=peak_memory_bytes(),
+        )
+        raise out_of_memory(use, error, what="A step on the longest rows") from error
+    found.step_seconds = time.monotonic() - begun
+    if not math.isfinite(loss):
+        raise TunefleetError(
+            Reason.BACKEND_FAILED,
+            f"The loss of the longest rows is {loss} before anything was learned.",
+            hint="Set train.dtype to float32, or check the weights of the base.",
+        )
+
+
+def _try_saving(
+    context: RunContext, trainer: Trainer, found: Preflight, write_checkpoint: Callable[[Path], None]
+) -> None:
+    """Write a checkpoint as the run will, read it back, and compare its size with the disk."""
+    work = Path(context.order.work_dir)
+    folder = work / "preflight"
+    begun = time.monotonic()
+    try:
+        folder.mkdir(parents=True)
+        write_checkpoint(folder)
+        found.checkpoint_bytes = sum(path.stat().st_size for path in folder.iterdir())
+        trainer.resume(folder)
+        found.save_seconds = time.monotonic() - begun
+    except Exception as error:
+        # Libraries class a full disk as anything; what is left of it says what it was.
+        free = shutil.disk_usage(work).free
+        if from_exception(error).reason is Reason.DISK_FULL or free < 1 << 16:
+            raise disk_full(work, free, found.checkpoint_bytes, 1) from error
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    plan = trainer.plan
+    kept = folders_kept(
+        context.order.resolved_spec.spec.train.checkpoint,
+        total_steps=plan.total_steps,
+        every_steps=plan.save_every,
+    )
+    free = shutil.disk_usage(work).free
+    if free < kept * found.checkpoint_bytes:
+        raise disk_full(work, free, found.checkpoint_bytes, kept)
