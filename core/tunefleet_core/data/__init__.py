@@ -19,6 +19,7 @@ from tunefleet_core.data.counting import count_rows, form_of_file, supervised_fo
 from tunefleet_core.data.digest import file_digest
 from tunefleet_core.data.forms import COMPLETIONS, LABELLED, PAIRS, PROMPTS, TEXTS, Form, form_of_method
 from tunefleet_core.data.messages import ROLES, Message, ToolCall, openai_messages
+from tunefleet_core.data.mixing import mixed, taken
 from tunefleet_core.data.packing import pack_rows, packed_sequences
 from tunefleet_core.data.rows import MAX_LINE_BYTES, Row, read_rows
 from tunefleet_core.data.texts import TextRow, read_texts
@@ -46,6 +47,7 @@ __all__ = [
     "file_digest",
     "form_of_file",
     "form_of_method",
+    "mixed",
     "openai_messages",
     "pack_rows",
     "packed_sequences",
@@ -56,5 +58,6 @@ __all__ = [
     "read_rows",
     "read_texts",
     "supervised_form",
+    "taken",
     "tool_name",
 ]

@@ -25,10 +25,10 @@ from tunefleet_core.rendering.rows import (
     TrainingRows,
     data_of_role,
     judge_over_long,
+    of_source,
     refuse_template,
     render_row,
     render_rows,
-    weighted,
 )
 from tunefleet_core.rendering.scoring import require_fields, scorers_of
 from tunefleet_core.rendering.shown import (
@@ -62,6 +62,7 @@ __all__ = [
     "held",
     "judge_over_long",
     "load_tokenizer",
+    "of_source",
     "prefix_breaks",
     "reference_needs",
     "reference_prefixes",
@@ -82,5 +83,4 @@ __all__ = [
     "prompt_to_try",
     "size_in_words",
     "stop_if_asked",
-    "weighted",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -11,7 +10,7 @@ from typing import NoReturn, TypeVar
 
 from tunefleet.job.v1.resolved_pb2 import ResolvedData, ResolvedSpec
 from tunefleet_core.backend import RunContext
-from tunefleet_core.data import Row, file_digest
+from tunefleet_core.data import Row, file_digest, mixed
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
 from tunefleet_core.rendering.renderer import RenderedRow, Renderer, TemplateRefusedError
 from tunefleet_core.rendering.shown import held, require_shown, shown_by
@@ -20,10 +19,10 @@ __all__ = [
     "TrainingRows",
     "data_of_role",
     "judge_over_long",
+    "of_source",
     "refuse_template",
     "render_row",
     "render_rows",
-    "weighted",
 ]
 
 _R = TypeVar("_R")
@@ -130,9 +129,19 @@ def judge_over_long(context: RunContext, data: ResolvedData, lines: list[int], r
     )
 
 
-def weighted(rows: list[_R], weight: float, *, seed: int) -> Iterable[_R]:
-    """Return the rows `weight` times per epoch: whole copies, then a seeded share of the rows."""
-    whole = int(weight)
-    share = round((weight - whole) * len(rows))
-    picked = sorted(random.Random(seed).sample(range(len(rows)), share))
-    return [*rows * whole, *(rows[index] for index in picked)]
+def of_source(context: RunContext, data: ResolvedData, rows: list[_R]) -> list[_R]:
+    """Return the rows that an epoch takes of a source, and tell how many if there are several sources."""
+    spec = context.order.resolved_spec
+    chosen = mixed(
+        rows,
+        seed=spec.spec.train.seed,
+        weight=data.weight or 1.0,
+        repeats=data.repeats or 1,
+        cap=data.cap,
+    )
+    if sum(item.role == "train" for item in spec.data) > 1:
+        name = Path(data.path).name
+        context.notice(
+            f"An epoch takes {len(chosen)} rows of '{name}', which has {len(rows)}.", severity="info"
+        )
+    return chosen

@@ -10,7 +10,7 @@ from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rendering.answered import answered_rows
 from tunefleet_core.rendering.renderer import RenderedRow, Renderer
-from tunefleet_core.rendering.rows import TrainingRows, data_of_role, judge_over_long, weighted
+from tunefleet_core.rendering.rows import TrainingRows, data_of_role, judge_over_long, of_source
 
 __all__ = ["general_rows", "training_rows"]
 
@@ -29,7 +29,7 @@ def training_rows(context: RunContext, renderer: Renderer) -> TrainingRows:
     train: list[RenderedRow] = []
     for data in data_of_role(spec, "train"):
         rows = _usable(context, data, renderer)
-        train.extend(weighted(rows, data.weight or 1.0, seed=spec.spec.train.seed))
+        train.extend(of_source(context, data, rows))
     if not train:
         raise TunefleetError(
             Reason.NO_TRAINED_TOKEN,

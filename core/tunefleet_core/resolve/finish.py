@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tunefleet.backend.v1.backend_pb2 import BackendManifest
-from tunefleet.backend.v1.inspect_pb2 import AuditResult, FileAudit
+from tunefleet.backend.v1.inspect_pb2 import AuditResult
 from tunefleet.job.v1.event_pb2 import Notice
 from tunefleet.job.v1.resolved_pb2 import (
     Estimate,
     ResolvedAdapter,
     ResolvedBackend,
-    ResolvedData,
     ResolvedSpec,
 )
 from tunefleet.job.v1.spec_pb2 import JobSpec, TrainSpec
@@ -50,6 +49,7 @@ from tunefleet_core.resolve.defaults import (
 from tunefleet_core.resolve.draft import Draft
 from tunefleet_core.resolve.estimate import estimate_evaluate, estimate_train, steps_of
 from tunefleet_core.resolve.lint import lint
+from tunefleet_core.resolve.mixture import mixture_notices, resolved_data, rows_of
 from tunefleet_core.resolve.notice import stop_notices, validation_notices
 from tunefleet_core.resolve.options import check_backend_options
 from tunefleet_core.resolve.packed import count_sequences, packing_notices, require_packable
@@ -137,7 +137,8 @@ def finish_train(
     )
     defaults.fill("train.max_length", length.max_length, length.max_length_reason)
     defaults.fill("train.over_long", length.over_long, length.over_long_reason)
-    rows = mask.rows - length.dropped_rows
+    pairs = zip(train.data.train, files, strict=True)
+    rows = sum(rows_of(source, file.mask.rows) for source, file in pairs) - length.dropped_rows
     sequences = count_sequences(train, mask, rows=rows)
     total_steps = steps_of(train, rows=sequences or rows)
     _require_prompts(draft, train, rows)
@@ -160,13 +161,7 @@ def finish_train(
             chat_template=draft.template,
             target_modules=draft.target_modules,
             target_parameters=draft.target_parameters,
-            data=[
-                *_data(spec, audit.files),
-                *(
-                    ResolvedData(role="reward", path=file.path, sha256=file.sha256)
-                    for file in audit.reward_files
-                ),
-            ],
+            data=resolved_data(spec, audit),
             mask_audit=mask,
             backend=_backend(backend),
             estimate=_estimate(
@@ -180,6 +175,7 @@ def finish_train(
             *serving_notices(spec),
             *mask_notices(mask),
             *length.notices,
+            *mixture_notices(train, files),
             *packing_notices(train, rows=rows, sequences=sequences),
             *validation_notices(() if writes_itself else validation),
             *stop_notices(draft.template.stop_token_ids),
@@ -203,7 +199,7 @@ def finish_evaluate(draft: Draft, audit: AuditResult, backend: ChosenBackend) ->
             values=defaults.values,
             base=draft.facts,
             chat_template=draft.template,
-            data=_data(spec, audit.files),
+            data=resolved_data(spec, audit),
             mask_audit=mask,
             backend=_backend(backend),
             estimate=estimate_evaluate(draft.facts, rows=mask.rows),
@@ -236,7 +232,7 @@ def resolve_plain(
         ResolvedSpec(
             spec=filled,
             values=defaults.values,
-            data=_data(filled, ()),
+            data=resolved_data(filled, AuditResult()),
             backend=_backend(backend),
             estimate=estimate,
             adapter=adapter,
@@ -300,26 +296,6 @@ def _pin_revision(spec: JobSpec, commit: str, defaults: Defaults) -> None:
         asked = base.revision or "main"
         base.revision = commit
         defaults.note(f"{field}.revision", commit, f"the commit that '{asked}' was when this was resolved")
-
-
-def _data(spec: JobSpec, audits: Iterable[FileAudit]) -> list[ResolvedData]:
-    """Return the files of a spec in its order, with what the audits found of them."""
-    if spec.HasField("train"):
-        data = [
-            ResolvedData(role="train", path=source.source, weight=source.weight)
-            for source in spec.train.data.train
-        ]
-        if spec.train.data.validation:
-            data.append(ResolvedData(role="validation", path=spec.train.data.validation, weight=1.0))
-        if spec.train.data.general:
-            data.append(ResolvedData(role="general", path=spec.train.data.general, weight=1.0))
-    else:
-        data = [ResolvedData(role="evaluate", path=spec.evaluate.data, weight=1.0)]
-        if spec.evaluate.examples:
-            data.append(ResolvedData(role="examples", path=spec.evaluate.examples, weight=1.0))
-    for item, audit in zip(data, audits, strict=False):  # without audits: paths alone
-        item.sha256, item.rows = audit.sha256, audit.mask.rows
-    return data
 
 
 def _backend(backend: ChosenBackend) -> ResolvedBackend:

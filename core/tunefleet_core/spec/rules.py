@@ -285,6 +285,8 @@ _RULES: Mapping[str, _Rule] = {
     "Resources.devices": _above(0),
     "Resources.labels": _labels,
     "DataSource.weight": _above(0),
+    "DataSource.repeats": _above(0, 1000),
+    "DataSource.cap": _above(0),
     "LoraAdapter.rank": _above(0, 4096),
     "LoraAdapter.alpha": _above(0),
     "LoraAdapter.dropout": _within(0, 1, below=True),

@@ -55,6 +55,8 @@ def fill_train(
         if not source.HasField("weight"):
             source.weight = 1.0
             defaults.note(f"train.data.train[{index}].weight", 1.0, "every source counts by its rows")
+        if not source.HasField("repeats"):
+            source.repeats = 1
     defaults.fill("train.seed", 42, "fixed, so that a run can be repeated")
     defaults.fill("train.checkpoint.every_steps", 200, "bounds what a crash can cost")
     defaults.fill("train.checkpoint.keep", 3, "the newest, and two to go back to")

@@ -17,7 +17,7 @@ from tunefleet_core.rendering import (
     answered_rows,
     data_of_role,
     judge_over_long,
-    weighted,
+    of_source,
 )
 
 __all__ = ["AnsweredRows", "answered_training_rows"]
@@ -46,7 +46,7 @@ def answered_training_rows(context: RunContext, renderer: Renderer, method: str)
     train: list[AnsweredRow] = []
     for data in data_of_role(spec, "train"):
         rows = _usable(context, data, renderer, method)
-        train.extend(weighted(rows, data.weight or 1.0, seed=spec.spec.train.seed))
+        train.extend(of_source(context, data, rows))
     if not train:
         raise TunefleetError(
             Reason.NO_TRAINED_TOKEN,

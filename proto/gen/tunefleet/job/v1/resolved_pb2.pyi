@@ -261,6 +261,9 @@ class ResolvedData(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    REPEATS_FIELD_NUMBER: _builtins.int
+    CAP_FIELD_NUMBER: _builtins.int
+    ROWS_PER_EPOCH_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """What it is for: `train`, `validation`, `evaluate`, `examples`;
     `reward` for code that scores answers.
@@ -273,6 +276,14 @@ class ResolvedData(_message.Message):
     """Number of rows."""
     weight: _builtins.float
     """Relative weight."""
+    repeats: _builtins.int
+    """Passes over it in an epoch; 0: one."""
+    cap: _builtins.int
+    """Most of its rows in an epoch; 0: no bound."""
+    rows_per_epoch: _builtins.int
+    """Rows that an epoch takes of it, before those that are too long or teach
+    nothing are left out.
+    """
     def __init__(
         self,
         *,
@@ -281,10 +292,13 @@ class ResolvedData(_message.Message):
         sha256: _builtins.str = ...,
         rows: _builtins.int = ...,
         weight: _builtins.float = ...,
+        repeats: _builtins.int = ...,
+        cap: _builtins.int = ...,
+        rows_per_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "role", b"role", "rows", b"rows", "sha256", b"sha256", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap", "path", b"path", "repeats", b"repeats", "role", b"role", "rows", b"rows", "rows_per_epoch", b"rows_per_epoch", "sha256", b"sha256", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -405,24 +405,43 @@ class DataSource(_message.Message):
 
     SOURCE_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    REPEATS_FIELD_NUMBER: _builtins.int
+    CAP_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """A JSONL file, or `datasets/<name>`; what a line holds is the method's:
     a `messages` list for `sft`.
     """
     weight: _builtins.float
-    """Relative weight. Default 1."""
+    """How often each of its rows is taken in an epoch, on average: 0.5 takes a
+    seeded half of them, 2 each one twice. Default 1.
+    """
+    repeats: _builtins.int
+    """Whole passes over it in an epoch, beside `weight`. Default 1."""
+    cap: _builtins.int
+    """Most of its rows in an epoch, a seeded choice; left out: no bound."""
     def __init__(
         self,
         *,
         source: _builtins.str = ...,
         weight: _builtins.float | None = ...,
+        repeats: _builtins.int | None = ...,
+        cap: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cap", b"_cap", "_repeats", b"_repeats", "_weight", b"_weight", "cap", b"cap", "repeats", b"repeats", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "source", b"source", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cap", b"_cap", "_repeats", b"_repeats", "_weight", b"_weight", "cap", b"cap", "repeats", b"repeats", "source", b"source", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cap: _TypeAlias = _typing.Literal["cap"]  # noqa: Y015
+    _WhichOneofArgType__cap: _TypeAlias = _typing.Literal["_cap", b"_cap"]  # noqa: Y015
+    _WhichOneofReturnType__repeats: _TypeAlias = _typing.Literal["repeats"]  # noqa: Y015
+    _WhichOneofArgType__repeats: _TypeAlias = _typing.Literal["_repeats", b"_repeats"]  # noqa: Y015
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cap) -> _WhichOneofReturnType__cap | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repeats) -> _WhichOneofReturnType__repeats | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
 Global___DataSource: _TypeAlias = DataSource  # noqa: Y015
