@@ -86,3 +86,23 @@ def test_what_was_mapped_is_not_saved(model_type: str, base: Path, tmp_path: Pat
     model.save_pretrained(tmp_path / "saved")
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "saved" / name).read_bytes() == (base / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_base_that_the_library_loads_beside_the_model_is_mended_too(
+    tmp_path: Path, rank: TrlRank, request: pytest.FixtureRequest
+) -> None:
+    """Trained in full by reward, a model has a base beside it that TRL loads from its folder."""
+    base = lab.build_base(tmp_path / "base", model_type="llama4_text", **SHAPES["llama4_text"])
+    spec = lab.adapted_spec("full", steps=2, micro_batch_size=2, batch_size=4)
+    options = spec.train.method.grpo
+    options.num_generations, options.max_completion_length, options.beta = 4, 4, 0.01
+    options.rewards.add(name="regex").options["pattern"] = "[a-m]"
+    rows = lab.write_rows(tmp_path / "train.jsonl", [{"prompt": word} for word, _ in lab.PAIRS])
+    resolved = lab.resolved(base, model_type="llama4_text", data=[("train", rows)], spec=spec)
+    context = lab.MemoryContext(lab.order(resolved, tmp_path / "work"))
+    output = rank.run(context)
+    assert output.kind == ArtifactKind.ARTIFACT_KIND_MODEL
+    first = next(metrics for metrics in context.told if metrics.HasField("loss"))
+    assert first.extra["kl"] == pytest.approx(0, abs=1e-4), "it starts as the base beside it"
+    lab.record_training(request, "grpo", "full", model_type="llama4_text")

@@ -21,6 +21,7 @@ from tunefleet_core.rendering import AnsweredRow, Renderer, data_of_role, scorer
 from tunefleet_core.rewards import NamedScorer
 from tunefleet_trl.adaptation import lora_config
 from tunefleet_trl.arguments import common_arguments
+from tunefleet_trl.library_gaps import close_library_gaps
 from tunefleet_trl.loading import Hardware
 from tunefleet_trl.methods.reward_files import load_reward_model, score_ids
 from tunefleet_trl.methods.rows import AnsweredRows
@@ -52,12 +53,15 @@ class _Answering(RunTraining):
     """What both trainers need: prompts that are ids already, and counters of their own."""
 
     num_generations: int
+    ref_model: Any
     _step: int
     _buffered_inputs: Any
 
     def __init__(self, *, prompt_ids: dict[str, list[int]], **arguments: Any) -> None:
         self._prompt_ids = prompt_ids
         super().__init__(**arguments)
+        if self.ref_model is not None:  # the base beside it, which the library has loaded by itself
+            close_library_gaps(self.ref_model)
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [self._prompt_ids[prompt] for prompt in prompts], None, {}
