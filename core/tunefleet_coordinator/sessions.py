@@ -162,14 +162,16 @@ class Sessions:
         last = DesiredSet()
         generation = acknowledged = 0
         while session.end is None and not session.is_closed_by_peer:
-            desired = await self._desired.build(session.service)
-            if generation == 0 or desired != last:
-                last = desired
-                generation += 1
-                response = AttachResponse()
-                response.desired.CopyFrom(desired)  # a third of what merging it in takes
-                response.desired.generation = generation
-                yield response
+            # A heartbeat alone changes nothing; but tokens that gateways are told of end by the clock.
+            if session.wake.take_ring() or session.is_gateway or generation == 0:
+                desired = await self._desired.build(session.service)
+                if generation == 0 or desired != last:
+                    last = desired
+                    generation += 1
+                    response = AttachResponse()
+                    response.desired.CopyFrom(desired)  # a third of what merging it in takes
+                    response.desired.generation = generation
+                    yield response
             if session.heartbeat != acknowledged:
                 acknowledged = session.heartbeat
                 yield AttachResponse(heartbeat_ack=HeartbeatAck(sequence=acknowledged))
@@ -189,7 +191,7 @@ class Sessions:
                     await self._kernel.submit(beat)
                     await self._save_again(session)
                     session.heartbeat = request.heartbeat.sequence
-                    session.wake.ring()
+                    session.wake.nudge()
                 elif kind == "report":
                     await self._take(session, request.report)
             session.is_closed_by_peer = True

@@ -243,6 +243,7 @@ class Kernel:
             rows = {row.key: row for row in await self.read(self.store.fetch, keys)}
             for key in keys:
                 self._world.resynchronise(key, rows.get(key))
+            self._services.ring_all()  # nobody decided these changes, so nobody else tells of them
         self._again.extend(items for items in (outcome.redo_volatile, outcome.redo) if items)
         self._settle()
         self._answer(outcome.done)

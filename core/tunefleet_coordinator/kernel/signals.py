@@ -20,6 +20,7 @@ class Signal:
         self._board = board
         self._topic = topic
         self._event = asyncio.Event()
+        self._has_rung = False
 
     def __enter__(self) -> Signal:
         return self
@@ -45,7 +46,17 @@ class Signal:
 
     def ring(self) -> None:
         """Wake whoever waits, now or at its next `wait`."""
+        self._has_rung = True
         self._event.set()
+
+    def nudge(self) -> None:
+        """Wake whoever waits although nothing changed."""
+        self._event.set()
+
+    def take_ring(self) -> bool:
+        """Return whether it rang, and not only nudged, since this was asked last."""
+        rang, self._has_rung = self._has_rung, False
+        return rang
 
     def close(self) -> None:
         """Stop listening."""
@@ -78,3 +89,7 @@ class SignalBoard:
         for topic in topics:
             for signal in self._signals.get(topic, ()):
                 signal.ring()
+
+    def ring_all(self) -> None:
+        """Ring every signal: anything may have changed."""
+        self.ring(list(self._signals))
