@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Lock, Thread
 from types import TracebackType
 
 __all__ = ["ChatStandIn"]
@@ -27,16 +27,19 @@ class ChatStandIn:
         self.asked = 0
         self.failures = failures
         outer = self
+        counting = Lock()
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 if key and self.headers.get("authorization") != f"Bearer {key}":
                     return self.answer(401, {"error": "no such key"})
-                if outer.failures:
-                    outer.failures -= 1
+                with counting:  # each request has a thread of its own
+                    fails = outer.failures > 0
+                    outer.failures -= fails
+                    outer.asked += not fails
+                if fails:
                     return self.answer(503, {"error": "busy"})
-                outer.asked += 1
                 said = body["messages"][-1]["content"]
                 reason = "length" if said in cut else "stop"
                 choice = {"message": {"role": "assistant", "content": says(said)}, "finish_reason": reason}
