@@ -31,6 +31,9 @@ def order_of(
     spec.train.method.sft.packing = packing
     spec.train.checkpoint.every_steps = EVERY
     rows = [lab.chat(word, answer + "!" * number) for number, (word, answer) in enumerate(lab.PAIRS * 4)]
+    if packing:  # of one length, two to a sequence: as many sequences as two steps take
+        rows = [lab.chat(f"{number:02d}", f"{number * 7:03d}") for number in range(16)]
+        spec.train.max_length = 80
     folder.mkdir(parents=True, exist_ok=True)
     data = [
         ("train", lab.write_rows(folder / "train.jsonl", rows)),
@@ -96,7 +99,7 @@ def test_two_processes_learn_as_one_does(base: Path, tmp_path: Path, adaptation:
     assert not list(Path(order.work_dir).glob("preflight*"))
 
 
-@pytest.mark.slow  # three runs of two processes
+@pytest.mark.slow  # up to three runs of two processes
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_attempt_and_the_next_ends_in_the_same_bytes(
     base: Path, tmp_path: Path, whole: process_lab.Hosted, victim: int
@@ -153,6 +156,7 @@ def test_a_pause_saves_one_state_of_all_and_the_run_goes_on_from_it(
     assert_same_output(again, whole)
 
 
+@pytest.mark.slow  # a run of two processes; that several end at once is proven fast with a light rank
 def test_a_cancel_ends_both_processes(base: Path, tmp_path: Path) -> None:
     order = order_of(base, tmp_path)
     order.resolved_spec.spec.train.optim.max_steps = 100_000
