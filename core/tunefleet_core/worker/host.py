@@ -17,6 +17,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import cast
 
 import grpc.aio
@@ -52,6 +54,7 @@ class BackendHost:
         self._group = group
         self._lease_seconds = lease_seconds
         self._last_call = time.monotonic()
+        self._answering = 0
         self._spare: RankProcess | None = None
         self._spare_lock = asyncio.Lock()
         self._driver: EngineDriver | None = None
@@ -65,6 +68,20 @@ class BackendHost:
     def touch(self) -> None:
         """Note a sign of life of the owner."""
         self._last_call = time.monotonic()
+
+    @contextmanager
+    def answering(self) -> Generator[None]:
+        """Take a call of the owner that needs its time as a sign of life until it is answered.
+
+        Rank processes that are started at once on a busy machine can take longer than a lease.
+        A call whose caller has died is cancelled, and so no longer answered.
+        """
+        self._answering += 1
+        try:
+            yield
+        finally:
+            self._answering -= 1
+            self.touch()
 
     def start(self, work: HostedRun | HostedEngine) -> None:
         """Drive a run or an engine in the host's task group."""
@@ -117,7 +134,7 @@ class BackendHost:
             silent = time.monotonic() - self._last_call
             busy = [run for run in self.runs.values() if not run.is_ended]
             serving = [engine for engine in self.engines.values() if not engine.is_ended]
-            if silent > self._lease_seconds:
+            if silent > self._lease_seconds and not self._answering:
                 _LOG.warning("no sign of the service for %.1f s: saving and ending", silent)
                 for run in busy:
                     await run.stop(StopMode.STOP_MODE_SAVE)

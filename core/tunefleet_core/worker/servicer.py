@@ -52,18 +52,20 @@ class BackendServicer(backend_grpc.BackendServiceServicer):
         if not order.run or not order.work_dir:
             raise TunefleetError.field("order.run" if not order.run else "order.work_dir", "must be given")
         self._require_capabilities(order.resolved_spec)
-        async with self._start_lock:  # the same start twice at once is one run
-            run = self._host.runs.get(order.run)
-            if run is None:
-                Path(order.work_dir).mkdir(parents=True, exist_ok=True)
-                ranks = RankGroup(await self._host.take_ranks(self._processes(order)))
-                try:
-                    run = HostedRun(order, ranks)
-                except OSError:
-                    await ranks.end(grace_seconds=0.5)
-                    raise
-                self._host.runs[order.run] = run
-                self._host.start(run)
+        # The same start twice at once is one run.
+        with self._host.answering():
+            async with self._start_lock:
+                run = self._host.runs.get(order.run)
+                if run is None:
+                    Path(order.work_dir).mkdir(parents=True, exist_ok=True)
+                    ranks = RankGroup(await self._host.take_ranks(self._processes(order)))
+                    try:
+                        run = HostedRun(order, ranks)
+                    except OSError:
+                        await ranks.end(grace_seconds=0.5)
+                        raise
+                    self._host.runs[order.run] = run
+                    self._host.start(run)
         return pb.StartRunResponse(run=run.describe())
 
     async def GetRun(self, request: pb.GetRunRequest, context: RpcContext) -> pb.GetRunResponse:
