@@ -39,7 +39,7 @@ def choose_place(spec: JobSpec, services: Sequence[Service]) -> Place:
         if service.kind != ServiceKind.SERVICE_KIND_TRAINER:
             continue
         trainer = service
-        for installed in service.backends:
+        for installed in sorted(service.backends, key=lambda item: _fitness(service, item.manifest)):
             manifest = installed.manifest
             if spec.backend and manifest.name != spec.backend:
                 continue
@@ -65,6 +65,17 @@ def choose_place(spec: JobSpec, services: Sequence[Service]) -> Place:
     if trainer is None:
         raise no_service("trainer")
     raise refusal or unknown_backend(spec.backend, services)
+
+
+def _fitness(service: Service, manifest: BackendManifest) -> int:
+    """Return how well a host suits a backend, 0 best: which of the devices it names, in its order, is there.
+
+    One that is made for Apple machines and also works on a CPU does not take the jobs of a host
+    whose CPU another one is made for.
+    """
+    there = {device.kind for device in service.host.devices}
+    kinds = list(manifest.device_kinds)
+    return next((index for index, kind in enumerate(kinds) if kind in there), len(kinds))
 
 
 def _usable(service: Service, manifest: BackendManifest) -> tuple[str, list[int]]:

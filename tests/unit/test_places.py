@@ -48,3 +48,20 @@ def test_more_devices_than_any_host_has_are_refused(
     assert f"has {most}" in caught.value.message
     assert f"Set resources.devices to {most}" in caught.value.hint
     assert caught.value.violations[0].field == "resources.devices"
+
+
+@pytest.mark.parametrize(
+    ("devices", "backend"), [({"cpu-0": "cpu"}, "trl"), ({"gpu-0": "metal", "cpu-0": "cpu"}, "mlx")]
+)
+def test_a_host_s_jobs_go_to_the_backend_that_is_made_for_its_devices(
+    devices: dict[str, str], backend: str
+) -> None:
+    able = [Capability.CAPABILITY_TRAIN, Capability.CAPABILITY_INSPECT]
+    both = [samples.backend(name, capabilities=able) for name in ("mlx", "trl")]
+    both[0].manifest.device_kinds[:] = ["metal", "cpu"]
+    both[1].manifest.device_kinds[:] = ["cpu", "cuda"]
+    fleet = [samples.service("services/one", devices=devices, backends=both)]
+    assert choose_place(job(1), fleet).backend.manifest.name == backend
+    named = job(1)
+    named.backend = "mlx"
+    assert choose_place(named, fleet).backend.manifest.name == "mlx"

@@ -11,7 +11,7 @@ class TestMlx(TrainerConformance):
         backend="mlx",
         unsupported={
             "EVALUATE": "embedded answers for it",
-            "MERGE": "trl merges adapters in PEFT's form",
+            "MERGE": "it leaves adapters; DoRA is served by mlx-lm alone",
             "QLORA_NF4": "it has its own four bits, mlx4",
             "EXPERT_LORA": "PEFT's target parameters have no counterpart",
             "SAMPLES": "not yet",

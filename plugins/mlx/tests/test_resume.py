@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,13 +14,6 @@ from tunefleet_core.backend import RunStopped
 from tunefleet_core.errors import Reason, TunefleetError
 
 STEPS = 10
-RUN = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import train_lab as lab
-lab.run(lab.RunOrder.FromString(Path(sys.argv[2]).read_bytes()))
-"""
 
 
 def _weights(folder: Path) -> dict[str, bytes]:
@@ -42,9 +33,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(bases: Path, tmp_path: Path, ada
     spec = lab.job(adaptation, steps=STEPS, dropout=0.1, every=3)
     whole = lab.run(lab.make_order(bases / "qwen3", tmp_path, spec))
     killed = _copy(whole.order, tmp_path / "killed")
-    (tmp_path / "order").write_bytes(killed.SerializeToString())
-    here = str(Path(__file__).resolve().parent)
-    process = subprocess.Popen([sys.executable, "-c", RUN, here, str(tmp_path / "order")])
+    process = lab.start_apart(killed, tmp_path / "order")
     context = lab.MemoryContext(killed)
     while not context.checkpoint_folder(3).exists():
         assert process.poll() is None, "it ended before its first checkpoint"
@@ -82,3 +71,12 @@ def test_a_damaged_checkpoint_is_refused(bases: Path, tmp_path: Path) -> None:
     with pytest.raises(TunefleetError) as caught:
         lab.run(_copy(whole.order, tmp_path / "again", resume_from=folder))
     assert caught.value.reason is Reason.BACKEND_FAILED
+
+
+def test_a_trial_before_the_first_step_leaves_no_trace(bases: Path, tmp_path: Path) -> None:
+    """Gradients are clipped here by a norm over all of them, which must be summed in one order."""
+    whole = lab.run(lab.make_order(bases / "qwen3", tmp_path, lab.job("lora", steps=6, dropout=0.1)))
+    untried = _copy(whole.order, tmp_path / "untried")
+    untried.resolved_spec.spec.train.preflight = False
+    assert whole.preflights
+    assert _weights(lab.run(untried).output) == _weights(whole.output)

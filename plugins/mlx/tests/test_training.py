@@ -9,13 +9,17 @@ import pytest
 import train_lab as lab
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
+from tunefleet_core.catalog.matrix import record
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.parity import judge_numbers, read_contract
 from tunefleet_mlx.rank import MlxRank
 
 
 @pytest.mark.parametrize("adaptation", lab.ADAPTATIONS)
-def test_every_adaptation_learns_and_keeps_a_contract(bases: Path, tmp_path: Path, adaptation: str) -> None:
+def test_every_adaptation_learns_and_keeps_a_contract(
+    bases: Path, tmp_path: Path, adaptation: str, request: pytest.FixtureRequest
+) -> None:
+    """What passed is written to the file that the matrix reads, with TUNEFLEET_RECORD_PROOF set."""
     order = lab.make_order(bases / "qwen3", tmp_path, lab.job(adaptation))
     context = lab.MemoryContext(order)
     output = MlxRank().run(context)
@@ -30,10 +34,13 @@ def test_every_adaptation_learns_and_keeps_a_contract(bases: Path, tmp_path: Pat
     kinds = ArtifactKind.ARTIFACT_KIND_MODEL, ArtifactKind.ARTIFACT_KIND_ADAPTER
     assert output.kind == kinds[not is_full]
     contract = read_contract(context.output)
-    assert judge_numbers(contract, [record.tuned.as_mapping() for record in contract.numbers]).is_proof
+    assert judge_numbers(contract, [kept.tuned.as_mapping() for kept in contract.numbers]).is_proof
     assert contract.tokens
     assert bool(contract.unquantized) is adaptation.startswith("mlx")
     assert {path.stat().st_mode & 0o777 for path in context.output.iterdir()} == {0o644}
+    is_rounded = adaptation.startswith("mlx")
+    cell = ("mlx", "sft", "lora" if is_rounded else adaptation, adaptation if is_rounded else "", "qwen3")
+    record("trained", "/".join(cell), f"plugins/mlx/tests/{request.node.nodeid.rpartition('/')[2]}")
 
 
 def test_a_whole_model_has_the_files_of_its_base_and_the_numbers_of_its_record(
@@ -47,10 +54,10 @@ def test_a_whole_model_has_the_files_of_its_base_and_the_numbers_of_its_record(
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (context.output / name).read_bytes() == (bases / "llama" / name).read_bytes()
     contract = read_contract(context.output)
-    prompts = [record.prompt_token_ids for record in contract.numbers]
+    prompts = [kept.prompt_token_ids for kept in contract.numbers]
     loaded = top_logprobs(mlx_lm.load(str(context.output))[0], prompts)
-    for record, answer in zip(contract.numbers, loaded, strict=True):
-        assert answer.logprobs == pytest.approx(record.tuned.logprobs, abs=1e-4)
+    for kept, answer in zip(contract.numbers, loaded, strict=True):
+        assert answer.logprobs == pytest.approx(kept.tuned.logprobs, abs=1e-4)
 
 
 @pytest.mark.parametrize("model_type", ["qwen3", "llama"])
@@ -112,3 +119,20 @@ def test_an_adapter_names_its_base_and_scale(bases: Path, tmp_path: Path) -> Non
     assert config["use_rslora"]
     assert config["lora_alpha"] == pytest.approx(8**0.5)
     assert config["base_model_name_or_path"] == str(bases / "qwen3")
+
+
+@pytest.mark.parametrize("adaptation", ["lora", "full"])
+def test_activations_that_are_computed_again_change_nothing(
+    bases: Path, tmp_path: Path, adaptation: str
+) -> None:
+    """In a process of its own: the library puts it on the class of the blocks, for good."""
+    plain = lab.job(adaptation, steps=4)
+    again = lab.job(adaptation, steps=4)
+    again.train.gradient_checkpointing = True
+    for folder in ("plain", "again"):
+        (tmp_path / folder).mkdir()
+    kept = lab.run(lab.make_order(bases / "llama", tmp_path / "plain", plain))
+    order = lab.make_order(bases / "llama", tmp_path / "again", again)
+    lab.run_apart(order, tmp_path / "order")
+    name = "model.safetensors" if adaptation == "full" else "adapter_model.safetensors"
+    assert (lab.MemoryContext(order).output / name).read_bytes() == (kept.output / name).read_bytes()

@@ -20,9 +20,28 @@ from trl_lab import PAIRS, MemoryContext, RunOrder, adapted_spec, chat, order, r
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet_mlx.rank import MlxRank
 
-__all__ = ["ADAPTATIONS", "as_trl", "job", "losses", "make_order", "run", "trl_side"]
+__all__ = [
+    "ADAPTATIONS",
+    "as_trl",
+    "job",
+    "losses",
+    "make_order",
+    "run",
+    "run_apart",
+    "start_apart",
+    "trl_side",
+]
 
 ADAPTATIONS = ("lora", "rslora", "dora", "mlx4", "mlx8", "full")
+
+
+_RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import train_lab as lab
+lab.run(lab.RunOrder.FromString(Path(sys.argv[2]).read_bytes()))
+"""
 
 
 def trl_side(*arguments: object) -> Any:
@@ -70,6 +89,18 @@ def run(order: RunOrder, *, stop_when: Callable[[MemoryContext], int] | None = N
     context = MemoryContext(order, stop_when=stop_when)
     MlxRank().run(context)
     return context
+
+
+def start_apart(order: RunOrder, path: Path) -> subprocess.Popen[bytes]:
+    """Start an order in a process of its own."""
+    path.write_bytes(order.SerializeToString())
+    here = str(Path(__file__).resolve().parent)
+    return subprocess.Popen([sys.executable, "-c", _RUN, here, str(path)])
+
+
+def run_apart(order: RunOrder, path: Path) -> None:
+    """Run an order in a process of its own to its end."""
+    assert start_apart(order, path).wait(timeout=300) == 0
 
 
 def losses(context: MemoryContext) -> list[float]:

@@ -58,4 +58,4 @@ def restore_state(optimizer: Any, arrays: dict[str, Any]) -> None:
     if own != given:
         other = min(set(own.items()) ^ set(given.items()))
         raise ValueError(f"the optimiser's state does not fit at '{other[0]}'")
-    optimizer.state = tree_unflatten(list(arrays.items()))
+    optimizer.state = tree_unflatten([(name, arrays[name]) for name in own])

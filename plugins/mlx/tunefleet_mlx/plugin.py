@@ -11,19 +11,6 @@ from tunefleet_mlx.variants import QUANTIZED
 
 __all__ = ["tunefleet_backends"]
 
-_OPTIONS_SCHEMA = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "type": "object",
-    "properties": {
-        "gradient_checkpointing": {
-            "type": "boolean",
-            "description": "Recompute activations in the backward pass: less memory, about a third "
-            "more time. Left out: on for Metal, off for CPU.",
-        },
-    },
-    "additionalProperties": False,
-}
-
 
 @hookimpl
 def tunefleet_backends() -> Sequence[BackendManifest]:
@@ -49,7 +36,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             rank_entry="tunefleet_mlx.rank:MlxRank",
             trained_formats=list(QUANTIZED),
             exported_formats=["mlx"],
-            options_schema=_OPTIONS_SCHEMA,
+            choices={"train.gradient_checkpointing": ["true"]},
             keep_warm=True,
         ),
     )

@@ -151,7 +151,8 @@ class Trainer:
                 hint="Start the job again from an older checkpoint, or from the beginning.",
                 metadata={"path": str(folder)},
             ) from error
-        self.weights = tree_unflatten(list(arrays.items()))
+        # In the order they had: the norm of all gradients is a sum, and sums have an order.
+        self.weights = tree_unflatten([(name, arrays[name]) for name in own])
         self.model.update(self._computed(self.weights))
 
     def let_go(self) -> None:

@@ -74,9 +74,9 @@ def _write_checkpoint(trainer: Trainer, spec: ResolvedSpec, folder: Path) -> Non
 
 
 def _is_checkpointed(spec: ResolvedSpec, hardware: Hardware) -> bool:
-    options = spec.spec.backend_options
-    if "gradient_checkpointing" in options:
-        return bool(options["gradient_checkpointing"])
+    train = spec.spec.train
+    if train.HasField("gradient_checkpointing"):
+        return train.gradient_checkpointing
     return hardware.kind == "metal"
 
 
