@@ -258,10 +258,10 @@ class ChaosFleet:
     # --- what is seen from outside -------------------------------------------------------
 
     @asynccontextmanager
-    async def client(self) -> AsyncGenerator[Client]:
-        """Open a client with the admin token."""
+    async def client(self, *, tries: int = 20) -> AsyncGenerator[Client]:
+        """Open a client with the admin token; twenty tries go on for four seconds."""
         async with connect(
-            self.user_address, self.token("admin"), backoff=Backoff(most_seconds=0.3, tries=20)
+            self.user_address, self.token("admin"), backoff=Backoff(most_seconds=0.3, tries=tries)
         ) as client:
             yield client
 

@@ -36,7 +36,7 @@ async def test_same_create_sent_ten_times_is_one_job(fleet: ChaosFleet, at_once:
 
 async def test_create_repeated_across_a_killed_coordinator_is_one_job(fleet: ChaosFleet) -> None:
     request_id = str(uuid.uuid4())
-    async with fleet.client() as client:
+    async with fleet.client(tries=200) as client:  # beside others a coordinator takes seconds to start
         first = await client.jobs.create(echo_job(), request_id=request_id)
         await fleet.kill("coordinator")
         repeated, _ = await asyncio.gather(

@@ -33,7 +33,7 @@ async def test_killed_worker_resumes_from_newest_committed_checkpoint(
             echo_job(steps=_STEPS, every_steps=_EVERY, seed=seed, step_seconds=0.03)
         )
         async with fleet.watching(client, job.name) as timeline:
-            await timeline.wait_for(_is_metrics_of(1, rng.randrange(1, _STEPS - 5)))
+            await timeline.wait_for(_is_metrics_of(1, rng.randrange(1, _STEPS - 15)))
             run = fleet.run_of(job)
             assert run is not None
             os.kill(run.pids()[victim], signal.SIGKILL)
