@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
@@ -37,6 +38,6 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             trained_formats=list(QUANTIZED),
             exported_formats=["mlx"],
             choices={"train.gradient_checkpointing": ["true"]},
-            keep_warm=True,
+            keep_warm=sys.platform == "darwin",  # elsewhere it is for trying, and not worth the memory
         ),
     )
