@@ -51,7 +51,8 @@ def find_exporter(
     Raises:
         TunefleetError: UNAVAILABLE without a trainer, FIELD_INVALID for a format that nobody
             knows with the nearest that is written, BACKEND_NOT_INSTALLED for one that no
-            trainer writes, CAPABILITY_UNSUPPORTED if the backend asked for does not.
+            trainer writes, CAPABILITY_UNSUPPORTED if the backend asked for does not, or if the
+            one that trained the adapter merges none.
     """
     trainers = [item for item in services if item.kind == ServiceKind.SERVICE_KIND_TRAINER]
     if not trainers:
@@ -63,10 +64,14 @@ def find_exporter(
         writers = [(service, item) for service, item in writers if item.manifest.name == spec.backend]
     if not writers:
         raise _nobody_writes(spec, trainers, known, model_type=model_type)
+    if merged_by:
+        _require_merger(merged_by, trainers, asked)
     for service, item in writers:
-        if not merged_by or item.manifest.name == merged_by:
+        if not merged_by:
             return Exporter(service=service.name, backend=_chosen(item, service))
         merger = _merger(service, merged_by)
+        if merger is not None and merger.manifest.name == item.manifest.name:
+            return Exporter(service=service.name, backend=_chosen(item, service))
         if merger is not None:
             return Exporter(
                 service=service.name,
@@ -106,6 +111,19 @@ def _merger(service: Service, name: str) -> InstalledBackend | None:
         if item.manifest.name == name and has_capability(item.manifest, Capability.CAPABILITY_MERGE):
             return item
     return None
+
+
+def _require_merger(name: str, trainers: Sequence[Service], asked: str) -> None:
+    """Refuse an adapter whose backend is here but cannot merge it into its base."""
+    known = [item for service in trainers for item in _active(service) if item.manifest.name == name]
+    if not known or any(has_capability(item.manifest, Capability.CAPABILITY_MERGE) for item in known):
+        return
+    raise TunefleetError(
+        Reason.CAPABILITY_UNSUPPORTED,
+        f"'{name}' trained this adapter and merges none into its base, which comes before writing {asked}.",
+        hint="Serve it as an adapter: tunefleet deploy MODEL. Or train it in full, or on another backend.",
+        metadata={"backend": name, "capability": "MERGE", "format": asked},
+    )
 
 
 def _chosen(item: InstalledBackend, service: Service) -> ChosenBackend:

@@ -24,7 +24,9 @@ from tunefleet_core.recipes import JobRecipe, PlannedRows
 from tunefleet_core.resolve import ChosenBackend, companions_of, draft_train, finish_train
 from tunefleet_core.spec import QUANTIZATIONS, parse_job_file
 
-sys.path.append(str(Path(__file__).resolve().parents[3] / "plugins" / "trl"))  # not installed here
+for _plugin in ("mlx", "trl"):  # not installed here; their manifests import nothing heavy
+    sys.path.append(str(Path(__file__).resolve().parents[3] / "plugins" / _plugin))
+from tunefleet_mlx.plugin import tunefleet_backends as mlx_backends
 from tunefleet_trl.plugin import tunefleet_backends as trl_backends
 
 BASES = Path(__file__).parent / "bases"
@@ -59,7 +61,12 @@ PLACES = {
         manifest=_whole(trl_backends()[0]),
         device_kind="cuda",
         devices={"RTX 4090, 24 GiB": 24, "A6000, 48 GiB": 48, "H100, 80 GiB": 80, "H200, 140 GiB": 140},
-    )
+    ),
+    "mlx": Place(
+        manifest=mlx_backends()[0],
+        device_kind="metal",
+        devices={"M4, 16 GiB": 16, "M4 Pro, 24 GiB": 24, "M4 Pro, 48 GiB": 48, "M4 Max, 128 GiB": 128},
+    ),
 }
 """Backend to where the recipes that name it are planned. A recipe of another backend adds a place."""
 BEGIN, END = "<!-- planned: begin -->", "<!-- planned: end -->"

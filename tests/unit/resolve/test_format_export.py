@@ -169,6 +169,14 @@ def test_writer_and_merger_on_two_trainers_are_refused_by_name() -> None:
     assert "tunefleet plugins install trl" in caught.value.hint
 
 
+def test_an_adapter_whose_trainer_merges_none_is_refused_at_submit() -> None:
+    trainer = writer("mlx", "mlx")  # writes the format itself, and leaves adapters as they are
+    with pytest.raises(TunefleetError, match="'mlx' trained this adapter and merges none") as caught:
+        find_exporter(export_spec("mlx"), [service("a", trainer)], merged_by="mlx")
+    assert caught.value.reason is Reason.CAPABILITY_UNSUPPORTED
+    assert find_exporter(export_spec("mlx"), [service("a", trainer)], merged_by="").service == "a"
+
+
 def test_a_misspelt_format_is_refused_with_the_nearest() -> None:
     with pytest.raises(TunefleetError, match="'gtpq'; did you mean 'gptq'") as caught:
         find_exporter(export_spec("gtpq"), [service("a", writer())], merged_by="")
