@@ -24,8 +24,9 @@ from tunefleet_core.recipes import JobRecipe, PlannedRows
 from tunefleet_core.resolve import ChosenBackend, companions_of, draft_train, finish_train
 from tunefleet_core.spec import QUANTIZATIONS, parse_job_file
 
-for _plugin in ("mlx", "trl"):  # not installed here; their manifests import nothing heavy
-    sys.path.append(str(Path(__file__).resolve().parents[3] / "plugins" / _plugin))
+# They are not installed here, and their manifests import nothing heavy.
+sys.path.append(str(Path(__file__).resolve().parents[3] / "plugins" / "mlx"))
+sys.path.append(str(Path(__file__).resolve().parents[3] / "plugins" / "trl"))
 from tunefleet_mlx.plugin import tunefleet_backends as mlx_backends
 from tunefleet_trl.plugin import tunefleet_backends as trl_backends
 
