@@ -5,12 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
+from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, MethodLimit
 from tunefleet_core.backend import backend_manifest
 from tunefleet_core.plugins.hookspecs import hookimpl
 from tunefleet_mlx.variants import QUANTIZED
 
 __all__ = ["tunefleet_backends"]
+
+_UNREAD = {
+    "it has no class for it": ("deepseek_v4",),
+    "it loads it in MXFP4 only, not as unquantised weights": ("gpt_oss",),
+    "it does not read the configuration that transformers 5 writes": ("qwen3_moe",),
+    "it failed to load the text model": ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
+}
+"""Why mlx-lm 0.32.2, tried, loads no such base, to the types of model."""
 
 
 @hookimpl
@@ -35,6 +43,10 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             ],
             device_kinds=["metal", "cpu"],
             rank_entry="tunefleet_mlx.rank:MlxRank",
+            method_limits=[
+                MethodLimit(method="sft", model_types=types, reason=f"mlx-lm 0.32.2: {why}")
+                for why, types in _UNREAD.items()
+            ],
             trained_formats=list(QUANTIZED),
             exported_formats=["mlx"],
             choices={"train.gradient_checkpointing": ["true"]},

@@ -2,8 +2,8 @@
 
     python tests/unit/catalog/matrix_table.py
 
-The manifest is that of the trl backend with every library it can have; families, formats,
-engines and proofs are those that are committed.
+The manifests are those of trl with every library it can have, and of mlx; families, formats, engines and
+proofs are those that are committed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from tunefleet_core.resolve.lint import RULES
 from tunefleet_families.plugin import FAMILIES
 from tunefleet_formats.plugin import tunefleet_formats
 
-sys.path.append(str(Path(__file__).resolve().parents[3] / "plugins" / "trl"))  # not installed here
+# They are not installed here.
+sys.path.append(str(Path(__file__).resolve().parents[3] / "plugins" / "mlx"))
+sys.path.append(str(Path(__file__).resolve().parents[3] / "plugins" / "trl"))
+from tunefleet_mlx.plugin import tunefleet_backends as mlx_backends
 from tunefleet_trl.plugin import tunefleet_backends
 
 __all__ = ["PAGE", "page"]
@@ -41,15 +44,19 @@ Made by `tests/unit/catalog/matrix_table.py` from the table that refuses at subm
 
 _QUANTISED = ("nf4", "fp4", "int8")
 """What trl quantises a base to while loading, where bitsandbytes is installed."""
+_OWN_QUANTISED = ("mlx4", "mlx8")
+"""What mlx quantises a base to while loading."""
 
 
 def page() -> str:
     """Return the page as Markdown."""
     (trl,) = tunefleet_backends()
-    matrix = Matrix.of([_whole(trl)], FAMILIES, tunefleet_formats())
+    (mlx,) = mlx_backends()
+    matrix = Matrix.of([_whole(trl), _whole(mlx, _OWN_QUANTISED)], FAMILIES, tunefleet_formats())
     parts = [
         _HEAD,
-        _training(matrix),
+        _training(matrix, "trl", (*_QUANTISED, "mxfp4")),
+        _training(matrix, "mlx", _OWN_QUANTISED),
         _methods(matrix, trl),
         _serving(matrix),
         _refusals(matrix, trl.methods),
@@ -59,12 +66,12 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def _whole(manifest: BackendManifest) -> BackendManifest:
+def _whole(manifest: BackendManifest, quantised: Sequence[str] = _QUANTISED) -> BackendManifest:
     """Return the manifest as it is where every library is installed."""
     whole = BackendManifest()
     whole.CopyFrom(manifest)
     whole.plugin = manifest.plugin.partition("==")[0]  # a page does not change with a version
-    for name in _QUANTISED:
+    for name in quantised:
         if name not in whole.trained_formats:
             whole.trained_formats.append(name)
     return whole
@@ -74,22 +81,24 @@ def _judge(matrix: Matrix, **cell: str) -> Verdict:
     return matrix.judge(Cell(**{"backend": "trl", "method": "sft", **cell}))
 
 
-def _training(matrix: Matrix) -> str:
-    columns = [(adaptation, "") for adaptation in ADAPTATIONS] + [
-        ("lora", name) for name in (*_QUANTISED, "mxfp4")
-    ]
+def _training(matrix: Matrix, backend: str, formats: Sequence[str]) -> str:
+    columns = [(adaptation, "") for adaptation in ADAPTATIONS] + [("lora", name) for name in formats]
     titles = [f"{adaptation} on {name}" if name else adaptation for adaptation, name in columns]
     rows = [
         [
             f"`{family}`",
             *(
-                _MARKS[_judge(matrix, family=family, adaptation=adaptation, format=name).standing]
+                _MARKS[
+                    _judge(
+                        matrix, backend=backend, family=family, adaptation=adaptation, format=name
+                    ).standing
+                ]
                 for adaptation, name in columns
             ),
         ]
         for family in sorted(matrix.families)
     ]
-    return "## What `trl` trains, by supervised fine-tuning\n\n" + _table(["family", *titles], rows)
+    return f"## What `{backend}` trains, by supervised fine-tuning\n\n" + _table(["family", *titles], rows)
 
 
 def _methods(matrix: Matrix, trl: BackendManifest) -> str:

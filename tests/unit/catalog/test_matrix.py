@@ -211,6 +211,14 @@ def test_a_backend_that_looks_at_no_base_is_listed_for_any_family_and_serves_wha
     assert found == {("", ""), ("", "echo")}
 
 
+def test_a_trainer_that_only_shares_an_engines_name_does_not_serve_what_it_trained() -> None:
+    cell = Cell(backend="mlx", method="sft", adaptation="lora", family="qwen3", engine="mlx")
+    verdict = matrix(trainer("mlx")).judge(cell)
+    assert (verdict.standing, verdict.reason) == (Standing.NO, ENGINES["mlx"].refuses_adapters)
+    serves = trainer("mlx", capabilities=[*TRAINS, Capability.CAPABILITY_SERVE])
+    assert matrix(serves).judge(cell).reason.endswith("'mlx' serves what it trained")
+
+
 @pytest.mark.parametrize(
     ("config", "field", "reason"),
     [

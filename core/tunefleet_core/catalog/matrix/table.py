@@ -97,10 +97,14 @@ class Matrix:
         return list(self.families) if has_capability(manifest, Capability.CAPABILITY_INSPECT) else [""]
 
     def _engines_of(self, manifest: BackendManifest) -> Sequence[str]:
-        own = [manifest.name] if has_capability(manifest, Capability.CAPABILITY_SERVE) else []
+        own = self._own_engine(manifest)
         # What a backend trained without looking at its base, it alone can serve.
         inspects = has_capability(manifest, Capability.CAPABILITY_INSPECT)
         return own if own and not inspects else sorted({*ENGINES, *own})
+
+    def _own_engine(self, manifest: BackendManifest) -> Sequence[str]:
+        """Return the engine that a backend is itself, if it serves what it trains."""
+        return [manifest.name] if has_capability(manifest, Capability.CAPABILITY_SERVE) else []
 
     def _judge(self, cell: Cell) -> Verdict:
         if cell not in self._judged:
@@ -123,7 +127,7 @@ class Matrix:
         return Verdict(standing=Standing.PROVEN, reason=test) if test else verdict
 
     def _served(self, cell: Cell) -> Verdict:
-        if cell.engine == cell.backend:
+        if cell.engine in self._own_engine(self.backends[cell.backend]):
             return Verdict(standing=Standing.STATED, reason=f"'{cell.backend}' serves what it trained")
         base = self._published(cell.family)
         is_adapter = cell.adaptation != _FULL
