@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 
 from tunefleet.backend.v1.inspect_pb2 import AuditFile, AuditOrder, AuditResult, FileAudit, RewardFile
 from tunefleet.dataset.v1.audit_pb2 import (
@@ -18,6 +19,7 @@ from tunefleet.dataset.v1.audit_pb2 import (
 )
 from tunefleet_core.chat_endpoint import secret_of
 from tunefleet_core.data import Row, file_digest
+from tunefleet_core.data.place import Place
 from tunefleet_core.parity import REFERENCE_CONVERSATIONS, reference_prompts
 from tunefleet_core.rendering.answered import Answer, AnsweredRow, answered_rows
 from tunefleet_core.rendering.renderer import (
@@ -89,6 +91,8 @@ def _audit_file(
         if answered.teaches:
             taught.append(answered.length)
         require_fields(file.path, answered, scorers)
+        if order.HasField("endpoint"):
+            _require_no_tools(file.path, answered)
         _count_answers(result, answered)
         result.rows_over_long += 0 < order.max_length < answered.length
         for answer in answered.answers:
@@ -117,6 +121,16 @@ def _audit_file(
             LengthCount(tokens=tokens, rows=rows) for tokens, rows in sorted(Counter(taught).items())
         )
     return result, held
+
+
+def _require_no_tools(path: str, row: AnsweredRow) -> None:
+    """Refuse a prompt with tools for a teacher behind an endpoint, which is asked for words alone."""
+    if any(answer.row.has_tools for answer in row.answers):
+        Place(path=Path(path), line=row.line).refuse(
+            "tools",
+            "a teacher behind an endpoint is not sent tools, so its answer would call none",
+            hint="Leave rows with tools out, or name a teacher.model that is read beside the one it teaches.",
+        )
 
 
 def _count_answers(result: MaskAudit, row: AnsweredRow) -> None:

@@ -153,6 +153,23 @@ def test_what_an_endpoint_writes_is_learned_and_kept_for_a_resume(
     assert all(one[key].equal(other[key]) for key in one)
 
 
+def test_tools_that_an_endpoint_would_not_hear_of_are_refused_by_line(base: Path, tmp_path: Path) -> None:
+    facts = read_base(base)
+    tool = {"type": "function", "function": {"name": "mix", "parameters": {"type": "object"}}}
+    rows = [{"prompt": "red"}, {"prompt": "blue", "tools": [tool]}]
+    order = AuditOrder(
+        base=facts,
+        chat_template=choose_template(facts, QWEN3).template,
+        files=[AuditFile(role="train", path=str(lab.write_rows(tmp_path / "rows", rows)))],
+        loss_on="assistant",
+        method="distill",
+    )
+    assert TrlRank().audit(order).files[0].mask.rows == 2
+    order.endpoint.url = "http://127.0.0.1:9/v1"
+    with pytest.raises(TunefleetError, match="rows:2: tools: a teacher behind an endpoint is not sent tools"):
+        TrlRank().audit(order)
+
+
 def test_a_teacher_of_other_tokens_and_a_secret_that_is_not_there_are_refused_by_the_audit(
     base: Path, tmp_path: Path
 ) -> None:
