@@ -12,7 +12,7 @@ from typing import cast
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.catalog.loaded_names import loaded_name
 from tunefleet_core.errors import TunefleetError
-from tunefleet_core.spec.combinations import layer_range
+from tunefleet_core.layer_range import layer_range
 
 __all__ = ["in_layers", "require_whole_modules", "whole_module_parameters"]
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import cast
 
 from google.protobuf.message import Message
 
 from tunefleet.job.v1.spec_pb2 import Optim, TrainSpec
+from tunefleet_core.layer_range import layer_range
 from tunefleet_core.spec.lora_scale import takes_from_base
 
-__all__ = ["INITS", "OPTIMIZERS", "SCHEDULES", "combined", "layer_range", "layers", "shares"]
+__all__ = ["INITS", "OPTIMIZERS", "SCHEDULES", "combined", "layers", "shares"]
 
 SCHEDULES = ("cosine", "linear", "constant", "wsd")
 OPTIMIZERS = (
@@ -26,7 +26,6 @@ OPTIMIZERS = (
 INITS = ("default", "pissa", "olora")
 
 _DEFAULT_BATCH = 16
-_LAYERS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 
 def combined(train: TrainSpec) -> Iterator[tuple[str, str]]:
@@ -38,20 +37,6 @@ def combined(train: TrainSpec) -> Iterator[tuple[str, str]]:
     yield from _batch(train.optim)
     yield from _schedule(train.optim)
     yield from _optimizer(train.optim)
-
-
-def layer_range(text: str) -> range | None:
-    """Return the layers that a word such as `16-31` or `30` means; None if it means none.
-
-    Example:
-        >>> layer_range("2-4")
-        range(2, 5)
-    """
-    found = _LAYERS.fullmatch(text.strip())
-    if found is None:
-        return None
-    first, last = int(found[1]), int(found[2] or found[1])
-    return range(first, last + 1) if first <= last else None
 
 
 def layers(value: object) -> str:

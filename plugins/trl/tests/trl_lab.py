@@ -7,9 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 from tunefleet.backend.v1.run_pb2 import RunOrder, StopMode
 from tunefleet.job.v1.event_pb2 import JobEvent, Metrics, Preflight, RunPhase
@@ -22,6 +20,9 @@ from tunefleet_core.catalog.targets import select_target_modules, select_target_
 from tunefleet_core.catalog.template import choose_template
 from tunefleet_core.data import file_digest
 from tunefleet_families.plugin import FAMILIES
+
+if TYPE_CHECKING:  # scripts that make models for other tests run where there is no pytest
+    import pytest
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

@@ -185,6 +185,7 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "jobs.update": lambda client: client.jobs.update("a", priority=1),
     "jobs.wait": lambda client: client.jobs.wait("a"),
     "jobs.delete": lambda client: client.jobs.delete("a"),
+    "jobs.diagnose": lambda client: client.jobs.diagnose("a"),
     "jobs.checkpoints": lambda client: client.jobs.checkpoints("a"),
     "models.get": lambda client: client.models.get("a"),
     "models.list": lambda client: client.models.list(),
