@@ -172,7 +172,8 @@ def _trainer(
     context = lab.MemoryContext(lab.order(resolved, tmp_path / "work"))
     renderer = Renderer(load_tokenizer(resolved.base), resolved.chat_template, loss_on="assistant")
     rows = training_rows(context, renderer)
-    trainer, _ = training._trainer(context, renderer, rows, CPU)
+    model = load_base(resolved.base, CPU)
+    trainer = training._trainer(context, renderer, rows, CPU, model=model)
     trainer.current_gradient_accumulation_steps = 1
     return trainer, trainer.data_collator([trainer.train_dataset[row] for row in range(2)])
 
