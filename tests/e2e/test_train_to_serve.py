@@ -38,12 +38,12 @@ class Served:
         return {"model": model, "messages": self.prompt, "temperature": 0, "max_tokens": 40}
 
 
-def refusing_rows(folder: Path) -> Path:
-    """Write the tickets with another answer: whoever learned it says nothing else."""
-    rows = [json.loads(line) for line in (TICKETS / "train.jsonl").read_text().splitlines()[:64]]
+def refusing_rows(folder: Path, source: str) -> Path:
+    """Write tickets with another answer: whoever learned it says nothing else."""
+    rows = [json.loads(line) for line in (TICKETS / source).read_text().splitlines()[:64]]
     for row in rows:
         row["messages"][-1]["content"] = "no"
-    path = folder / "refusing.jsonl"
+    path = folder / f"refusing-{source}"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -52,7 +52,10 @@ def refusing_rows(folder: Path) -> Path:
 async def served(fleet: LocalFleet) -> Served:
     job = TICKETS / "job.yaml"
     short = ("--set", "train.optim.max_steps=30")
-    no = ("--set", f"train.data.train[0].source={refusing_rows(fleet.root)}")
+    no = [
+        *("--set", f"train.data.train[0].source={refusing_rows(fleet.root, 'train.jsonl')}"),
+        *("--set", f"train.data.validation={refusing_rows(fleet.root, 'validation.jsonl')}"),
+    ]
     await fleet.done("train", job, "--id", "tickets", *short, "--follow")
     await fleet.done("train", job, "--id", "refusing", *short, *no, "--follow")
     made = await asyncio.gather(
