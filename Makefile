@@ -49,6 +49,7 @@ $(EXPORTERS_STAMP): $(BACKENDS_STAMP)
 	@$(BIN)/tunefleet plugins install compress
 	@$(BIN)/tunefleet plugins install gguf
 	@$(BIN)/tunefleet plugins install mlx
+	@$(BIN)/tunefleet plugins install tracking
 	@touch $@
 
 setup: $(DEV_STAMP) $(TOOLS_STAMP) $(BACKENDS_STAMP)  ## Make everything that development needs

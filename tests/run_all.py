@@ -32,8 +32,8 @@ TOOLS = ROOT / ".tools" / "pytest"
 FLEETS = ("chaos", "contract", "docs", "e2e")
 """Folders of tests that start whole fleets."""
 BESIDE = "fleets"
-EXPORTERS = ("compress", "gguf", "mlx")
-"""Plugins that write formats, each with its environment: left to `--all`, and to `--only` with its name."""
+EXPORTERS = ("compress", "gguf", "mlx", "tracking")
+"""Plugins with an environment that few tests need: left to `--all`, and to `--only` with its name."""
 MOST_AGAIN = 5
 """So many failures may be the company they ran in; more are a fault, and nothing runs again."""
 TEST_REQUIREMENTS = (

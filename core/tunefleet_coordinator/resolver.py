@@ -25,6 +25,7 @@ from tunefleet_coordinator.kernel import Kernel
 from tunefleet_coordinator.located import DatasetLocator
 from tunefleet_coordinator.nobody import no_service
 from tunefleet_coordinator.places import Place, choose_place
+from tunefleet_coordinator.trackers import require_trackers
 from tunefleet_coordinator.trained_model import TrainedModel, is_of_fleet
 from tunefleet_core.backend import has_capability
 from tunefleet_core.catalog import Family, FamilyRegistry, FormatRegistry
@@ -131,6 +132,7 @@ class Resolver:
             return await self._export(project, spec)
         place = choose_place(spec, self._attached())
         check_backend(spec, place.backend.manifest)
+        require_trackers(spec, self._attached(), backend=place.backend.manifest.name)
         if spec.WhichOneof("work") == "evaluate":
             return await self._evaluate(project, spec, place)
         return await self._train(project, spec, place)

@@ -4,6 +4,6 @@
 """
 
 from tunefleet_core.chat_endpoint.client import ChatAnswer, ChatClient
-from tunefleet_core.chat_endpoint.secrets import secret_of
+from tunefleet_core.chat_endpoint.secrets import is_secret_name, secret_of
 
-__all__ = ["ChatAnswer", "ChatClient", "secret_of"]
+__all__ = ["ChatAnswer", "ChatClient", "is_secret_name", "secret_of"]

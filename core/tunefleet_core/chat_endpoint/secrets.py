@@ -11,12 +11,17 @@ import re
 
 from tunefleet_core.errors import TunefleetError
 
-__all__ = ["PREFIX", "secret_of"]
+__all__ = ["PREFIX", "is_secret_name", "secret_of"]
 
 PREFIX = "TUNEFLEET_SECRET_"
 """What names of variables begin with that jobs may name the rest of."""
 
 _NAME = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether a job may name a secret so; a key as it is given out is no such name."""
+    return _NAME.fullmatch(name) is not None
 
 
 def secret_of(name: str, *, field: str) -> str:
@@ -31,7 +36,7 @@ def secret_of(name: str, *, field: str) -> str:
     """
     if not name:
         return ""
-    if not _NAME.fullmatch(name):
+    if not is_secret_name(name):
         raise TunefleetError.field(
             field,
             "must be the name of a secret in capital letters, digits and underscores, never the key itself",

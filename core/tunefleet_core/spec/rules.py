@@ -27,6 +27,7 @@ from tunefleet_core.spec.life_rules import life_violations
 from tunefleet_core.spec.lora_scale import effective_scale, scale_formula
 from tunefleet_core.spec.method_rules import method_violations
 from tunefleet_core.spec.nearest import did_you_mean
+from tunefleet_core.spec.tracking_rules import tracking_violations
 
 __all__ = [
     "DTYPES",
@@ -85,6 +86,7 @@ def find_violations(spec: JobSpec) -> list[FieldViolation]:
         found += shares(spec.train.optim, spec.resources.devices)
     if spec.HasField("evaluate"):
         found += _evaluate(spec.evaluate)
+    found += tracking_violations(spec)
     return [FieldViolation(field=field, description=description) for field, description in found]
 
 

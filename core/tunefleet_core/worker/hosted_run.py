@@ -14,11 +14,13 @@ from tunefleet.job.v1.event_pb2 import (
     CheckpointSaved,
     JobEvent,
     LogLines,
+    Notice,
     PhaseChanged,
     RunPhase,
 )
 from tunefleet_core.errors import TunefleetError, from_exception, status_from_error
 from tunefleet_core.timestamps import timestamp_now
+from tunefleet_core.tracking import RunTrackers
 from tunefleet_core.worker.base_fetch import fetch_base, is_missing
 from tunefleet_core.worker.rank_group import RankGroup
 from tunefleet_core.worker.rank_process import LogLine
@@ -34,6 +36,8 @@ _CANCEL_GRACE_SECONDS = 0.3  # time to end between two steps before TERM
 _TERM_GRACE_SECONDS = 0.7  # together with the above: KILL after one second
 _LAST_LINES_SECONDS = 0.5
 _BATCH_EVENTS = 200
+_TRACKING_SECONDS = 30.0  # for trackers to keep the last steps, which may be a transfer
+_CANCELLED_TRACKING_SECONDS = 0.5  # a cancel waits for nobody
 
 
 def saved_checkpoints(work_dir: Path) -> list[CheckpointSaved]:
@@ -51,6 +55,7 @@ class HostedRun:
     def __init__(self, order: RunOrder, ranks: RankGroup) -> None:
         self._order = order
         self._ranks = ranks
+        self._trackers = RunTrackers(order, self._tell)
         self._work_dir = Path(order.work_dir)
         self._spool_path = self._work_dir / SPOOL_NAME
         self._spool = EventSpool(self._spool_path)
@@ -83,7 +88,20 @@ class HostedRun:
         return run
 
     async def drive(self) -> None:
-        """Work to the end. Never raises for what the rank does: that is an outcome."""
+        """Work to the end. Never raises for what a rank or a tracker does: it is an outcome or a notice."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._trackers.run())
+                await self._work()
+                outcome = self._settled_end().outcome
+                is_cancelled = outcome == AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
+                seconds = _CANCELLED_TRACKING_SECONDS if is_cancelled else _TRACKING_SECONDS
+                self._trackers.end(outcome, within_seconds=seconds)
+        finally:
+            self._finish()
+
+    async def _work(self) -> None:
+        """Drive the rank processes; returns when they are reaped."""
         try:
             self._record(JobEvent(phase_changed=PhaseChanged(phase=RunPhase.RUN_PHASE_STARTING)))
             if not await self._has_base():
@@ -103,7 +121,6 @@ class HostedRun:
             self._end = _failed(from_exception(error))
         finally:
             await self._ranks.end(grace_seconds=_TERM_GRACE_SECONDS)
-            self._finish()
 
     async def stop(self, mode: StopMode.ValueType) -> None:
         """End the run in a mode; returns when it has ended. Repeating it is harmless."""
@@ -157,6 +174,15 @@ class HostedRun:
         phase = event.phase_changed.phase
         self._has_worked = self._has_worked or phase == RunPhase.RUN_PHASE_WORKING
         self._record(event)
+        if event.WhichOneof("payload") == "metrics":
+            self._trackers.take(event.metrics)
+
+    def _tell(self, notice: Notice) -> None:
+        """Record what a tracker has to say, if there is room: it may not end the run."""
+        try:
+            self._record(JobEvent(notice=notice))
+        except OSError as error:
+            _LOG.warning("run %s: %s (not recorded: %r)", self._order.run, notice.text, error)
 
     async def _pump_lines(self, lines: AsyncIterator[LogLine]) -> None:
         async for line in lines:
@@ -170,8 +196,7 @@ class HostedRun:
         self._notify()
 
     def _finish(self) -> None:
-        if self._end is None:
-            self._end = self._end_of_silent_rank()
+        self._settled_end()
         self._spool.close()
         self._ended.set()
         self._notify()
@@ -180,6 +205,12 @@ class HostedRun:
         """Wake every reader; each waits on an event of its own time, so none clears another's."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    def _settled_end(self) -> RankEnd:
+        """Return how the ranks ended. Call it when they are reaped."""
+        if self._end is None:
+            self._end = self._end_of_silent_rank()
+        return self._end
 
     def _end_of_silent_rank(self) -> RankEnd:
         if self._stop_mode == StopMode.STOP_MODE_CANCEL:

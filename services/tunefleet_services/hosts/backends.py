@@ -67,6 +67,11 @@ class BackendDirectory:
             )
         return entry
 
+    def find_tracker(self, name: str) -> tuple[InstalledBackend, Environment] | None:
+        """Return what tells numbers to a tracker of that name, and its environment; None: nothing does."""
+        known = (entry for entry in self._found.values() if entry[0].status == "ACTIVE")
+        return next((entry for entry in known if name in entry[0].manifest.trackers), None)
+
     async def _describe(self, environment: Environment) -> list[InstalledBackend]:
         cache = None if environment.is_host else self._index.folder_of(environment.digest) / "describe.json"
         backends = await describe_environment(environment, cache)

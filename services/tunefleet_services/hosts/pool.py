@@ -17,7 +17,8 @@ from pathlib import Path
 import grpc.aio
 
 from tunefleet.backend.v1 import backend_service_pb2 as pb
-from tunefleet.backend.v1.run_pb2 import RankProgram
+from tunefleet.backend.v1.run_pb2 import RankProgram, TrackerProgram
+from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.worker.marker import end_marked
 from tunefleet_services.hosts.backends import BackendDirectory
@@ -75,6 +76,23 @@ class HostPool:
         """
         installed, environment = self._directory.find(backend)
         return RankProgram(python=environment.python, rank_entry=installed.manifest.rank_entry)
+
+    def trackers_of(self, spec: JobSpec, folder: Path) -> list[TrackerProgram]:
+        """Return how the trackers of a job are started on this machine; who is not there has no program.
+
+        Args:
+            spec: The job.
+            folder: Where they keep what they keep on this host.
+        """
+        programs: list[TrackerProgram] = []
+        for tracker in spec.tracking:
+            program = TrackerProgram(tracker=tracker, folder=str(folder))
+            found = self._directory.find_tracker(tracker.name)
+            if found is not None:
+                installed, environment = found
+                program.python, program.entry = environment.python, installed.manifest.tracker_entry
+            programs.append(program)
+        return programs
 
     async def refill(self, backend: str) -> None:
         """Have a host wait for the next run, if the backend wants to be kept warm.

@@ -22,6 +22,8 @@ class TrainerContext:
     connection: Connection
     runs: Path
     models_folder: Path
+    tracking: Path
+    """Where trackers keep what they keep on this host."""
     pool: HostPool
     lease_seconds: float
     threads: int

@@ -68,6 +68,7 @@ class Trainer:
             connection=self._connection,
             runs=options.work_folder / "runs",
             models_folder=options.work_folder / "models",
+            tracking=(options.work_folder / "tracking").absolute(),
             pool=self._pool,
             lease_seconds=options.lease_seconds,
             threads=options.threads,

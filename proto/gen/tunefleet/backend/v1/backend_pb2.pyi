@@ -171,6 +171,8 @@ class BackendManifest(_message.Message):
     TRAINED_SCOPES_FIELD_NUMBER: _builtins.int
     SERVED_SCOPES_FIELD_NUMBER: _builtins.int
     METHOD_LIMITS_FIELD_NUMBER: _builtins.int
+    TRACKERS_FIELD_NUMBER: _builtins.int
+    TRACKER_ENTRY_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     DISTRIBUTED_METHODS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -187,6 +189,8 @@ class BackendManifest(_message.Message):
     """`module:attribute` of its rank class, for backends on the Python base."""
     engine_entry: _builtins.str
     """`module:attribute` of its engine driver, for backends on the Python base."""
+    tracker_entry: _builtins.str
+    """`module:attribute` of its tracker class, for the Python base."""
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[Global___Capability.ValueType]:
         """What it can do."""
@@ -240,6 +244,12 @@ class BackendManifest(_message.Message):
         """Types of model that it does not train by one of its methods."""
 
     @_builtins.property
+    def trackers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Trackers that it can tell the numbers of a run to, by their names in
+        `tracking`, such as `wandb`. Open set.
+        """
+
+    @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainChoice]:
         """What it honours of a training spec beyond what every backend does. A
         field or value that is not here is refused at submit. Open set.
@@ -272,12 +282,14 @@ class BackendManifest(_message.Message):
         trained_scopes: _abc.Iterable[Global___FormatScope] | None = ...,
         served_scopes: _abc.Iterable[Global___FormatScope] | None = ...,
         method_limits: _abc.Iterable[Global___MethodLimit] | None = ...,
+        trackers: _abc.Iterable[_builtins.str] | None = ...,
+        tracker_entry: _builtins.str = ...,
         choices: _abc.Iterable[Global___TrainChoice] | None = ...,
         distributed_methods: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options_schema", b"options_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "distributed_methods", b"distributed_methods", "engine_entry", b"engine_entry", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "method_limits", b"method_limits", "methods", b"methods", "name", b"name", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "distributed_methods", b"distributed_methods", "engine_entry", b"engine_entry", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "method_limits", b"method_limits", "methods", b"methods", "name", b"name", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "tracker_entry", b"tracker_entry", "trackers", b"trackers", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

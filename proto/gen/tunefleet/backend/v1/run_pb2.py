@@ -26,28 +26,31 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from tunefleet.artifact.v1 import artifact_pb2 as tunefleet_dot_artifact_dot_v1_dot_artifact__pb2
 from tunefleet.job.v1 import event_pb2 as tunefleet_dot_job_dot_v1_dot_event__pb2
 from tunefleet.job.v1 import resolved_pb2 as tunefleet_dot_job_dot_v1_dot_resolved__pb2
+from tunefleet.job.v1 import spec_pb2 as tunefleet_dot_job_dot_v1_dot_spec__pb2
 from tunefleet.job.v1 import state_pb2 as tunefleet_dot_job_dot_v1_dot_state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etunefleet/backend/v1/run.proto\x12\x14tunefleet.backend.v1\x1a\x17google/rpc/status.proto\x1a$tunefleet/artifact/v1/artifact.proto\x1a\x1ctunefleet/job/v1/event.proto\x1a\x1ftunefleet/job/v1/resolved.proto\x1a\x1ctunefleet/job/v1/state.proto\"\x8a\x03\n\x08RunOrder\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x35\n\rresolved_spec\x18\x04 \x01(\x0b\x32\x1e.tunefleet.job.v1.ResolvedSpec\x12\x1c\n\x14resolved_spec_digest\x18\x05 \x01(\t\x12\x10\n\x08work_dir\x18\x06 \x01(\t\x12\x13\n\x0bresume_from\x18\x07 \x01(\t\x12\x13\n\x0bresume_step\x18\x08 \x01(\x03\x12\x12\n\ndevice_ids\x18\t \x03(\t\x12\x13\n\x0b\x61\x64\x61pter_dir\x18\n \x01(\t\x12\x0f\n\x07threads\x18\x0b \x01(\x05\x12\x38\n\rmerge_program\x18\x0c \x01(\x0b\x32!.tunefleet.backend.v1.RankProgram\x12.\n\x05place\x18  \x01(\x0b\x32\x1f.tunefleet.backend.v1.RankPlace\x12\x1e\n\x16\x63ompanion_adapter_dirs\x18* \x03(\t\"A\n\tRankPlace\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x12\n\nworld_size\x18\x02 \x01(\x05\x12\x12\n\nrendezvous\x18\x03 \x01(\t\"1\n\x0bRankProgram\x12\x0e\n\x06python\x18\x01 \x01(\t\x12\x12\n\nrank_entry\x18\x02 \x01(\t\"\x9f\x02\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.tunefleet.backend.v1.RunState\x12\x31\n\x07outcome\x18\x03 \x01(\x0e\x32 .tunefleet.job.v1.AttemptOutcome\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\x12\x1c\n\x14last_source_sequence\x18\x05 \x01(\x03\x12\x36\n\x0b\x63heckpoints\x18\x06 \x03(\x0b\x32!.tunefleet.job.v1.CheckpointSaved\x12/\n\x06output\x18\x07 \x01(\x0b\x32\x1f.tunefleet.backend.v1.RunOutput\"u\n\tRunOutput\x12\x31\n\x04kind\x18\x01 \x01(\x0e\x32#.tunefleet.artifact.v1.ArtifactKind\x12\'\n\x06scores\x18\x02 \x03(\x0b\x32\x17.tunefleet.job.v1.Score\x12\x0c\n\x04step\x18\x03 \x01(\x03*Q\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_RUNNING\x10\x01\x12\x13\n\x0fRUN_STATE_ENDED\x10\x02*O\n\x08StopMode\x12\x19\n\x15STOP_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10STOP_MODE_CANCEL\x10\x01\x12\x12\n\x0eSTOP_MODE_SAVE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etunefleet/backend/v1/run.proto\x12\x14tunefleet.backend.v1\x1a\x17google/rpc/status.proto\x1a$tunefleet/artifact/v1/artifact.proto\x1a\x1ctunefleet/job/v1/event.proto\x1a\x1ftunefleet/job/v1/resolved.proto\x1a\x1btunefleet/job/v1/spec.proto\x1a\x1ctunefleet/job/v1/state.proto\"\xc2\x03\n\x08RunOrder\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x35\n\rresolved_spec\x18\x04 \x01(\x0b\x32\x1e.tunefleet.job.v1.ResolvedSpec\x12\x1c\n\x14resolved_spec_digest\x18\x05 \x01(\t\x12\x10\n\x08work_dir\x18\x06 \x01(\t\x12\x13\n\x0bresume_from\x18\x07 \x01(\t\x12\x13\n\x0bresume_step\x18\x08 \x01(\x03\x12\x12\n\ndevice_ids\x18\t \x03(\t\x12\x13\n\x0b\x61\x64\x61pter_dir\x18\n \x01(\t\x12\x0f\n\x07threads\x18\x0b \x01(\x05\x12\x38\n\rmerge_program\x18\x0c \x01(\x0b\x32!.tunefleet.backend.v1.RankProgram\x12\x36\n\x08trackers\x18\r \x03(\x0b\x32$.tunefleet.backend.v1.TrackerProgram\x12.\n\x05place\x18  \x01(\x0b\x32\x1f.tunefleet.backend.v1.RankPlace\x12\x1e\n\x16\x63ompanion_adapter_dirs\x18* \x03(\t\"A\n\tRankPlace\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x12\n\nworld_size\x18\x02 \x01(\x05\x12\x12\n\nrendezvous\x18\x03 \x01(\t\"1\n\x0bRankProgram\x12\x0e\n\x06python\x18\x01 \x01(\t\x12\x12\n\nrank_entry\x18\x02 \x01(\t\"k\n\x0eTrackerProgram\x12\x0e\n\x06python\x18\x01 \x01(\t\x12\r\n\x05\x65ntry\x18\x02 \x01(\t\x12*\n\x07tracker\x18\x03 \x01(\x0b\x32\x19.tunefleet.job.v1.Tracker\x12\x0e\n\x06\x66older\x18\x04 \x01(\t\"\x9f\x02\n\x03Run\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.tunefleet.backend.v1.RunState\x12\x31\n\x07outcome\x18\x03 \x01(\x0e\x32 .tunefleet.job.v1.AttemptOutcome\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\x12\x1c\n\x14last_source_sequence\x18\x05 \x01(\x03\x12\x36\n\x0b\x63heckpoints\x18\x06 \x03(\x0b\x32!.tunefleet.job.v1.CheckpointSaved\x12/\n\x06output\x18\x07 \x01(\x0b\x32\x1f.tunefleet.backend.v1.RunOutput\"u\n\tRunOutput\x12\x31\n\x04kind\x18\x01 \x01(\x0e\x32#.tunefleet.artifact.v1.ArtifactKind\x12\'\n\x06scores\x18\x02 \x03(\x0b\x32\x17.tunefleet.job.v1.Score\x12\x0c\n\x04step\x18\x03 \x01(\x03*Q\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_RUNNING\x10\x01\x12\x13\n\x0fRUN_STATE_ENDED\x10\x02*O\n\x08StopMode\x12\x19\n\x15STOP_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10STOP_MODE_CANCEL\x10\x01\x12\x12\n\x0eSTOP_MODE_SAVE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunefleet.backend.v1.run_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNSTATE']._serialized_start=1136
-  _globals['_RUNSTATE']._serialized_end=1217
-  _globals['_STOPMODE']._serialized_start=1219
-  _globals['_STOPMODE']._serialized_end=1298
-  _globals['_RUNORDER']._serialized_start=213
-  _globals['_RUNORDER']._serialized_end=607
-  _globals['_RANKPLACE']._serialized_start=609
-  _globals['_RANKPLACE']._serialized_end=674
-  _globals['_RANKPROGRAM']._serialized_start=676
-  _globals['_RANKPROGRAM']._serialized_end=725
-  _globals['_RUN']._serialized_start=728
-  _globals['_RUN']._serialized_end=1015
-  _globals['_RUNOUTPUT']._serialized_start=1017
-  _globals['_RUNOUTPUT']._serialized_end=1134
+  _globals['_RUNSTATE']._serialized_start=1330
+  _globals['_RUNSTATE']._serialized_end=1411
+  _globals['_STOPMODE']._serialized_start=1413
+  _globals['_STOPMODE']._serialized_end=1492
+  _globals['_RUNORDER']._serialized_start=242
+  _globals['_RUNORDER']._serialized_end=692
+  _globals['_RANKPLACE']._serialized_start=694
+  _globals['_RANKPLACE']._serialized_end=759
+  _globals['_RANKPROGRAM']._serialized_start=761
+  _globals['_RANKPROGRAM']._serialized_end=810
+  _globals['_TRACKERPROGRAM']._serialized_start=812
+  _globals['_TRACKERPROGRAM']._serialized_end=919
+  _globals['_RUN']._serialized_start=922
+  _globals['_RUN']._serialized_end=1209
+  _globals['_RUNOUTPUT']._serialized_start=1211
+  _globals['_RUNOUTPUT']._serialized_end=1328
 # @@protoc_insertion_point(module_scope)

@@ -12,6 +12,7 @@ from google.rpc import status_pb2 as _status_pb2
 from tunefleet.artifact.v1 import artifact_pb2 as _artifact_pb2
 from tunefleet.job.v1 import event_pb2 as _event_pb2
 from tunefleet.job.v1 import resolved_pb2 as _resolved_pb2
+from tunefleet.job.v1 import spec_pb2 as _spec_pb2
 from tunefleet.job.v1 import state_pb2 as _state_pb2
 import builtins as _builtins
 import sys
@@ -90,6 +91,7 @@ class RunOrder(_message.Message):
     ADAPTER_DIR_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
     MERGE_PROGRAM_FIELD_NUMBER: _builtins.int
+    TRACKERS_FIELD_NUMBER: _builtins.int
     PLACE_FIELD_NUMBER: _builtins.int
     COMPANION_ADAPTER_DIRS_FIELD_NUMBER: _builtins.int
     run: _builtins.str
@@ -127,6 +129,10 @@ class RunOrder(_message.Message):
         """
 
     @_builtins.property
+    def trackers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrackerProgram]:
+        """Who else is told the numbers of the run, in the order of the spec."""
+
+    @_builtins.property
     def place(self) -> Global___RankPlace:
         """Which of the run's rank processes this order is for; unset: it is the only
         one. The contract host fills it in.
@@ -153,12 +159,13 @@ class RunOrder(_message.Message):
         adapter_dir: _builtins.str = ...,
         threads: _builtins.int = ...,
         merge_program: Global___RankProgram | None = ...,
+        trackers: _abc.Iterable[Global___TrackerProgram] | None = ...,
         place: Global___RankPlace | None = ...,
         companion_adapter_dirs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["merge_program", b"merge_program", "place", b"place", "resolved_spec", b"resolved_spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_dir", b"adapter_dir", "attempt", b"attempt", "companion_adapter_dirs", b"companion_adapter_dirs", "device_ids", b"device_ids", "job", b"job", "merge_program", b"merge_program", "place", b"place", "resolved_spec", b"resolved_spec", "resolved_spec_digest", b"resolved_spec_digest", "resume_from", b"resume_from", "resume_step", b"resume_step", "run", b"run", "threads", b"threads", "work_dir", b"work_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_dir", b"adapter_dir", "attempt", b"attempt", "companion_adapter_dirs", b"companion_adapter_dirs", "device_ids", b"device_ids", "job", b"job", "merge_program", b"merge_program", "place", b"place", "resolved_spec", b"resolved_spec", "resolved_spec_digest", b"resolved_spec_digest", "resume_from", b"resume_from", "resume_step", b"resume_step", "run", b"run", "threads", b"threads", "trackers", b"trackers", "work_dir", b"work_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -225,6 +232,42 @@ class RankProgram(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RankProgram: _TypeAlias = RankProgram  # noqa: Y015
+
+@_typing.final
+class TrackerProgram(_message.Message):
+    """A tracker of this host: a process of its own for each run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PYTHON_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
+    TRACKER_FIELD_NUMBER: _builtins.int
+    FOLDER_FIELD_NUMBER: _builtins.int
+    python: _builtins.str
+    """Interpreter of its environment, absolute."""
+    entry: _builtins.str
+    """`module:attribute` of its tracker class."""
+    folder: _builtins.str
+    """Folder for what it keeps on this host, absolute, the same for all runs."""
+    @_builtins.property
+    def tracker(self) -> _spec_pb2.Tracker:
+        """What the job asks for."""
+
+    def __init__(
+        self,
+        *,
+        python: _builtins.str = ...,
+        entry: _builtins.str = ...,
+        tracker: _spec_pb2.Tracker | None = ...,
+        folder: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tracker", b"tracker"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "folder", b"folder", "python", b"python", "tracker", b"tracker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrackerProgram: _TypeAlias = TrackerProgram  # noqa: Y015
 
 @_typing.final
 class Run(_message.Message):

@@ -55,6 +55,7 @@ class JobSpec(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    TRACKING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the job for people, a lower-case slug. The job id starts with it."""
     backend: _builtins.str
@@ -87,6 +88,12 @@ class JobSpec(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels."""
 
+    @_builtins.property
+    def tracking(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tracker]:
+        """Who else keeps the numbers of a training run. Each attempt is a run of its
+        own there, by the name `<job>-<attempt>`.
+        """
+
     def __init__(
         self,
         *,
@@ -100,10 +107,11 @@ class JobSpec(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         priority: _builtins.int = ...,
         max_attempts: _builtins.int | None = ...,
+        tracking: _abc.Iterable[Global___Tracker] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "backend_options", b"backend_options", "evaluate", b"evaluate", "export", b"export", "max_attempts", b"max_attempts", "resources", b"resources", "train", b"train", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "backend", b"backend", "backend_options", b"backend_options", "evaluate", b"evaluate", "export", b"export", "labels", b"labels", "max_attempts", b"max_attempts", "name", b"name", "priority", b"priority", "resources", b"resources", "train", b"train", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts", "backend", b"backend", "backend_options", b"backend_options", "evaluate", b"evaluate", "export", b"export", "labels", b"labels", "max_attempts", b"max_attempts", "name", b"name", "priority", b"priority", "resources", b"resources", "tracking", b"tracking", "train", b"train", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_attempts: _TypeAlias = _typing.Literal["max_attempts"]  # noqa: Y015
     _WhichOneofArgType__max_attempts: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts"]  # noqa: Y015
@@ -115,6 +123,52 @@ class JobSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
 
 Global___JobSpec: _TypeAlias = JobSpec  # noqa: Y015
+
+@_typing.final
+class Tracker(_message.Message):
+    """Something that keeps the numbers of runs, beside the job's own events. One
+    that fails is told in an event, and the run goes on.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    API_KEY_FIELD_NUMBER: _builtins.int
+    ENTITY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tensorboard`, `wandb`, `mlflow`, `trackio`, or one that a plugin brings."""
+    project: _builtins.str
+    """The project it belongs to: a project of W&B and trackio, an experiment of
+    MLflow, a folder of TensorBoard. Default `tunefleet`.
+    """
+    url: _builtins.str
+    """Where its server listens, for `wandb` and `mlflow`. Left out, and without
+    `api_key`: no server is asked, and a folder of the trainer keeps all.
+    """
+    api_key: _builtins.str
+    """Name of the secret that is its key, never the key: `NAME` stands for the
+    environment variable TUNEFLEET_SECRET_NAME of the trainer.
+    """
+    entity: _builtins.str
+    """The user or team that owns the project, for `wandb`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        project: _builtins.str = ...,
+        url: _builtins.str = ...,
+        api_key: _builtins.str = ...,
+        entity: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "entity", b"entity", "name", b"name", "project", b"project", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tracker: _TypeAlias = Tracker  # noqa: Y015
 
 @_typing.final
 class Resources(_message.Message):
