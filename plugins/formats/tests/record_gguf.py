@@ -2,7 +2,7 @@
 
     python plugins/formats/tests/record_gguf.py     (in an environment with gguf)
 
-The package quantises to the simple block types only; k-quants are made by llama.cpp.
+The package quantises to the simple block types only; k-quants are recorded by `record_llama_cpp.py`.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def _libraries(name: str) -> list[str]:
     return sorted(found)
 
 
-_WRITERS = ("bitsandbytes", "auto-round", "llmcompressor", "mlx-lm", "gguf")
+_WRITERS = ("bitsandbytes", "auto-round", "llmcompressor", "mlx-lm", "gguf", "llama-cpp-python")
 
 
 def _is_of(name: str, stem: str) -> bool:

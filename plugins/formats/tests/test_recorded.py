@@ -110,6 +110,20 @@ CASES = {
         f"mlx-{bits}bit": Case(form="mlx", variant=f"{bits}bit", carrier="mlx") for bits in (2, 3, 4, 5, 6, 8)
     },
 }
+GGUF_BLOCKS = ("q8_0", "q4_0", "q5_1")
+GGUF_RECIPES = {
+    # The type of most tensors; those of the sensitive ones; that of rows which fit no block of 256.
+    "q2_k": "Q2_K; Q3_K Q6_K; Q4_0",
+    "q3_k_s": "Q3_K; Q6_K; Q4_0",
+    "q3_k_m": "Q3_K; Q4_K Q5_K Q6_K; Q5_0",
+    "q3_k_l": "Q3_K; Q5_K Q6_K; Q5_1",
+    "q4_k_s": "Q4_K; Q5_K Q6_K; Q5_0",
+    "q4_k_m": "Q4_K; Q6_K; Q5_0",
+    "q5_k_s": "Q5_K; Q6_K; Q5_1",
+    "q5_k_m": "Q5_K; Q6_K; Q5_1",
+    "q6_k": "Q6_K; Q6_K; Q8_0",
+}
+"""What llama.cpp made of each recipe; some types stand for several recipes."""
 TABLES = {"bitsandbytes-nf4": "double", "bitsandbytes-fp4": "double", "bitsandbytes-nf4-single": "single"}
 
 
@@ -181,7 +195,7 @@ def test_packed_weights_have_the_names_and_shapes_of_the_loaded_model(name: str)
     }
 
 
-@pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q5_1"])
+@pytest.mark.parametrize("kind", [*GGUF_BLOCKS, *GGUF_RECIPES])
 def test_a_gguf_file_is_recognised_and_weighs_what_it_weighs(kind: str) -> None:
     found, recognised, recorded = recognise(f"gguf-{kind}")
     assert (found.name, recognised.variant, recognised.carrier) == ("gguf", kind, "gguf")
@@ -189,6 +203,26 @@ def test_a_gguf_file_is_recognised_and_weighs_what_it_weighs(kind: str) -> None:
         stored_bits_per_weight(recognised, recorded), rel=1e-12
     )
     assert "blk.0.attn_norm.weight" not in recognised.weights
+
+
+@pytest.mark.parametrize(("kind", "types"), GGUF_RECIPES.items())
+def test_a_k_quant_is_a_mix_whose_every_tensor_is_sized_by_its_own_type(kind: str, types: str) -> None:
+    """Also the one whose rows fit no block of 256, for which llama.cpp took a block of 32."""
+    usual, others, fallback = types.split("; ")
+    tensors = {name: item for name, item in read(f"gguf-{kind}")["tensors"].items() if len(item["shape"]) > 1}
+    for name, item in tensors.items():
+        rows, width = item["shape"]
+        assert item["bytes"] * 8 == rows * width * BLOCK_BITS[item["dtype"]], name
+        is_fitting = width % 256 == 0
+        allowed = {usual, *others.split()} if is_fitting else {fallback}
+        assert item["dtype"] in allowed, name
+    assert {item["dtype"] for item in tensors.values()} == {usual, *others.split(), fallback}
+    mean = (
+        math.fsum(item["bytes"] for item in tensors.values())
+        * 8
+        / math.fsum(math.prod(item["shape"]) for item in tensors.values())
+    )
+    assert mean > BLOCK_BITS[usual], "what is mixed in costs more than the type that gives the name"
 
 
 def test_block_sizes_of_gguf_are_those_of_its_own_package() -> None:
@@ -200,4 +234,4 @@ def test_block_sizes_of_gguf_are_those_of_its_own_package() -> None:
 
 def test_every_recorded_checkpoint_is_looked_at() -> None:
     names = {path.stem for path in RECORDED.glob("*.json")} - {"ggml-block-sizes"}
-    assert names == {*CASES, *TABLES, "gguf-q8_0", "gguf-q4_0", "gguf-q5_1"}
+    assert names == {*CASES, *TABLES, *(f"gguf-{kind}" for kind in (*GGUF_BLOCKS, *GGUF_RECIPES))}
