@@ -27,7 +27,7 @@ from tunefleet_coordinator.nobody import no_service
 from tunefleet_coordinator.places import Place, choose_place
 from tunefleet_coordinator.trackers import require_trackers
 from tunefleet_coordinator.trained_model import TrainedModel, is_of_fleet
-from tunefleet_core.backend import has_capability
+from tunefleet_core.backend import device_distance, has_capability
 from tunefleet_core.catalog import Family, FamilyRegistry, FormatRegistry
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.lifecycle import ServiceRow, World
@@ -152,7 +152,8 @@ class Resolver:
         """Return the engine of a deployment: the one asked for, else the best the fleet has.
 
         A backend serves what it trained itself if it can; otherwise only an engine that can
-        be checked against the training is taken without being named.
+        be checked against the training is taken without being named, the one that names the
+        devices of its host earliest: what an engine is made for comes first in its manifest.
 
         Args:
             asked: The engine that was asked for; empty: any.
@@ -163,13 +164,17 @@ class Resolver:
         Raises:
             TunefleetError: BACKEND_NOT_INSTALLED; CAPABILITY_UNSUPPORTED if it does not load the format.
         """
-        usable = [
-            installed.manifest
+        served = [
+            (
+                device_distance(installed.manifest, {device.kind for device in service.host.devices}),
+                installed.manifest,
+            )
             for service in self._attached()
             if service.kind == ServiceKind.SERVICE_KIND_SERVER
             for installed in service.backends
             if installed.status == _ACTIVE and has_capability(installed.manifest, Capability.CAPABILITY_SERVE)
         ]
+        usable = [manifest for _, manifest in sorted(served, key=lambda item: item[0])]
         if stored_as:
             usable = engines_that_load(stored_as, usable, asked, facts=facts)
         if asked:

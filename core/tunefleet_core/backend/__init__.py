@@ -11,6 +11,7 @@ from tunefleet_core.backend.contract import (
 from tunefleet_core.backend.exporter import ExporterRank, go_quiet_and_offline
 from tunefleet_core.backend.manifest import (
     backend_manifest,
+    device_distance,
     has_capability,
     method_limit,
     require_capability,
@@ -19,16 +20,20 @@ from tunefleet_core.backend.manifest import (
     training_scope,
 )
 from tunefleet_core.backend.needs import require_capabilities, require_trainable_base
+from tunefleet_core.backend.openai_engine import OpenAiDriver, devices_of
 
 __all__ = [
     "EngineCommand",
     "EngineDriver",
     "ExporterRank",
+    "OpenAiDriver",
     "Rank",
     "RunContext",
     "RunStopped",
     "backend_manifest",
     "choice_values",
+    "device_distance",
+    "devices_of",
     "go_quiet_and_offline",
     "has_capability",
     "method_limit",

@@ -121,11 +121,12 @@ class Rank(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCommand:
-    """How to start an engine."""
+    """How to start an engine; one that does not answer `start_seconds` later has failed to."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     address: str = ""
+    start_seconds: float = 300.0
 
 
 class EngineDriver(Protocol):
@@ -136,7 +137,11 @@ class EngineDriver(Protocol):
         ...
 
     async def is_ready(self, address: str) -> bool:
-        """Return whether the engine answers. Never raises; quick."""
+        """Return whether the engine answers. Never raises.
+
+        Asked until it first does, and from then on every half minute: an engine that does not
+        answer three times in a row is ended, and started again by whoever wants it.
+        """
         ...
 
     async def load_adapter(self, address: str, order: AdapterOrder) -> None:

@@ -14,6 +14,7 @@ from tunefleet_core.errors import Reason, TunefleetError
 
 __all__ = [
     "backend_manifest",
+    "device_distance",
     "has_capability",
     "method_limit",
     "require_capability",
@@ -102,6 +103,16 @@ def backend_manifest(
 def has_capability(manifest: BackendManifest, capability: Capability.ValueType) -> bool:
     """Return whether a backend declares a capability."""
     return capability in manifest.capabilities
+
+
+def device_distance(manifest: BackendManifest, kinds: Iterable[str]) -> int:
+    """Return how early a manifest names a host's accelerators, 0 first; without one the processor counts.
+
+    What a backend is made for comes first among its `device_kinds`.
+    """
+    named = list(manifest.device_kinds)
+    wanted = {kind for kind in kinds if kind != "cpu"} or {"cpu"}
+    return min((named.index(kind) for kind in wanted if kind in named), default=len(named))
 
 
 def trained_formats(manifest: BackendManifest) -> tuple[str, ...]:

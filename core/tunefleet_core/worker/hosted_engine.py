@@ -8,15 +8,16 @@ from collections import deque
 from pathlib import Path
 
 from tunefleet.backend.v1.server_pb2 import AdapterOrder, Engine, EngineOrder, EngineState
-from tunefleet_core.backend.contract import EngineDriver
+from tunefleet_core.backend.contract import EngineCommand, EngineDriver
 from tunefleet_core.errors import Reason, TunefleetError, from_exception, status_from_error
 from tunefleet_core.ports import free_ports
 from tunefleet_core.worker.base_fetch import fetch_base, is_missing
 
 __all__ = ["HostedEngine"]
 
-_START_LIMIT_SECONDS = 300.0
 _READY_POLL_SECONDS = 0.1
+_HEALTH_SECONDS = 30.0
+_MOST_SILENT = 3
 _TERM_GRACE_SECONDS = 5.0
 _KEPT_LINES = 30
 
@@ -70,9 +71,9 @@ class HostedEngine:
             )
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._keep_lines(self._process))
-                readiness = group.create_task(self._await_ready(command.address))
+                health = group.create_task(self._follow_health(command))
                 await self._wait_for_end(self._process)
-                readiness.cancel()
+                health.cancel()
         except TunefleetError as error:
             self._error = error
         except OSError as error:
@@ -130,20 +131,36 @@ class HostedEngine:
                 metadata={"state": EngineState.Name(self._state)},
             )
 
-    async def _await_ready(self, address: str) -> None:
-        deadline = asyncio.get_running_loop().time() + _START_LIMIT_SECONDS
+    async def _follow_health(self, command: EngineCommand) -> None:
+        """Wait until the engine answers, and end it once it no longer does."""
+        self._error = await self._await_ready(command) or await self._await_silence(command.address)
+        self._stopping.set()
+
+    async def _await_ready(self, command: EngineCommand) -> TunefleetError | None:
+        deadline = asyncio.get_running_loop().time() + command.start_seconds
         while asyncio.get_running_loop().time() < deadline:
-            if await self._driver.is_ready(address):
-                self._address = address
+            if await self._driver.is_ready(command.address):
+                self._address = command.address
                 self._state = EngineState.ENGINE_STATE_READY
-                return
+                return None
             await asyncio.sleep(_READY_POLL_SECONDS)
-        self._error = TunefleetError(
+        return TunefleetError(
             Reason.TIME_LIMIT,
-            f"The engine was not ready after {_START_LIMIT_SECONDS:.0f} s.",
+            f"The engine was not ready after {command.start_seconds:.0f} s.",
             metadata={"log": self._last_lines()},
         )
-        self._stopping.set()
+
+    async def _await_silence(self, address: str) -> TunefleetError:
+        silent = 0
+        while silent < _MOST_SILENT:
+            await asyncio.sleep(_HEALTH_SECONDS)
+            silent = 0 if await self._driver.is_ready(address) else silent + 1
+        return TunefleetError(
+            Reason.BACKEND_FAILED,
+            f"The engine runs and has left {_MOST_SILENT} questions in a row without an answer.",
+            hint="It is started again by itself; read the last lines of its log below if it goes on.",
+            metadata={"log": self._last_lines()},
+        )
 
     async def _wait_for_end(self, process: asyncio.subprocess.Process) -> None:
         async with asyncio.TaskGroup() as group:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from tunefleet_core.testing.conformance import Profile, TrainerConformance
+from tunefleet_core.testing.conformance import BackendConformance, Profile
 
 
 @pytest.mark.slow  # every test of the kit over two transports
-class TestMlx(TrainerConformance):
+class TestMlx(BackendConformance):
     profile = Profile(
         backend="mlx",
         unsupported={
@@ -15,7 +15,5 @@ class TestMlx(TrainerConformance):
             "QLORA_NF4": "it has its own four bits, mlx4",
             "EXPERT_LORA": "PEFT's target parameters have no counterpart",
             "SAMPLES": "not yet",
-            "SERVE": "embedded serves what it trains",
-            "LORA_HOTSWAP": "embedded serves what it trains",
         },
     )

@@ -15,7 +15,9 @@ from tunefleet_mlx.variants import GROUP_SIZE, QUANTIZED
 __all__ = ["block_class", "load_base", "parameters_of"]
 
 
-def load_base(base: BaseFacts, hardware: Hardware, *, quantization: str = "") -> Any:
+def load_base(
+    base: BaseFacts, hardware: Hardware, *, quantization: str = "", shared: Any | None = None
+) -> Any:
     """Load the weights of a base folder, frozen.
 
     Args:
@@ -23,6 +25,7 @@ def load_base(base: BaseFacts, hardware: Hardware, *, quantization: str = "") ->
         hardware: Where to, and in which number type it computes.
         quantization: What to quantise linear layers to while loading, a name of `QUANTIZED`;
             empty: as they are stored.
+        shared: The same base, loaded before: its arrays are taken, and no weights are read again.
 
     Raises:
         TunefleetError: BASE_INVALID naming what is wrong with the folder, or that mlx-lm does not
@@ -37,7 +40,10 @@ def load_base(base: BaseFacts, hardware: Hardware, *, quantization: str = "") ->
     dtype = getattr(mx, hardware.dtype)
     try:
         model: Any = load_model(Path(base.path), lazy=True)[0]
-        model.update(tree_map(lambda value: _in_type(value, dtype), model.parameters()))
+        if shared is not None:
+            model.update(shared.parameters())
+        else:
+            model.update(tree_map(lambda value: _in_type(value, dtype), model.parameters()))
         if quantization:
             _quantize(model, base, QUANTIZED[quantization])
         mx.eval(model.parameters())

@@ -28,7 +28,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
         backend_manifest(
             name="mlx",
             distribution="tunefleet-mlx",
-            summary="Fine-tunes with mlx-lm on Apple machines: LoRA, QLoRA, DoRA, full; writes MLX's format.",
+            summary="Fine-tunes and serves with mlx-lm on Apple machines; writes MLX's format.",
             capabilities=[
                 Capability.CAPABILITY_TRAIN,
                 Capability.CAPABILITY_SFT,
@@ -40,9 +40,14 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
                 Capability.CAPABILITY_INSPECT,
                 Capability.CAPABILITY_PREFLIGHT,
                 Capability.CAPABILITY_QUANTIZE,
+                Capability.CAPABILITY_SERVE,
+                Capability.CAPABILITY_LORA_HOTSWAP,
+                Capability.CAPABILITY_CONTRACT_CHECK,
             ],
             device_kinds=["metal", "cpu"],
             rank_entry="tunefleet_mlx.rank:MlxRank",
+            engine_entry="tunefleet_mlx.driver:MlxDriver",
+            served_formats=["mlx"],
             method_limits=[
                 MethodLimit(method="sft", model_types=types, reason=f"mlx-lm 0.32.2: {why}")
                 for why, types in _UNREAD.items()

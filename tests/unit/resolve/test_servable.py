@@ -100,13 +100,6 @@ def test_the_merge_is_offered_only_where_the_backend_merges() -> None:
     assert error.hint == "Set train.adapter.lora.rank to 32 or 16."
 
 
-def test_an_adapter_for_an_engine_that_reads_another_layout_is_offered_the_merge() -> None:
-    error = refusal(_UNSUPPORTED, lambda: resolve(meant_for("mlx")))
-    assert "fails on a PEFT folder" in error.message
-    assert "merge: true" in error.hint
-    assert resolve(meant_for("mlx", merge=True), facts=of_class("Qwen3ForCausalLM", "qwen3"))
-
-
 def test_a_base_that_the_engine_has_no_class_for_is_refused_with_an_engine_that_has() -> None:
     odd = of_class("OddForCausalLM")
     error = refusal(_UNSUPPORTED, lambda: resolve(meant_for("vllm"), facts=odd))

@@ -24,7 +24,6 @@ class EngineFacts:
     Attributes:
         source: Version, and where it was read or that it was tried.
         refuses: Kind of trait to why the engine cannot serve such an adapter.
-        refuses_adapters: Why it serves none as PEFT writes them; empty: it does.
         only_modules: Whole-trained modules that it takes all the same.
         fails: Families that it might be thought to load and does not, with why.
         fails_adapters: Families that it loads and takes no usual adapter on, with why.
@@ -32,7 +31,6 @@ class EngineFacts:
 
     source: str
     refuses: Mapping[str, str] = field(default_factory=dict[str, str])
-    refuses_adapters: str = ""
     only_modules: tuple[str, ...] = ()
     fails: Mapping[str, str] = field(default_factory=dict[str, str])
     fails_adapters: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -98,8 +96,13 @@ ENGINES: Mapping[str, EngineFacts] = {
         },
     ),
     "mlx": EngineFacts(
-        source="mlx-lm 0.32.2, tried",
-        refuses_adapters="its server reads adapters in MLX's own layout and fails on a PEFT folder",
+        source="mlx-lm 0.32.2 behind plugins/mlx's engine, tried",
+        refuses={
+            EXPERTS: "PEFT's factors for 3-D experts have no counterpart in mlx-lm",
+            INIT: _CHANGED_BASE,
+            MODULES: "mlx-lm has no place in an adapter for modules that were trained whole",
+            BIAS: "mlx-lm has no place in an adapter for a bias",
+        },
         fails={
             "qwen3_moe": "mlx-lm 0.32.2 does not read the configuration that transformers 5 writes",
             "qwen3_5": "mlx-lm 0.32.2 failed to load its text model",
@@ -118,8 +121,6 @@ def judge_adapter(engine: str, traits: Sequence[Trait]) -> Verdict:
     facts = ENGINES.get(engine)
     if facts is None:
         return Verdict(standing=Standing.UNKNOWN, reason=f"nothing is known of the engine '{engine}'")
-    if facts.refuses_adapters:
-        return Verdict(standing=Standing.NO, reason=facts.refuses_adapters, field="train.adapter")
     for trait in traits:
         if trait.kind == RANK:
             why, instead = _rank_refusal(engine, int(trait.value))

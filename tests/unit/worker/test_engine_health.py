@@ -1,0 +1,57 @@
+"""An engine that runs and no longer answers is ended, and says so with its last lines."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tunefleet.backend.v1.server_pb2 import AdapterOrder, EngineOrder, EngineState
+from tunefleet_core.backend import EngineCommand
+from tunefleet_core.worker import hosted_engine
+from tunefleet_core.worker.hosted_engine import HostedEngine
+
+_SLEEPS = "import time; print('last words', flush=True); time.sleep(600)"
+
+
+class FakeFallsSilent:
+    """A driver of a process that answers a few times and then no more; a fake for a hung engine."""
+
+    def __init__(self, answers: list[bool], *, start_seconds: float = 60.0) -> None:
+        self._answers = answers
+        self._start_seconds = start_seconds
+
+    def command(self, order: EngineOrder, port: int) -> EngineCommand:
+        argv = (sys.executable, "-c", _SLEEPS)
+        return EngineCommand(argv=argv, address=f"http://127.0.0.1:{port}", start_seconds=self._start_seconds)
+
+    async def is_ready(self, address: str) -> bool:
+        return self._answers.pop(0) if self._answers else False
+
+    async def load_adapter(self, address: str, order: AdapterOrder) -> None:
+        raise AssertionError("no adapter is loaded here")
+
+    async def unload_adapter(self, address: str, adapter: str) -> None:
+        raise AssertionError("no adapter is dropped here")
+
+
+async def driven(folder: Path, driver: FakeFallsSilent) -> HostedEngine:
+    engine = HostedEngine(EngineOrder(engine="one", base_path=str(folder), work_dir=str(folder)), driver)
+    await engine.drive()
+    assert engine.describe().state == EngineState.ENGINE_STATE_ENDED
+    return engine
+
+
+async def test_an_engine_that_falls_silent_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosted_engine, "_HEALTH_SECONDS", 0.05)
+    answers = [False, True, True, False, False, True]  # two misses are forgiven
+    engine = await driven(tmp_path, FakeFallsSilent(answers))
+    assert answers == []
+    assert "left 3 questions in a row without an answer" in engine.describe().error.message
+    assert "last words" in str(engine.describe().error)
+
+
+async def test_an_engine_has_the_time_to_start_that_its_driver_gives_it(tmp_path: Path) -> None:
+    engine = await driven(tmp_path, FakeFallsSilent([], start_seconds=0.3))
+    assert "not ready after 0 s" in engine.describe().error.message
