@@ -6,6 +6,7 @@ Runs in a backend's environment, on its tokenizer of transformers; needs no torc
 from tunefleet_core.rendering.answered import Answer, AnsweredRow, answered_rows, first_prompt
 from tunefleet_core.rendering.contract_record import adapter_record, contract_record, reference_prefixes
 from tunefleet_core.rendering.mask_audit import audit, prefix_breaks
+from tunefleet_core.rendering.once import renderer_of, rows_of_file
 from tunefleet_core.rendering.preflight import (
     disk_full,
     folders_kept,
@@ -69,8 +70,10 @@ __all__ = [
     "refuse_template",
     "render_row",
     "render_rows",
+    "renderer_of",
     "require_fields",
     "require_shown",
+    "rows_of_file",
     "scorers_of",
     "shown_by",
     "template_difference",

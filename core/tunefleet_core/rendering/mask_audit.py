@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from tunefleet_core.chat_endpoint import secret_of
 from tunefleet_core.data import Row, file_digest
 from tunefleet_core.data.place import Place
 from tunefleet_core.parity import REFERENCE_CONVERSATIONS, reference_prompts
-from tunefleet_core.rendering.answered import Answer, AnsweredRow, answered_rows
+from tunefleet_core.rendering.answered import Answer, AnsweredRow
+from tunefleet_core.rendering.once import renderer_of, rows_of_file
 from tunefleet_core.rendering.renderer import (
     ChatMessages,
     ChatTools,
@@ -33,7 +34,6 @@ from tunefleet_core.rendering.same_ids import require_same_ids
 from tunefleet_core.rendering.scoring import require_fields, scorers_of
 from tunefleet_core.rendering.shown import has_left_out_thoughts, reference_needs
 from tunefleet_core.rendering.template_equality import template_difference
-from tunefleet_core.rendering.tokenizer import load_tokenizer
 from tunefleet_core.rewards import NamedScorer
 
 __all__ = ["audit", "prefix_breaks"]
@@ -54,17 +54,18 @@ def audit(order: AuditOrder) -> AuditResult:
         TunefleetError: DATA_INVALID naming file, line and field; BASE_INVALID for a
             folder without a usable tokenizer.
     """
-    tokenizer = load_tokenizer(order.base)
-    renderer = Renderer(tokenizer, order.chat_template, loss_on=order.loss_on)
+    renderer = renderer_of(order.base, order.chat_template, loss_on=order.loss_on)
     scorers = scorers_of(order.method, order.rewards)
     secret_of(order.endpoint.api_key, field="train.method.distill.teacher.endpoint.api_key")
     for companion in order.companions:
-        require_same_ids(tokenizer, companion)
+        require_same_ids(renderer.tokenizer, companion)
     files: list[FileAudit] = []
     held_by_all: set[str] = set()
     for file in order.files:
-        mask, held = _audit_file(file, renderer, order, scorers)
-        files.append(FileAudit(file=file, sha256=file_digest(file.path), mask=mask))
+        sha256 = file_digest(file.path)
+        rows = rows_of_file(order.method, file.path, renderer, sha256=sha256)
+        mask, held = _audit_file(file, rows, renderer, order, scorers)
+        files.append(FileAudit(file=file, sha256=sha256, mask=mask))
         held_by_all |= held
     code = [path for item in scorers for path in item.scorer.files]
     return AuditResult(
@@ -77,7 +78,11 @@ def audit(order: AuditOrder) -> AuditResult:
 
 
 def _audit_file(
-    file: AuditFile, renderer: Renderer, order: AuditOrder, scorers: Sequence[NamedScorer]
+    file: AuditFile,
+    rows: Iterable[AnsweredRow],
+    renderer: Renderer,
+    order: AuditOrder,
+    scorers: Sequence[NamedScorer],
 ) -> tuple[MaskAudit, set[str]]:
     """Return what training would see of a file, and what its rows hold beside plain turns."""
     result = MaskAudit()
@@ -86,7 +91,7 @@ def _audit_file(
     ends_trained: list[bool] = []
     held: set[str] = set()
     breaks: list[PrefixBreak] = []
-    for count, answered in enumerate(answered_rows(order.method, file.path, renderer)):
+    for count, answered in enumerate(rows):
         lengths.append(answered.length)
         if answered.teaches:
             taught.append(answered.length)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tunefleet.job.v1.resolved_pb2 import ResolvedData
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.rendering.answered import answered_rows
+from tunefleet_core.rendering.once import rows_of_file
 from tunefleet_core.rendering.renderer import RenderedRow, Renderer
 from tunefleet_core.rendering.rows import TrainingRows, data_of_role, judge_over_long, of_source
 
@@ -54,7 +54,8 @@ def general_rows(context: RunContext, renderer: Renderer) -> list[RenderedRow]:
 
 def _usable(context: RunContext, data: ResolvedData, renderer: Renderer) -> list[RenderedRow]:
     train = context.order.resolved_spec.spec.train
-    rendered = [(row.line, row.answers[0].rendered) for row in answered_rows("sft", data.path, renderer)]
+    rows = rows_of_file("sft", data.path, renderer, sha256=data.sha256)
+    rendered = [(row.line, row.answers[0].rendered) for row in rows]
     over_long = [line for line, row in rendered if train.max_length and len(row.input_ids) > train.max_length]
     if over_long:
         judge_over_long(context, data, over_long, len(rendered))

@@ -13,10 +13,9 @@ from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rendering import (
-    Renderer,
     is_preflight_wanted,
-    load_tokenizer,
     reference_prefixes,
+    renderer_of,
     training_rows,
 )
 from tunefleet_mlx.adaptation import adapt, is_full
@@ -45,7 +44,7 @@ def train(context: RunContext) -> RunOutput:
     _refuse_unsupported(spec)
     context.enter(RunPhase.RUN_PHASE_LOADING)
     hardware = prepare_hardware(context.order)
-    renderer = Renderer(load_tokenizer(spec.base), spec.chat_template, loss_on=spec.spec.train.loss_on)
+    renderer = renderer_of(spec.base, spec.chat_template, loss_on=spec.spec.train.loss_on)
     rows = training_rows(context, renderer)
     plan = plan_of(spec.spec.train, rows=len(rows.train))
     model = load_base(spec.base, hardware, quantization=spec.spec.train.quantization)

@@ -8,9 +8,17 @@ from typing import Any
 import pytest
 import trl_lab as lab
 
-from tunefleet_core.data import read_rows
+from tunefleet.backend.v1.inspect_pb2 import AuditFile, AuditOrder
+from tunefleet_core.data import file_digest, read_rows
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.rendering import Renderer, load_tokenizer, render_rows
+from tunefleet_core.rendering import (
+    Renderer,
+    load_tokenizer,
+    render_rows,
+    renderer_of,
+    rows_of_file,
+    training_rows,
+)
 from tunefleet_trl.rank import TrlRank
 
 GOOD = lab.chat("red", "rot")
@@ -135,3 +143,47 @@ def test_the_last_character_of_an_answer_is_trained_in_full(base: Path) -> None:
         (row,) = renderer.rows([lab.chat("q", answer)["messages"]])
         trained = [token for token, is_trained in zip(row.input_ids, row.mask, strict=True) if is_trained]
         assert renderer.text(trained) == answer
+
+
+def test_the_process_that_audited_rows_trains_on_those_very_ones(
+    base: Path, tmp_path: Path, rank: TrlRank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = _context(base, tmp_path, [GOOD, lab.chat("blue", "blau")])
+    resolved = context.order.resolved_spec
+    file = AuditFile(path=resolved.data[0].path)
+    order = AuditOrder(
+        base=resolved.base,
+        chat_template=resolved.chat_template,
+        loss_on="assistant",
+        method="sft",
+        files=[file],
+    )
+    found = rank.audit(order)
+    assert found.files[0].sha256 == resolved.data[0].sha256
+
+    rendered: list[int] = []
+    whole = Renderer.rows
+    monkeypatch.setattr(Renderer, "rows", lambda *given: rendered.append(len(given[1])) or whole(*given))
+    renderer = renderer_of(resolved.base, resolved.chat_template, loss_on="assistant")
+    kept = training_rows(context, renderer)
+    assert rendered == []
+
+    fresh = Renderer(load_tokenizer(resolved.base), resolved.chat_template, loss_on="assistant")
+    assert training_rows(context, fresh) == kept
+    assert rendered == [2]
+
+
+def test_rows_are_known_again_by_their_bytes_and_a_renderer_by_its_template(
+    base: Path, tmp_path: Path
+) -> None:
+    context = _context(base, tmp_path, [GOOD])
+    resolved = context.order.resolved_spec
+    path = resolved.data[0].path
+    renderer = renderer_of(resolved.base, resolved.chat_template, loss_on="assistant")
+    (one,) = rows_of_file("sft", path, renderer, sha256=file_digest(path))
+    lab.write_rows(Path(path), [lab.chat("blue", "blau")])
+    (other,) = rows_of_file("sft", path, renderer, sha256=file_digest(path))
+    assert one.answers[0].rendered != other.answers[0].rendered
+
+    resolved.chat_template.frozen_time_seconds += 1
+    assert renderer_of(resolved.base, resolved.chat_template, loss_on="assistant") is not renderer

@@ -18,10 +18,9 @@ _FILE_MODE = 0o644
 
 def save_adapter(model: Any, folder: Path, base: BaseFacts) -> None:
     """Write the adapter's weights and config into an existing, empty folder."""
+    # The library would add a model card that says nothing, at a cost of several times the weights'.
+    model.create_or_update_model_card = lambda output_dir: None
     model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-    for path in folder.iterdir():
-        if path.name not in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-            path.unlink()  # a model card that says nothing
     _settle_config(folder / ADAPTER_CONFIG, base)
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         (folder / name).chmod(_FILE_MODE)

@@ -15,7 +15,7 @@ from tunefleet.job.v1.event_pb2 import RunPhase
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.rendering import RenderedRow, Renderer, TrainingRows, load_tokenizer, training_rows
+from tunefleet_core.rendering import RenderedRow, Renderer, TrainingRows, renderer_of, training_rows
 from tunefleet_trl.adaptation import lora_config
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.life import RowPlaces, attach_life, restore_best, with_rollbacks
@@ -45,7 +45,7 @@ def train(context: RunContext) -> RunOutput:
     context.enter(RunPhase.RUN_PHASE_LOADING)
     hardware = prepare_hardware(context.order, dtype=spec.spec.train.dtype)
     join_processes(context.order, hardware.kind)
-    renderer = Renderer(load_tokenizer(spec.base), spec.chat_template, loss_on=spec.spec.train.loss_on)
+    renderer = renderer_of(spec.base, spec.chat_template, loss_on=spec.spec.train.loss_on)
     method = spec.spec.train.method.WhichOneof("method") or "sft"
     if method == "distill":
         return _distilled(context, renderer, hardware)

@@ -23,8 +23,13 @@ _MODULES = (
     "transformers.models.qwen3.modeling_qwen3",
     "transformers.generation.utils",
     "peft.tuners.lora",
+    "peft.tuners.lora.bnb",
+    "peft.utils.transformers_weight_conversion",
     "torch._dynamo",
+    "torch.profiler._cupti_monitor",
     "torch.utils.checkpoint",
+    "torch.utils.serialization.config",
+    "numpy.ctypeslib",
     "jinja2.ext",
 )
 
@@ -34,6 +39,7 @@ def import_all() -> None:
     for name in _MODULES:
         importlib.import_module(name)
     _build_weight_conversions()
+    _build_dataset()
     gc.collect()
     gc.freeze()
 
@@ -46,3 +52,10 @@ def _build_weight_conversions() -> None:
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     get_checkpoint_conversion_mapping("llama")
+
+
+def _build_dataset() -> None:
+    """Have the library meet its first rows, of plain numbers: half of what 400 rows cost later."""
+    from datasets import Dataset
+
+    Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})

@@ -14,10 +14,10 @@ from tunefleet_core.rendering import (
     RenderedRow,
     Renderer,
     TrainingRows,
-    answered_rows,
     data_of_role,
     judge_over_long,
     of_source,
+    rows_of_file,
 )
 
 __all__ = ["AnsweredRows", "answered_training_rows"]
@@ -61,7 +61,7 @@ def answered_training_rows(context: RunContext, renderer: Renderer, method: str)
 
 def _usable(context: RunContext, data: ResolvedData, renderer: Renderer, method: str) -> list[AnsweredRow]:
     train = context.order.resolved_spec.spec.train
-    rows = list(answered_rows(method, data.path, renderer))
+    rows = list(rows_of_file(method, data.path, renderer, sha256=data.sha256))
     over_long = [row.line for row in rows if train.max_length and row.length > train.max_length]
     if over_long:
         judge_over_long(context, data, over_long, len(rows))
