@@ -4,7 +4,7 @@ nothing, where answers are scored.
 The fields are those of the conversational datasets on the Hub. `prompt` is a list of turns, or the
 text of one user turn; an answer is a list of turns, one turn, or the text of one assistant turn.
 Pairs may leave `prompt` out and write the whole conversation twice; then the turns that both
-begin with are the prompt.
+begin with are the prompt. Rows of OpenAI's fine-tuning API are read as the same (`openai_rows`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tunefleet_core.data.forms import COMPLETIONS, LABELLED, PAIRS, PROMPTS, For
 from tunefleet_core.data.json_text import check_value
 from tunefleet_core.data.lines import read_objects
 from tunefleet_core.data.messages import Message, read_message
+from tunefleet_core.data.openai_rows import as_pair, as_prompt
 from tunefleet_core.data.place import Place, kind_of
 from tunefleet_core.data.rows import Row
 from tunefleet_core.data.tools import Tool, read_tools
@@ -109,7 +110,7 @@ def read_pairs(path: Path | str) -> Iterator[PairRow]:
         ...     print(row.line, row.chosen[-1].content, row.rejected[-1].content)
     """
     for place, value in read_objects(path, shape=PAIRS.shape):
-        yield _pair(place, value)
+        yield _pair(place, as_pair(value))
 
 
 def read_labelled(path: Path | str) -> Iterator[LabelledRow]:
@@ -143,17 +144,18 @@ def read_prompts(path: Path | str) -> Iterator[PromptRow]:
         TunefleetError: DATA_INVALID at the first wrong row, as `train.jsonl:17: prompt: ...`,
             and for a missing or empty file.
     """
-    for place, value in read_objects(path, shape=PROMPTS.shape):
+    for place, row in read_objects(path, shape=PROMPTS.shape):
+        value, asked = as_prompt(row), "prompt" if "prompt" in row else "messages"
         require_form(place, value, PROMPTS)
-        prompt = _turns(place, "prompt", value["prompt"], text_is="user", form=PROMPTS)
+        prompt = _turns(place, asked, value["prompt"], text_is="user", form=PROMPTS)
         if prompt[-1].role == "assistant":
             place.refuse(
-                f"prompt[{len(prompt) - 1}].role",
+                f"{asked}[{len(prompt) - 1}].role",
                 "is 'assistant': a prompt ends with what is to be answered.",
                 hint="Remove that turn.",
             )
         tools = read_tools(place, value.get("tools"))
-        check_turns(place, prompt, tools, fields=[f"prompt[{at}]" for at in range(len(prompt))])
+        check_turns(place, prompt, tools, fields=[f"{asked}[{at}]" for at in range(len(prompt))])
         fields = {name: item for name, item in value.items() if name not in ("prompt", "tools")}
         for name, item in fields.items():
             check_value(place, name, item)

@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tunefleet_core.data.openai_rows import as_pair, is_question
 from tunefleet_core.data.place import Place
 from tunefleet_core.errors import TunefleetError
 
@@ -90,7 +91,10 @@ _FORMS = (MESSAGES, PAIRS, LABELLED, COMPLETIONS, PROMPTS, TEXTS)
 
 def form_of(value: Mapping[str, object]) -> Form | None:
     """Return the form that the fields of a row tell; None: none of them."""
-    return next((form for form in _FORMS if all(key in value for key in form.keys)), None)
+    if is_question(value):
+        return PROMPTS
+    row = as_pair(value)
+    return next((form for form in _FORMS if all(key in row for key in form.keys)), None)
 
 
 def form_of_method(method: str) -> Form:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tunefleet_core.process import read_token, run_process
 from tunefleet_services.gateway.service import Gateway, GatewayOptions
+from tunefleet_services.gateway.settings import GatewaySettings
 
 
 def main() -> None:
@@ -20,6 +21,15 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to bind")
     parser.add_argument("--port", type=int, default=0, help="port to bind; 0 takes a free one")
     parser.add_argument("--inference-port", type=int, default=0, help="gRPC port; 0 takes a free one")
+    parser.add_argument(
+        "--user-address", default="", help="the coordinator's user listener, HOST:PORT: who fine-tunes"
+    )
+    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="may be repeated")
+    parser.add_argument(
+        "--allow-origin", action="append", default=[], metavar="ORIGIN", help="may be repeated"
+    )
+    parser.add_argument("--requests-per-minute", type=int, default=0, help="of one API token; 0: no bound")
+    parser.add_argument("--requests-at-once", type=int, default=0, help="of one API token; 0: no bound")
     arguments = parser.parse_args()
     options = GatewayOptions(
         name=arguments.name,
@@ -29,6 +39,13 @@ def main() -> None:
         host=arguments.host,
         port=arguments.port,
         inference_port=arguments.inference_port,
+        user_address=arguments.user_address,
+        settings=GatewaySettings(
+            allowed_hosts=frozenset(arguments.allow_host),
+            allowed_origins=frozenset(arguments.allow_origin),
+            requests_per_minute=arguments.requests_per_minute,
+            requests_at_once=arguments.requests_at_once,
+        ),
     )
 
     async def work(group: asyncio.TaskGroup) -> None:

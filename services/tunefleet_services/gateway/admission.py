@@ -16,7 +16,7 @@ from tunefleet_services.gateway.errors import GatewayError
 from tunefleet_services.gateway.routes import Grant
 from tunefleet_services.gateway.settings import GatewaySettings
 
-__all__ = ["admit_source", "admit_token", "grant_of", "is_loopback"]
+__all__ = ["admit_source", "admit_token", "grant_of", "is_loopback", "token_of"]
 
 _SEE_TOKEN = "Send an API token of this fleet as 'Authorization: Bearer <token>'."
 
@@ -57,14 +57,19 @@ def admit_token(request: web.Request, grants: Mapping[str, Grant]) -> Grant:
     Raises:
         GatewayError: 401 with code `invalid_api_key`.
     """
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    token = token.strip()
-    if scheme.lower() != "bearer" or not token:
+    token = token_of(request)
+    if not token:
         raise _unauthenticated(f"No API token was sent. {_SEE_TOKEN}")
     grant = grant_of(token, grants)
     if grant is None:
         raise _unauthenticated(f"The API token is unknown or was revoked. {_SEE_TOKEN}")
     return grant
+
+
+def token_of(request: web.Request) -> str:
+    """Return the API token that a request carries; empty: none."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def grant_of(token: str, grants: Mapping[str, Grant]) -> Grant | None:

@@ -10,24 +10,38 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from tunefleet_core.errors import TunefleetError
 from tunefleet_services.gateway.access_log import AccessLog
-from tunefleet_services.gateway.admission import admit_source, admit_token
+from tunefleet_services.gateway.admission import admit_source, admit_token, token_of
 from tunefleet_services.gateway.engines import Engines
-from tunefleet_services.gateway.errors import GatewayError
+from tunefleet_services.gateway.errors import GatewayError, error_of
 from tunefleet_services.gateway.exchange import CLIENT_GONE_STATUS, Exchange
 from tunefleet_services.gateway.forward import Forwarder
+from tunefleet_services.gateway.limits import TokenLimits
 from tunefleet_services.gateway.metrics import Metrics
 from tunefleet_services.gateway.models import ModelPages
+from tunefleet_services.gateway.responses import ResponsePages
 from tunefleet_services.gateway.routes import RouteTableHolder
+from tunefleet_services.gateway.routing import ModelRoutes
 from tunefleet_services.gateway.settings import GatewaySettings
+
+if TYPE_CHECKING:  # as in `routing`
+    from tunefleet_services.gateway.fine_tuning import FineTuning
 
 __all__ = ["build_app"]
 
 _HEALTH = "/health"
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    "Access-Control-Allow-Headers": "authorization, content-type, idempotency-key, x-request-id",
+    "Access-Control-Max-Age": "600",
+}
+"""What a browser may send from a page of an origin that was named."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -37,6 +51,7 @@ def build_app(
     settings: GatewaySettings | None = None,
     access_log: AccessLog | None = None,
     metrics: Metrics | None = None,
+    fine_tuning: FineTuning | None = None,
 ) -> web.Application:
     """Build the application.
 
@@ -48,11 +63,23 @@ def build_app(
         settings: Limits; the defaults if left out.
         access_log: Where requests are logged; standard error if left out.
         metrics: Counters to share with another door; its own if left out.
+        fine_tuning: Files, jobs and fine-tuned models; left out: there are none here.
     """
-    gateway = _Gateway(routes, settings or GatewaySettings(), access_log or AccessLog(), metrics or Metrics())
-    app = web.Application(middlewares=[gateway.answer], client_max_size=gateway.settings.max_body_bytes)
+    gateway = _Gateway(
+        routes,
+        settings or GatewaySettings(),
+        access_log or AccessLog(),
+        metrics or Metrics(),
+        fine_tuning,
+    )
+    settings = gateway.settings
+    app = web.Application(middlewares=[gateway.answer], client_max_size=settings.max_body_bytes)
     app.cleanup_ctx.append(gateway.running)
-    pages = ModelPages(routes)
+    app.on_response_prepare.append(gateway.allow_origin)
+    pages = ModelPages(routes, fine_tuning)
+    responses = ResponsePages(
+        routes=gateway.routes, engines=gateway.engines, settings=settings, metrics=gateway.metrics
+    )
     app.add_routes(
         [
             web.get(_HEALTH, gateway.health),
@@ -61,6 +88,9 @@ def build_app(
             web.get("/v1/models/{model:.+}", pages.get_model),
             web.post("/v1/chat/completions", gateway.forward),
             web.post("/v1/completions", gateway.forward),
+            web.post("/v1/embeddings", gateway.forward),
+            web.post("/v1/responses", responses.create),
+            *(fine_tuning.paths() if fine_tuning else ()),
         ]
     )
     return app
@@ -70,33 +100,53 @@ class _Gateway:
     """What the requests of one application share."""
 
     def __init__(
-        self, routes: RouteTableHolder, settings: GatewaySettings, access_log: AccessLog, metrics: Metrics
+        self,
+        table: RouteTableHolder,
+        settings: GatewaySettings,
+        access_log: AccessLog,
+        metrics: Metrics,
+        fine_tuning: FineTuning | None,
     ) -> None:
         self.settings = settings
-        self._routes = routes
+        self.metrics = metrics
+        self.routes = ModelRoutes(table, fine_tuning)
+        self._table = table
         self._log = access_log
-        self._metrics = metrics
-        self._forwarder: Forwarder | None = None
+        self._fine_tuning = fine_tuning
+        self._limits = TokenLimits(settings)
+        self._engines: Engines | None = None
 
     async def running(self, app: web.Application) -> AsyncIterator[None]:
         """Hold the pool and the log open while the application runs."""
         self._log.start()
         async with Engines.opened(self.settings) as engines:
-            self._forwarder = Forwarder(
-                routes=self._routes, engines=engines, settings=self.settings, metrics=self._metrics
-            )
+            self._engines = engines
             yield
+        if self._fine_tuning is not None:
+            await self._fine_tuning.close()
         await asyncio.to_thread(self._log.stop)
 
+    def engines(self) -> Engines:
+        assert self._engines is not None  # aiohttp runs `running` before it takes requests
+        return self._engines
+
+    async def allow_origin(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Let pages of the origins that were named read answers; of no other."""
+        origin = request.headers.get("Origin")
+        if origin in self.settings.allowed_origins:
+            response.headers.update({"Access-Control-Allow-Origin": origin, "Vary": "Origin"})
+
     async def forward(self, request: web.Request) -> web.StreamResponse:
-        assert self._forwarder is not None  # aiohttp runs `running` before it takes requests
-        return await self._forwarder.handle(request)
+        forwarder = Forwarder(
+            routes=self.routes, engines=self.engines(), settings=self.settings, metrics=self.metrics
+        )
+        return await forwarder.handle(request)
 
     async def health(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
     async def show_metrics(self, request: web.Request) -> web.Response:
-        text = self._metrics.render(log_lines_dropped=self._log.dropped)
+        text = self.metrics.render(log_lines_dropped=self._log.dropped)
         return web.Response(
             body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
@@ -117,15 +167,22 @@ class _Gateway:
             exchange.outcome = "client_gone"
             raise
         finally:
-            self._metrics.count(exchange)
+            self.metrics.count(exchange)
             self._log.write(exchange.record())
 
     async def _handle(self, request: web.Request, handler: Handler, exchange: Exchange) -> web.StreamResponse:
         try:
             admit_source(request, self.settings)
-            if request.path != _HEALTH:
-                exchange.project = admit_token(request, self._routes.table.grants).project
-            return await handler(request)
+            if request.method == "OPTIONS" and "Origin" in request.headers:
+                return web.Response(status=204, headers=_PREFLIGHT)  # browsers send no token with it
+            if request.path == _HEALTH:
+                return await handler(request)
+            exchange.project = admit_token(request, self._table.table.grants).project
+            with self._limits.hold(token_of(request)):
+                return await handler(request)
+        except TunefleetError as error:
+            exchange.outcome = "refused"
+            return error_of(error).response()
         except GatewayError as error:
             exchange.outcome = "refused"
             return error.response()
@@ -149,8 +206,8 @@ def _unknown_path(request: web.Request, error: web.HTTPException) -> GatewayErro
         )
     return GatewayError(
         error.status,
-        f"The gateway has nothing at {request.path[:256]}. It serves /v1/models, /v1/chat/completions "
-        "and /v1/completions.",
+        f"The gateway has nothing at {request.path[:256]}. It serves /v1/models, /v1/chat/completions, "
+        "/v1/completions, /v1/responses, /v1/embeddings, /v1/files and /v1/fine_tuning/jobs.",
         code="unknown_url",
     )
 

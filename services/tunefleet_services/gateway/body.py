@@ -14,7 +14,7 @@ from typing import NoReturn, cast
 
 from tunefleet_services.gateway.errors import GatewayError
 
-__all__ = ["RequestBody", "parse_body"]
+__all__ = ["RequestBody", "parse_body", "parse_object"]
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -49,9 +49,31 @@ def parse_body(data: bytes) -> RequestBody:
         GatewayError: 400 if it is no JSON object, has a top-level key twice (the engine might
             read the other one), or has no usable `model`; the message names the field.
     """
+    text, members = _read(data)
+    if "model" not in members:
+        raise _wrong_model("The request has no field 'model'.")
+    model, start, end = members["model"]
+    if not isinstance(model, str) or not model:
+        raise _wrong_model("Field 'model' is not a non-empty string.")
+    is_stream = "stream" in members and members["stream"][0] is True
+    return RequestBody(model=model, is_stream=is_stream, _text=text, _model_span=(start, end))
+
+
+def parse_object(data: bytes) -> dict[str, object]:
+    """Return a body that the gateway itself has to understand.
+
+    Raises:
+        GatewayError: 400 if it is no JSON object, or has a top-level key twice.
+    """
+    _, members = _read(data)
+    return {name: value for name, (value, _, _) in members.items()}
+
+
+def _read(data: bytes) -> tuple[str, dict[str, tuple[object, int, int]]]:
+    """Return the text of a body and the members of its object. Raises GatewayError."""
     try:
         text = data.decode()
-        members = _members(text)
+        return text, _members(text)
     except UnicodeDecodeError as error:
         raise _malformed(f"byte {error.start} is not UTF-8") from error
     except RecursionError as error:
@@ -60,13 +82,6 @@ def parse_body(data: bytes) -> RequestBody:
         raise _malformed(f"{error.msg} at line {error.lineno}, column {error.colno}") from error
     except ValueError as error:  # NaN, Infinity, a number with thousands of digits
         raise _malformed(str(error)) from error
-    if "model" not in members:
-        raise _wrong_model("The request has no field 'model'.")
-    model, start, end = members["model"]
-    if not isinstance(model, str) or not model:
-        raise _wrong_model("Field 'model' is not a non-empty string.")
-    is_stream = "stream" in members and members["stream"][0] is True
-    return RequestBody(model=model, is_stream=is_stream, _text=text, _model_span=(start, end))
 
 
 def _members(text: str) -> dict[str, tuple[object, int, int]]:

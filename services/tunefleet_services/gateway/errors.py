@@ -12,9 +12,29 @@ from typing import Literal
 
 from aiohttp import web
 
-__all__ = ["ErrorType", "GatewayError", "error_document"]
+from tunefleet_core.errors import TunefleetError
 
-ErrorType = Literal["invalid_request_error", "authentication_error", "permission_error", "server_error"]
+__all__ = ["ErrorType", "GatewayError", "error_document", "error_of"]
+
+ErrorType = Literal[
+    "invalid_request_error", "authentication_error", "permission_error", "rate_limit_error", "server_error"
+]
+
+_STATUSES: Mapping[str, tuple[int, ErrorType]] = {
+    "INVALID_ARGUMENT": (400, "invalid_request_error"),
+    "OUT_OF_RANGE": (400, "invalid_request_error"),
+    "FAILED_PRECONDITION": (400, "invalid_request_error"),
+    "UNIMPLEMENTED": (400, "invalid_request_error"),
+    "UNAUTHENTICATED": (401, "authentication_error"),
+    "PERMISSION_DENIED": (403, "permission_error"),
+    "NOT_FOUND": (404, "invalid_request_error"),
+    "ALREADY_EXISTS": (409, "invalid_request_error"),
+    "ABORTED": (409, "invalid_request_error"),
+    "RESOURCE_EXHAUSTED": (503, "server_error"),
+    "UNAVAILABLE": (503, "server_error"),
+    "DEADLINE_EXCEEDED": (504, "server_error"),
+}
+"""What a code of gRPC is over HTTP; any other one is a failure of ours."""
 
 
 class GatewayError(Exception):
@@ -55,6 +75,19 @@ class GatewayError(Exception):
             content_type="application/json",
             headers=self.headers,
         )
+
+
+def error_of(error: TunefleetError) -> GatewayError:
+    """Return what the coordinator said, or one of its checks, as an error of this door."""
+    status, error_type = _STATUSES.get(error.code, (500, "server_error"))
+    return GatewayError(
+        status,
+        f"{error.message} {error.hint}".strip(),
+        code=error.reason.lower(),
+        error_type=error_type,
+        param=error.metadata.get("field"),
+        headers={"Retry-After": "1"} if status == 503 else None,
+    )
 
 
 def error_document(message: str, *, error_type: ErrorType, code: str, param: str | None = None) -> bytes:

@@ -14,17 +14,18 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from tunefleet_services.gateway.body import RequestBody, parse_body
+from tunefleet_services.gateway.body import parse_body
 from tunefleet_services.gateway.engines import EngineRequest, Engines, silent, unavailable
 from tunefleet_services.gateway.errors import GatewayError, error_document
 from tunefleet_services.gateway.exchange import CLIENT_GONE_STATUS, Exchange, current_exchange
 from tunefleet_services.gateway.metrics import Metrics
-from tunefleet_services.gateway.models import model_not_found
-from tunefleet_services.gateway.routes import Route, RouteTableHolder
+from tunefleet_services.gateway.reading import read_body
+from tunefleet_services.gateway.routes import Route
+from tunefleet_services.gateway.routing import ModelRoutes
 from tunefleet_services.gateway.settings import GatewaySettings
 from tunefleet_services.gateway.slots import slot
 
-__all__ = ["Forwarder"]
+__all__ = ["Forwarder", "engine_request", "read_answer"]
 
 # Everything else stays here, the API token first of all: an engine has no use for it.
 _FORWARDED = ("Accept", "User-Agent", "Traceparent", "Tracestate")
@@ -55,14 +56,19 @@ _NOT_COPIED = frozenset(
 )
 # Into an empty buffer: far below the 64 KiB at which asyncio and aiohttp begin to wait.
 _NEVER_BLOCKS_BYTES = 16 * 1024
+_LONGEST_REFUSAL_BYTES = 256 * 1024
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
+_EMBEDDINGS = "/v1/embeddings"
+_HAS_NO_SUCH_PATH = (404, 405, 501)
+
+
 class Forwarder:
-    """Handles the two completion paths."""
+    """Handles the paths that are passed to an engine as they are."""
 
     def __init__(
-        self, *, routes: RouteTableHolder, engines: Engines, settings: GatewaySettings, metrics: Metrics
+        self, *, routes: ModelRoutes, engines: Engines, settings: GatewaySettings, metrics: Metrics
     ) -> None:
         self._routes = routes
         self._engines = engines
@@ -70,50 +76,29 @@ class Forwarder:
         self._metrics = metrics
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer `POST /v1/chat/completions` and `POST /v1/completions`.
+        """Answer `POST /v1/chat/completions`, `POST /v1/completions` and `POST /v1/embeddings`.
 
         Raises:
             GatewayError: For everything that went wrong before the first byte of an answer.
         """
-        exchange = current_exchange()
         with slot(self._metrics, self._settings):
-            body = parse_body(await self._read(request))
-            exchange.model = body.model
-            route = self._routes.table.routes_of(exchange.project).get(body.model)
-            if route is None:
-                raise model_not_found(body.model)
-            exchange.is_known_model = True
-            exchange.engine_model = route.engine_model
-            upstream = await self._engines.send(_engine_request(request, route, body))
+            body = parse_body(await read_body(request, self._settings))
+            route = await self._routes.find(request, body.model)
+            asked = engine_request(
+                request,
+                route,
+                body.for_engine(route.engine_model),
+                path=request.path,
+                is_stream=body.is_stream,
+            )
+            upstream = await self._engines.send(asked)
             try:
+                if request.path == _EMBEDDINGS and upstream.status in _HAS_NO_SUCH_PATH:
+                    raise _makes_no_embeddings(route)
                 return await self._copy(request, route, upstream)
             finally:
                 # Ends the engine's work too, unless the answer was read to its end.
                 upstream.close()
-
-    async def _read(self, request: web.Request) -> bytes:
-        limit = self._settings.max_body_bytes
-        try:
-            if (request.content_length or 0) > limit:
-                raise web.HTTPRequestEntityTooLarge(max_size=limit)
-            async with asyncio.timeout(self._settings.idle_seconds):
-                return await request.read()
-        except web.HTTPRequestEntityTooLarge as error:
-            raise GatewayError(
-                413,
-                f"The request body is longer than {limit} bytes. Send less in one request.",
-                code="request_too_large",
-            ) from error
-        except web.RequestPayloadError as error:
-            raise GatewayError(
-                400,
-                "The request body broke off or is not packed as its headers say. Send it again.",
-                code="invalid_body",
-            ) from error
-        except TimeoutError as error:
-            raise GatewayError(
-                408, "The request body did not arrive in time. Send it again.", code="request_timeout"
-            ) from error
 
     async def _copy(
         self, request: web.Request, route: Route, upstream: aiohttp.ClientResponse
@@ -179,17 +164,40 @@ async def _cut(request: web.Request, downstream: web.StreamResponse, last: bytes
         request.transport.close()  # after what is buffered, and without the last chunk's mark
 
 
-def _engine_request(request: web.Request, route: Route, body: RequestBody) -> EngineRequest:
+def engine_request(
+    request: web.Request, route: Route, body: bytes, *, path: str, is_stream: bool
+) -> EngineRequest:
+    """Return what is sent to an engine for a request of a client."""
     headers = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
     headers["Content-Type"] = "application/json"
     headers["Accept-Encoding"] = "identity"  # beside each other, packing costs more than it saves
     headers["X-Request-Id"] = current_exchange().request_id
-    return EngineRequest(
-        route=route,
-        path=request.path,
-        headers=headers,
-        body=body.for_engine(route.engine_model),
-        is_stream=body.is_stream,
+    return EngineRequest(route=route, path=path, headers=headers, body=body, is_stream=is_stream)
+
+
+async def read_answer(upstream: aiohttp.ClientResponse, route: Route) -> web.Response:
+    """Return an engine's refusal as it is, read whole.
+
+    Raises:
+        GatewayError: 503 if the engine went away, 504 if it fell silent.
+    """
+    try:
+        data = await upstream.content.read(_LONGEST_REFUSAL_BYTES)
+    except TimeoutError as error:
+        raise silent(route) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise unavailable(route) from error
+    headers = _answer_headers(upstream, current_exchange())
+    return web.Response(status=upstream.status, reason=upstream.reason, headers=headers, body=data)
+
+
+def _makes_no_embeddings(route: Route) -> GatewayError:
+    return GatewayError(
+        400,
+        f"The engine of model '{route.model}' makes no embeddings. Ask a model that was deployed with an "
+        "engine that does, such as vllm.",
+        code="unsupported_by_engine",
+        param="model",
     )
 
 

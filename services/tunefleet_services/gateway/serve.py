@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -15,6 +16,9 @@ from tunefleet_services.gateway.app import build_app
 from tunefleet_services.gateway.metrics import Metrics
 from tunefleet_services.gateway.routes import RouteTableHolder
 from tunefleet_services.gateway.settings import GatewaySettings
+
+if TYPE_CHECKING:  # as in `routing`
+    from tunefleet_services.gateway.fine_tuning import FineTuning
 
 __all__ = ["serve_gateway"]
 
@@ -28,6 +32,7 @@ async def serve_gateway(
     tls: ssl.SSLContext | None = None,
     access_log: AccessLog | None = None,
     metrics: Metrics | None = None,
+    fine_tuning: FineTuning | None = None,
     on_listening: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until cancelled; then let running answers end, for `drain_seconds` at most.
@@ -40,6 +45,7 @@ async def serve_gateway(
         tls: Certificate to serve with. Demanded beyond loopback.
         access_log: Where requests are logged; standard error if left out.
         metrics: Counters to share with another door; its own if left out.
+        fine_tuning: Files, jobs and fine-tuned models; left out: there are none here.
         on_listening: Called once with the base address, as `http://127.0.0.1:8080`.
 
     Raises:
@@ -54,7 +60,13 @@ async def serve_gateway(
         )
     settings = settings or GatewaySettings()
     runner = web.AppRunner(
-        build_app(routes, settings=settings, access_log=access_log, metrics=metrics),
+        build_app(
+            routes,
+            settings=settings,
+            access_log=access_log,
+            metrics=metrics,
+            fine_tuning=fine_tuning,
+        ),
         access_log=None,  # the application writes its own
         handler_cancellation=True,  # a client that leaves ends the engine's work
         shutdown_timeout=settings.drain_seconds,

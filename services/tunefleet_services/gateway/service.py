@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from tunefleet_core import CONTRACT_VERSION, __version__
 from tunefleet_core.errors import TunefleetError
 from tunefleet_services.control import Connection, ServiceSession
 from tunefleet_services.gateway.access_log import AccessLog
+from tunefleet_services.gateway.fine_tuning import FineTuning
 from tunefleet_services.gateway.inference import serve_inference
 from tunefleet_services.gateway.metrics import Metrics
 from tunefleet_services.gateway.routes import Grant, Route, RouteTable, RouteTableHolder
@@ -44,6 +45,9 @@ class GatewayOptions:
     port: int = 0
     inference_port: int = 0
     """Port of the gRPC door; 0 takes a free one."""
+    user_address: str = ""
+    """Where the coordinator takes calls of people; empty: this gateway does not fine-tune."""
+    settings: GatewaySettings = field(default_factory=GatewaySettings)
 
 
 class Gateway:
@@ -57,8 +61,10 @@ class Gateway:
         self._routes = RouteTableHolder()
         self._base_address = ""
         self._inference_address = ""
-        self._settings = GatewaySettings()
+        self._settings = options.settings
         self._metrics = Metrics()
+        address = options.user_address
+        self._fine_tuning = FineTuning(address, self._routes, self._settings) if address else None
         self._access_log = AccessLog()
         self._listening = asyncio.Event()
 
@@ -81,6 +87,7 @@ class Gateway:
             settings=self._settings,
             access_log=self._access_log,
             metrics=self._metrics,
+            fine_tuning=self._fine_tuning,
             on_listening=self._note_address,
         )
 

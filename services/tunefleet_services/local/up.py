@@ -223,6 +223,8 @@ def _services(options: UpOptions, endpoints: Endpoints) -> list[ChildSpec]:
                 gateway_port,
                 "--inference-port",
                 endpoints.inference.rpartition(":")[2],
+                "--user-address",
+                endpoints.user,
             ),
         ),
     ]

@@ -11,10 +11,14 @@ in the field `fake` of a request, which the gateway must pass on like any other 
     head_only     send the head of an answer, then SIGKILL itself
     silent        never answer
     status        answer with this status and an error
+    thought       think this before the first piece
+    calls         call these tools, each `{"id", "name", "arguments"}`, after the pieces
+    cut           end because of the length
     hops          send hop-by-hop and CORS headers and a request id of its own
 
 A caller that cannot add a field says the same as JSON in its last message, after `fake:`.
 `POST /tokenize` answers one id per character, unless the engine was started with --no-tokenize.
+`POST /v1/embeddings` is there with --embeddings alone.
 `GET /fake/seen` tells every request it got and how that ended. Prints its base address.
 """
 
@@ -49,7 +53,18 @@ class FakeEngine:
         )
         if "--no-tokenize" not in sys.argv:
             app.add_routes([web.post("/tokenize", self.tokenize)])
+        if "--embeddings" in sys.argv:
+            app.add_routes([web.post("/v1/embeddings", self.embed)])
         return app
+
+    async def embed(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        found = [
+            {"object": "embedding", "index": at, "embedding": [float(ord(text))]}
+            for at, text in enumerate(body["input"])
+        ]
+        usage = {"prompt_tokens": 1, "total_tokens": 1}
+        return web.json_response({"object": "list", "data": found, "model": body["model"], "usage": usage})
 
     async def tell(self, request: web.Request) -> web.Response:
         return web.json_response(self.seen)
@@ -127,6 +142,8 @@ class FakeEngine:
 
         tokens = fake.get("tokens", 8)
         due = time.monotonic()
+        if thought := fake.get("thought"):
+            await send(_event(_delta(model, {"reasoning_content": thought})))
         for at in range(tokens):
             if interval := fake.get("interval_ms"):
                 # By the clock, not by sleeps added up: the pace must not depend on the load.
@@ -140,6 +157,15 @@ class FakeEngine:
                 if fake.get("cut_event"):
                     await send(_event(piece)[:20])
                 await _die()
+        for index, call in enumerate(fake.get("calls") or ()):
+            halves = call["arguments"][:3], call["arguments"][3:]
+            named = {"index": index, "id": call["id"], "type": "function"}
+            named |= {"function": {"name": call["name"], "arguments": halves[0]}}
+            await send(_event(_delta(model, {"tool_calls": [named]})))
+            rest = {"index": index, "function": {"arguments": halves[1]}}
+            await send(_event(_delta(model, {"tool_calls": [rest]})))
+        if fake.get("cut"):
+            await send(_event(_delta(model, {}, finish="length")))
         if fake.get("usage"):
             await send(_event({"object": "chat.completion.chunk", "choices": [], "usage": _usage()}))
         await send(b"data: [DONE]\n\n")
@@ -176,6 +202,11 @@ def _piece(model: str, at: int, *, is_last: bool, is_chat: bool) -> dict[str, An
         "model": model,
         "choices": [choice],
     }
+
+
+def _delta(model: str, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    return {**_piece(model, 0, is_last=False, is_chat=True), "choices": [choice]}
 
 
 def _whole(model: str, *, is_chat: bool) -> bytes:

@@ -1,19 +1,17 @@
-"""From InferenceService to OpenAI's JSON, and from an engine's events back."""
+"""From InferenceService to OpenAI's JSON."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import Iterable
 from typing import Any, cast
-
-import aiohttp
 
 from tunefleet.inference.v1 import inference_service_pb2 as pb
 from tunefleet.type.v1.conversation_pb2 import Message, ToolCall
-from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.errors import TunefleetError
 
-__all__ = ["chat_body", "events_of", "tokenize_body"]
+__all__ = ["chat_body", "tokenize_body"]
 
 _ROLES = ("system", "user", "assistant", "tool")
 _FIELDS = {
@@ -24,7 +22,6 @@ _FIELDS = {
 }
 """Fields of one role only."""
 _MOST_STOPS = 16
-_LONGEST_EVENT_BYTES = 1 << 20
 
 
 def chat_body(request: pb.ChatRequest, engine_model: str) -> bytes:
@@ -83,42 +80,6 @@ def tokenize_body(request: pb.TokenizeRequest, engine_model: str) -> bytes:
     return _json({"model": engine_model, **content})
 
 
-async def events_of(content: aiohttp.StreamReader) -> AsyncGenerator[dict[str, Any]]:
-    """Read an event stream to its `[DONE]`.
-
-    Raises:
-        TunefleetError: UNAVAILABLE if it ends before, BACKEND_FAILED if it is no such stream.
-        aiohttp.ClientError, OSError: The connection broke.
-    """
-    waiting = b""
-    while chunk := await content.readany():
-        *lines, waiting = (waiting + chunk).split(b"\n")
-        if len(waiting) > _LONGEST_EVENT_BYTES:
-            raise _not_understood("an event without an end")
-        for line in lines:
-            if not line.startswith(b"data:"):
-                continue  # an empty line, a comment, the name of an event
-            data = line.removeprefix(b"data:").strip()
-            if data == b"[DONE]":
-                return
-            yield _event(data)
-    raise TunefleetError(
-        Reason.UNAVAILABLE,
-        "The engine went away in the middle of the answer.",
-        hint="Send the request again; `tunefleet deployments list` says how the engine is.",
-    )
-
-
-def _event(data: bytes) -> dict[str, Any]:
-    try:
-        event: object = json.loads(data)
-    except ValueError:
-        raise _not_understood("an event that is no JSON") from None
-    if not isinstance(event, dict):
-        raise _not_understood("an event that is no object")
-    return cast("dict[str, Any]", event)
-
-
 def _messages(messages: Iterable[Message], field: str) -> list[dict[str, Any]]:
     found = [_message(message, f"{field}[{number}]") for number, message in enumerate(messages)]
     if not found:
@@ -175,11 +136,3 @@ def _read(text: str, field: str) -> object:
 
 def _json(body: dict[str, Any]) -> bytes:
     return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
-
-
-def _not_understood(what: str) -> TunefleetError:
-    return TunefleetError(
-        Reason.BACKEND_FAILED,
-        f"The engine sent {what}.",
-        hint="See its log: `tunefleet deployments list` names the server.",
-    )

@@ -18,8 +18,9 @@ from tunefleet_services.gateway.access_log import AccessLog
 from tunefleet_services.gateway.admission import grant_of
 from tunefleet_services.gateway.engines import EngineRequest, Engines, silent, unavailable
 from tunefleet_services.gateway.errors import GatewayError
+from tunefleet_services.gateway.event_stream import events_of
 from tunefleet_services.gateway.exchange import CLIENT_GONE_STATUS, Exchange
-from tunefleet_services.gateway.inference.openai import chat_body, events_of, tokenize_body
+from tunefleet_services.gateway.inference.openai import chat_body, tokenize_body
 from tunefleet_services.gateway.inference.refusals import deployment_not_found, from_engine, from_gateway
 from tunefleet_services.gateway.metrics import Metrics
 from tunefleet_services.gateway.routes import Route, RouteTableHolder
