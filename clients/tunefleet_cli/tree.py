@@ -43,6 +43,7 @@ NOUNS: Mapping[str, _Noun] = {
             "plan": "plan:plan",
             "cancel": "job_changes:cancel",
             "pause": "job_changes:pause",
+            "checkpoint": "job_changes:checkpoint",
             "resume": "job_changes:resume",
             "retry": "job_changes:retry",
             "update": "job_changes:update",

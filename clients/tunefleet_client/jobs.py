@@ -122,6 +122,13 @@ class Jobs:
         )
         return (await self._connection.unary(self._stub.PauseJob, request)).job
 
+    async def checkpoint(self, name: str, *, etag: str = "", request_id: str | None = None) -> Job:
+        """Have a job at work write a checkpoint as soon as it can, and go on; its events tell of it."""
+        request = wire.CheckpointJobRequest(
+            request_id=new_request_id(request_id), name=self._name(name), etag=etag
+        )
+        return (await self._connection.unary(self._stub.CheckpointJob, request)).job
+
     async def resume(self, name: str, *, etag: str = "", request_id: str | None = None) -> Job:
         """Put a paused job back into the queue; it goes on from where it saved."""
         request = wire.ResumeJobRequest(

@@ -66,7 +66,8 @@ class DesiredSets:
 
 def _key(item: DesiredAssignment) -> Hashable:
     """Return what an assignment is made of, as far as it can change."""
-    return (item.job.uid, item.attempt.attempt, item.attempt.fencing_number, item.goal)
+    attempt = item.attempt
+    return (item.job.uid, attempt.attempt, attempt.fencing_number, item.goal, attempt.checkpoint_requests)
 
 
 def _assignment(item: DesiredAssignment, spec: SpecRow | None) -> Assignment:
@@ -80,6 +81,7 @@ def _assignment(item: DesiredAssignment, spec: SpecRow | None) -> Assignment:
         resolved_spec_digest=job.resolved_spec_digest,
         device_ids=attempt.device_ids,
         backend=job.backend,
+        checkpoint_requests=attempt.checkpoint_requests,
     )
     if spec is not None:
         assignment.resolved_spec.ParseFromString(spec.resolved_spec)

@@ -211,6 +211,10 @@ class Worker(backend_service_pb2_grpc.BackendServiceServicer):
         run.join()
         return backend_service_pb2.StopRunResponse(run=run.shown)
 
+    @refusing
+    def SaveRun(self, request, context):
+        raise Refusal("CAPABILITY_UNSUPPORTED", "This backend saves at its own times.")
+
     def StreamRunEvents(self, request, context):
         self.heard = time.monotonic()
         run = self.runs.get(request.run)

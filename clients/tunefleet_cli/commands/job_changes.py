@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tunefleet.job.v1.job_pb2 import Job
     from tunefleet_client import Client
 
-__all__ = ["cancel", "delete", "pause", "resume", "retry", "update"]
+__all__ = ["cancel", "checkpoint", "delete", "pause", "resume", "retry", "update"]
 
 
 @click.command()
@@ -32,6 +32,15 @@ def pause(invocation: Invocation, name: str) -> None:
     """Save the exact state of a job and give its devices back."""
     job = invocation.ask(lambda client: client.jobs.pause(name))
     _say(invocation, job, {"PAUSED": "is paused"}, otherwise="saves its state and pauses")
+
+
+@click.command()
+@name_argument("jobs")
+@command_options
+def checkpoint(invocation: Invocation, name: str) -> None:
+    """Have a job at work save its state as soon as it can, and go on."""
+    job = invocation.ask(lambda client: client.jobs.checkpoint(name))
+    _say(invocation, job, {}, otherwise="saves its state and goes on")
 
 
 @click.command()

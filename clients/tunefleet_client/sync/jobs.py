@@ -89,6 +89,10 @@ class Jobs:
         """Save a job's exact state and free its devices; it is PAUSED once its processes are gone."""
         return self._session.call(self._inner.pause(name, etag=etag, request_id=request_id))
 
+    def checkpoint(self, name: str, *, etag: str = "", request_id: str | None = None) -> Job:
+        """Have a job at work write a checkpoint as soon as it can, and go on; its events tell of it."""
+        return self._session.call(self._inner.checkpoint(name, etag=etag, request_id=request_id))
+
     def resume(self, name: str, *, etag: str = "", request_id: str | None = None) -> Job:
         """Put a paused job back into the queue; it goes on from where it saved."""
         return self._session.call(self._inner.resume(name, etag=etag, request_id=request_id))

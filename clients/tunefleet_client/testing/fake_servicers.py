@@ -36,6 +36,10 @@ _PAUSES: Mapping[int, JobState.ValueType] = {
     JobState.JOB_STATE_PAUSING: JobState.JOB_STATE_PAUSING,
     JobState.JOB_STATE_PAUSED: JobState.JOB_STATE_PAUSED,
 }
+_SAVES: Mapping[int, JobState.ValueType] = {
+    JobState.JOB_STATE_PREPARING: JobState.JOB_STATE_PREPARING,
+    JobState.JOB_STATE_RUNNING: JobState.JOB_STATE_RUNNING,
+}
 _RESUMES: Mapping[int, JobState.ValueType] = {
     JobState.JOB_STATE_PAUSED: JobState.JOB_STATE_PENDING,
     JobState.JOB_STATE_PENDING: JobState.JOB_STATE_PENDING,
@@ -127,6 +131,12 @@ class FakeJobs(JobServiceServicer):
     async def PauseJob(self, request: job.PauseJobRequest, context: Context) -> job.PauseJobResponse:
         await self._fake.admit(request, context)
         return job.PauseJobResponse(job=await self._move(request.name, _PAUSES, context))
+
+    async def CheckpointJob(
+        self, request: job.CheckpointJobRequest, context: Context
+    ) -> job.CheckpointJobResponse:
+        await self._fake.admit(request, context)
+        return job.CheckpointJobResponse(job=await self._move(request.name, _SAVES, context))
 
     async def ResumeJob(self, request: job.ResumeJobRequest, context: Context) -> job.ResumeJobResponse:
         await self._fake.admit(request, context)

@@ -21,6 +21,7 @@ METHOD_ROLES: Mapping[str, Role] = {
     "/tunefleet.job.v1.JobService/UpdateJob": Role.USER,
     "/tunefleet.job.v1.JobService/DeleteJob": Role.USER,
     "/tunefleet.job.v1.JobService/PauseJob": Role.USER,
+    "/tunefleet.job.v1.JobService/CheckpointJob": Role.USER,
     "/tunefleet.job.v1.JobService/ResumeJob": Role.USER,
     "/tunefleet.job.v1.JobService/RetryJob": Role.USER,
     "/tunefleet.dataset.v1.DatasetService/GetDataset": Role.VIEWER,

@@ -23,6 +23,7 @@ from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.lifecycle import (
     Accepted,
     CancelRequested,
+    CheckpointRequested,
     Input,
     JobDeleteRequested,
     JobRow,
@@ -124,6 +125,18 @@ class JobServicer(job_grpc.JobServiceServicer):
             PauseRequested(at=at, request=asked, name=name, etag=request.etag), "pause", request.request_id
         )
         return pb.PauseJobResponse(job=job)
+
+    async def CheckpointJob(
+        self, request: pb.CheckpointJobRequest, context: RpcContext
+    ) -> pb.CheckpointJobResponse:
+        name, asked = _named(request.name), request_of(request, "CheckpointJob")
+        at = self._kernel.moment()
+        job = await self._carry_out(
+            CheckpointRequested(at=at, request=asked, name=name, etag=request.etag),
+            "checkpoint",
+            request.request_id,
+        )
+        return pb.CheckpointJobResponse(job=job)
 
     async def ResumeJob(self, request: pb.ResumeJobRequest, context: RpcContext) -> pb.ResumeJobResponse:
         name, asked = _named(request.name), request_of(request, "ResumeJob")

@@ -162,6 +162,8 @@ def _attempt_columns(row: AttemptRow) -> dict[str, Any]:
         "acknowledged_source_sequence": row.acknowledged_source_sequence,
         **_checkpoint_columns("resume_from", row.resume_from),
         "is_resumable": int(row.is_resumable),
+        "saves_on_request": int(row.saves_on_request),
+        "checkpoint_requests": row.checkpoint_requests,
     }
 
 
@@ -212,7 +214,8 @@ def attempt_from(columns: Columns) -> AttemptRow:
     resume_from = _take_checkpoint("resume_from", values)
     device_ids = tuple(cast("list[str]", json.loads(values.pop("device_ids"))))
     state = AttemptState(values.pop("state"))
-    values["is_resumable"] = bool(values["is_resumable"])
+    for name in ("is_resumable", "saves_on_request"):
+        values[name] = bool(values[name])
     return AttemptRow(device_ids=device_ids, state=state, resume_from=resume_from, **values)
 
 

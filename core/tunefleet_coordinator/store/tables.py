@@ -112,6 +112,8 @@ attempts = Table(
     Column("resume_from_digest", Text),
     Column("resume_from_attempt", Integer),
     Column("is_resumable", Integer, nullable=False, server_default="1"),
+    Column("saves_on_request", Integer, nullable=False, server_default="0"),
+    Column("checkpoint_requests", Integer, nullable=False, server_default="0"),
     # The database itself refuses a second live attempt of a job.
     Index(
         "attempts_live",

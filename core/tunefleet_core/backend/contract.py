@@ -86,6 +86,14 @@ class RunContext(Protocol):
         """Write the output, whole or not at all; as `checkpoint`."""
         ...
 
+    def save_requested(self) -> bool:
+        """Return whether a checkpoint was asked for since the last one began. Ask at every step.
+
+        Write one then with `checkpoint`, and go on. A backend that asks declares the capability
+        CHECKPOINT_ON_REQUEST.
+        """
+        ...
+
     def stop_requested(self) -> StopMode.ValueType:
         """Return how the run should stop, UNSPECIFIED to go on. Ask at every step.
 

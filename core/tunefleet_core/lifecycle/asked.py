@@ -14,6 +14,7 @@ from tunefleet_core.lifecycle.rows import Labels, RequestKey
 __all__ = [
     "Asked",
     "CancelRequested",
+    "CheckpointRequested",
     "DeploymentDeleteRequested",
     "DeploymentSubmitted",
     "DrainRequested",
@@ -145,6 +146,20 @@ class PauseRequested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRequested:
+    """Someone wants a job at work to write a checkpoint now and go on. Answer: JobRow.
+
+    Errors: JOB_NOT_FOUND, STATE_CONFLICT (nothing of it runs, or on its way out), CAPABILITY_UNSUPPORTED,
+    ETAG_MISMATCH, REQUEST_ID_REUSED.
+    """
+
+    at: Moment
+    request: Request | None
+    name: str
+    etag: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeRequested:
     """Someone wants a paused job to go on. Answer: JobRow.
 
@@ -233,6 +248,7 @@ Asked: TypeAlias = (
     JobSubmitted
     | CancelRequested
     | PauseRequested
+    | CheckpointRequested
     | ResumeRequested
     | RetryRequested
     | JobUpdateRequested

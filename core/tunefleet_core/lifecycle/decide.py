@@ -16,6 +16,7 @@ from tunefleet_core.lifecycle.inputs import (
     AttemptReported,
     Booted,
     CancelRequested,
+    CheckpointRequested,
     DeploymentDeleteRequested,
     DeploymentReported,
     DeploymentSubmitted,
@@ -39,7 +40,7 @@ from tunefleet_core.lifecycle.inputs import (
     Tick,
 )
 from tunefleet_core.lifecycle.jobs import cancel_job, delete_job, submit_job, trim_history, update_job
-from tunefleet_core.lifecycle.pausing import pause_job, resume_job, retry_job
+from tunefleet_core.lifecycle.pausing import checkpoint_job, pause_job, resume_job, retry_job
 from tunefleet_core.lifecycle.policy import Policy
 from tunefleet_core.lifecycle.rows import DeploymentRow, JobRow, ServiceRow
 from tunefleet_core.lifecycle.scheduling import schedule
@@ -88,6 +89,7 @@ def _respond(draft: Draft, event: Input) -> Response:
             return cancel_job(draft, event)
         case (
             PauseRequested()
+            | CheckpointRequested()
             | ResumeRequested()
             | RetryRequested()
             | JobUpdateRequested()
@@ -114,6 +116,7 @@ def _respond(draft: Draft, event: Input) -> Response:
 def _carry_out(
     draft: Draft,
     event: PauseRequested
+    | CheckpointRequested
     | ResumeRequested
     | RetryRequested
     | JobUpdateRequested
@@ -124,6 +127,8 @@ def _carry_out(
     match event:
         case PauseRequested():
             return pause_job(draft, event)
+        case CheckpointRequested():
+            return checkpoint_job(draft, event)
         case ResumeRequested():
             return resume_job(draft, event)
         case RetryRequested():

@@ -67,7 +67,8 @@ def services_touched(world: World, changes: Iterable[Change]) -> frozenset[str]:
             continue
         old, new = change.old, change.new
         if isinstance(new, AttemptRow):
-            if not isinstance(old, AttemptRow) or old.state != new.state:
+            before = (old.state, old.checkpoint_requests) if isinstance(old, AttemptRow) else None
+            if before != (new.state, new.checkpoint_requests):
                 touched.add(new.service)
         elif isinstance(new, ServiceRow):
             if not isinstance(old, ServiceRow) or old.epoch != new.epoch:

@@ -16,6 +16,7 @@ from tunefleet.job.v1.event_pb2 import JobEvent
 from tunefleet_core.lifecycle.asked import (
     Asked,
     CancelRequested,
+    CheckpointRequested,
     DeploymentDeleteRequested,
     DeploymentSubmitted,
     DrainRequested,
@@ -38,6 +39,7 @@ __all__ = [
     "AttemptReported",
     "Booted",
     "CancelRequested",
+    "CheckpointRequested",
     "DeploymentDeleteRequested",
     "DeploymentReported",
     "DeploymentSubmitted",

@@ -1,21 +1,29 @@
-"""Rules for pause, resume and retry: how a job leaves the devices and comes back to the queue.
+"""Rules for pause, resume, retry and saving: how a job leaves the devices and comes back to the queue.
 
 A pause asks the attempt to save its exact state and end. Whatever becomes of that (it
 saves, it dies, its service is lost), the job is PAUSED afterwards, from its newest
 committed checkpoint: whoever asked for the device gets it. Only an end that would have
 been final without the pause stays one: success, and an error that would come again.
+
+A checkpoint on request is a number of the attempt that rises: repeating it anywhere on its way
+changes nothing. It ends with the attempt, for then nothing is left that was not saved.
 """
 
 from __future__ import annotations
 
 from tunefleet.job.v1.state_pb2 import JobState
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.lifecycle.asked import PauseRequested, ResumeRequested, RetryRequested
+from tunefleet_core.lifecycle.asked import (
+    CheckpointRequested,
+    PauseRequested,
+    ResumeRequested,
+    RetryRequested,
+)
 from tunefleet_core.lifecycle.draft import Draft
 from tunefleet_core.lifecycle.jobs import answered_name, asked_job, check_etag, remember, state_conflict
 from tunefleet_core.lifecycle.rows import AttemptRow, AttemptState, JobRow
 
-__all__ = ["become_paused", "going_on", "pause_job", "resume_job", "retry_job"]
+__all__ = ["become_paused", "checkpoint_job", "going_on", "pause_job", "resume_job", "retry_job"]
 
 _QUEUED = frozenset({JobState.JOB_STATE_PENDING, JobState.JOB_STATE_WAITING_RETRY})
 _ENDED_BADLY = frozenset({JobState.JOB_STATE_FAILED, JobState.JOB_STATE_CANCELLED})
@@ -47,6 +55,31 @@ def pause_job(draft: Draft, asked: PauseRequested) -> JobRow:
         _check_resumable(job, attempt)
         draft.write(attempt, state=AttemptState.PAUSING)
         job = draft.move(job, JobState.JOB_STATE_PAUSING, "Pause was requested.")
+    remember(draft, asked.request, job.name)
+    return job
+
+
+def checkpoint_job(draft: Draft, asked: CheckpointRequested) -> JobRow:
+    """Ask the attempt at work for a checkpoint."""
+    repeated = answered_name(draft, asked.request) is not None
+    job = asked_job(draft, asked.name)
+    if repeated:
+        return job
+    check_etag(job, asked.etag)
+    attempt = draft.world.live_attempt(job.uid)
+    if attempt is None or attempt.state not in (AttemptState.ASSIGNED, AttemptState.RUNNING):
+        raise state_conflict(
+            job, "has nothing at work to save", f"See where it stands: tunefleet jobs get {job.job_id}"
+        )
+    if not attempt.saves_on_request:
+        raise _unsupported(
+            job,
+            attempt,
+            "CHECKPOINT_ON_REQUEST",
+            "cannot save a run when it is asked to",
+            f"Set train.checkpoint.every_steps, or pause it: tunefleet jobs pause {job.job_id}",
+        )
+    draft.write(attempt, checkpoint_requests=attempt.checkpoint_requests + 1)
     remember(draft, asked.request, job.name)
     return job
 
@@ -125,9 +158,19 @@ def _instead_of_retry(job: JobRow) -> str:
 
 def _check_resumable(job: JobRow, attempt: AttemptRow) -> None:
     if not attempt.is_resumable:
-        raise TunefleetError(
-            Reason.CAPABILITY_UNSUPPORTED,
-            f"Backend '{attempt.backend}' cannot save the exact state of a run and resume from it.",
-            hint=f"Let it run, or cancel it: tunefleet jobs cancel {job.job_id}",
-            metadata={"backend": attempt.backend, "capability": "CHECKPOINT_RESUME", "job": job.name},
+        raise _unsupported(
+            job,
+            attempt,
+            "CHECKPOINT_RESUME",
+            "cannot save the exact state of a run and resume from it",
+            f"Let it run, or cancel it: tunefleet jobs cancel {job.job_id}",
         )
+
+
+def _unsupported(job: JobRow, attempt: AttemptRow, capability: str, what: str, hint: str) -> TunefleetError:
+    return TunefleetError(
+        Reason.CAPABILITY_UNSUPPORTED,
+        f"Backend '{attempt.backend}' {what}.",
+        hint=hint,
+        metadata={"backend": attempt.backend, "capability": capability, "job": job.name},
+    )

@@ -185,6 +185,10 @@ class AttemptRow:
     resume_from: Checkpoint | None = None
     is_resumable: bool = True
     """Whether its backend saves exact state and resumes from it, as it declared when it was assigned."""
+    saves_on_request: bool = False
+    """Whether its backend writes a checkpoint when it is asked to, as it declared when it was assigned."""
+    checkpoint_requests: int = 0
+    """How often a checkpoint of it was asked for."""
 
     @property
     def key(self) -> Key:

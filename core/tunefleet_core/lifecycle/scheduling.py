@@ -149,7 +149,7 @@ def _free_devices(draft: Draft, service: ServiceRow, backend: BackendFacts) -> t
 
 def _assign(draft: Draft, job: JobRow, service: ServiceRow, device_ids: tuple[str, ...]) -> None:
     backend = active_backend(service, job.backend)
-    resumable = Capability.CAPABILITY_CHECKPOINT_RESUME
+    capabilities = backend.capabilities if backend is not None else frozenset[Capability.ValueType]()
     if job.state == JobState.JOB_STATE_WAITING_RETRY:
         job = draft.move(job, JobState.JOB_STATE_PENDING, "Another service is free.")
     attempt = AttemptRow(
@@ -165,7 +165,8 @@ def _assign(draft: Draft, job: JobRow, service: ServiceRow, device_ids: tuple[st
         create_time=draft.at.wall,
         lease_expires=draft.at.now + draft.policy.lease_term_seconds,
         resume_from=job.checkpoint,
-        is_resumable=backend is not None and resumable in backend.capabilities,
+        is_resumable=Capability.CAPABILITY_CHECKPOINT_RESUME in capabilities,
+        saves_on_request=Capability.CAPABILITY_CHECKPOINT_ON_REQUEST in capabilities,
     )
     draft.insert(attempt)
     draft.move(

@@ -14,6 +14,7 @@ from tunefleet.fleet.v1.fleet_pb2 import AttemptStatus
 from tunefleet_core.lifecycle.inputs import (
     AttemptReported,
     CancelRequested,
+    CheckpointRequested,
     DeploymentDeleteRequested,
     DeploymentSubmitted,
     DrainRequested,
@@ -44,6 +45,7 @@ def wanted_keys(event: Input) -> list[Key]:
         case (
             CancelRequested()
             | PauseRequested()
+            | CheckpointRequested()
             | ResumeRequested()
             | RetryRequested()
             | JobUpdateRequested()

@@ -29,6 +29,7 @@ from tunefleet_core.lifecycle import (
     AttemptReported,
     AttemptRow,
     CancelRequested,
+    CheckpointRequested,
     DeploymentSubmitted,
     DrainRequested,
     EventsReported,
@@ -59,6 +60,7 @@ __all__ = [
     "failure",
     "heartbeat",
     "moment",
+    "checkpoint",
     "pause",
     "report",
     "request",
@@ -89,6 +91,7 @@ def backend(
     capabilities: Iterable[Capability.ValueType] = (
         Capability.CAPABILITY_TRAIN,
         Capability.CAPABILITY_CHECKPOINT_RESUME,
+        Capability.CAPABILITY_CHECKPOINT_ON_REQUEST,
     ),
     status: str = "ACTIVE",
 ) -> InstalledBackend:
@@ -173,6 +176,15 @@ def pause(now: float, job_id: str = "job", *, request_id: str = "", etag: str = 
     """Return a pause of a job of project `default`."""
     asked = request(request_id, method="PauseJob") if request_id else None
     return PauseRequested(at=moment(now), request=asked, name=f"projects/default/jobs/{job_id}", etag=etag)
+
+
+def checkpoint(
+    now: float, job_id: str = "job", *, request_id: str = "", etag: str = ""
+) -> CheckpointRequested:
+    """Return a wish for a checkpoint of a job of project `default`."""
+    asked = request(request_id, method="CheckpointJob") if request_id else None
+    name = f"projects/default/jobs/{job_id}"
+    return CheckpointRequested(at=moment(now), request=asked, name=name, etag=etag)
 
 
 def resume(now: float, job_id: str = "job", *, request_id: str = "", etag: str = "") -> ResumeRequested:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from tunefleet.backend.v1.rank_pb2 import RankCommand, RankEnd, RankStop
+from tunefleet.backend.v1.rank_pb2 import RankCommand, RankEnd, RankSave, RankStop
 from tunefleet.backend.v1.run_pb2 import Run, RunOrder, RunState, StopMode
 from tunefleet.job.v1.event_pb2 import (
     AttemptOutcome,
@@ -65,6 +65,7 @@ class HostedRun:
         self._end: RankEnd | None = None
         self._stop_mode: StopMode.ValueType = StopMode.STOP_MODE_UNSPECIFIED
         self._has_worked = False
+        self._saves_asked = 0
 
     @property
     def is_ended(self) -> bool:
@@ -136,6 +137,12 @@ class HostedRun:
                 except TimeoutError:
                     await self._ranks.end(grace_seconds=_TERM_GRACE_SECONDS)
         await self._ended.wait()
+
+    async def save(self, number: int) -> None:
+        """Have the rank write a checkpoint and go on; a number that is known changes nothing."""
+        if number > self._saves_asked and not self.is_ended:
+            self._saves_asked = number
+            await self._ranks.send(RankCommand(save=RankSave(number=number)))
 
     async def events(self, after: int) -> AsyncIterator[list[JobEvent]]:
         """Yield batches of events after a source sequence, until the run has ended and all are out."""

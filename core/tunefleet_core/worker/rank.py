@@ -61,6 +61,7 @@ class PipeRunContext:
         self._order = order
         self._is_first = order.place.rank == 0  # of several processes the first one speaks for all
         self._pipe = pipe
+        self._saves_answered = 0
         self._work_dir = Path(order.work_dir)
 
     @property
@@ -97,8 +98,10 @@ class PipeRunContext:
         """Write a checkpoint, whole or not at all."""
         self._require_first()
         self.enter(RunPhase.RUN_PHASE_SAVING)
+        asked = self._pipe.saves_asked  # those that come while this one is written want another
         with write_whole_folder(self._work_dir / checkpoint_name(step)) as folder:
             yield folder
+        self._saves_answered = asked
         self._tell(JobEvent(checkpoint_saved=CheckpointSaved(step=step, path=checkpoint_name(step))))
         self.enter(RunPhase.RUN_PHASE_WORKING)
 
@@ -109,6 +112,10 @@ class PipeRunContext:
         self.enter(RunPhase.RUN_PHASE_SAVING)
         with write_whole_folder(self._work_dir / "output") as folder:
             yield folder
+
+    def save_requested(self) -> bool:
+        """Return whether a checkpoint was asked for that no checkpoint has answered yet."""
+        return self._pipe.saves_asked > self._saves_answered
 
     def stop_requested(self) -> StopMode.ValueType:
         """Return how to stop, UNSPECIFIED to go on."""
@@ -134,6 +141,7 @@ class _Pipe:
         self._writer = writer
         self._lock = threading.Lock()
         self.stop_mode: StopMode.ValueType = StopMode.STOP_MODE_UNSPECIFIED
+        self.saves_asked = 0
         self.commands: queue.SimpleQueue[RankCommand] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="host-pipe", daemon=True).start()
 
@@ -145,8 +153,11 @@ class _Pipe:
     def _read(self) -> None:
         try:
             while (command := read_frame(self._reader, RankCommand)) is not None:
-                if command.WhichOneof("command") == "stop":
+                kind = command.WhichOneof("command")
+                if kind == "stop":
                     self.stop_mode = command.stop.mode
+                elif kind == "save":
+                    self.saves_asked = max(self.saves_asked, command.save.number)
                 else:
                     self.commands.put(command)
         except (FrameError, OSError):

@@ -76,6 +76,12 @@ class BackendServicer(backend_grpc.BackendServiceServicer):
         await run.stop(request.mode)
         return pb.StopRunResponse(run=run.describe())
 
+    async def SaveRun(self, request: pb.SaveRunRequest, context: RpcContext) -> pb.SaveRunResponse:
+        require_capability(self._host.manifest, Capability.CAPABILITY_CHECKPOINT_ON_REQUEST)
+        run = self._run(request.run)
+        await run.save(request.number)
+        return pb.SaveRunResponse(run=run.describe())
+
     async def StreamRunEvents(
         self, request: pb.StreamRunEventsRequest, context: RpcContext
     ) -> AsyncIterator[pb.StreamRunEventsResponse]:

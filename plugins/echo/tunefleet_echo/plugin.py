@@ -42,6 +42,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
                 Capability.CAPABILITY_SFT,
                 Capability.CAPABILITY_LORA,
                 Capability.CAPABILITY_CHECKPOINT_RESUME,
+                Capability.CAPABILITY_CHECKPOINT_ON_REQUEST,
                 Capability.CAPABILITY_MERGE,
                 Capability.CAPABILITY_PREFLIGHT,
                 Capability.CAPABILITY_SERVE,

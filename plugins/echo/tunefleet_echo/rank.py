@@ -96,7 +96,8 @@ class EchoRank:
                 )
             )
             print(f"step {step} of {options.steps}", flush=True)
-            if step % options.every_steps == 0 and step < options.steps:
+            is_due = step % options.every_steps == 0 or context.save_requested()
+            if is_due and step < options.steps:
                 _save(context, options, step, state)
                 saved = step
         with context.writing_output() as folder:

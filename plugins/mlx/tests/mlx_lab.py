@@ -87,6 +87,9 @@ class MemoryContext:
             raise
         partial.rename(self.output)
 
+    def save_requested(self) -> bool:
+        return False
+
     def stop_requested(self) -> StopMode.ValueType:
         stops = self._stop_when is not None and self._stop_when(self)
         return StopMode.STOP_MODE_CANCEL if stops else StopMode.STOP_MODE_UNSPECIFIED

@@ -50,7 +50,8 @@ def follow(
             _validate(context, trainer, validation)
         is_late = bool(most_seconds) and time.monotonic() - begun > most_seconds
         stops = context.stop_requested() == StopMode.STOP_MODE_SAVE
-        if stops or is_late or trainer.is_done or trainer.step % plan.save_every == 0:
+        is_due = trainer.step % plan.save_every == 0 or context.save_requested()
+        if stops or is_late or trainer.is_done or is_due:
             with context.checkpoint(trainer.step) as folder:
                 write_checkpoint(folder)
             _stop_if_cancelled(context)

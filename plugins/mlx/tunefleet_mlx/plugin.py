@@ -37,6 +37,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
                 Capability.CAPABILITY_DORA,
                 Capability.CAPABILITY_FULL_FINE_TUNING,
                 Capability.CAPABILITY_CHECKPOINT_RESUME,
+                Capability.CAPABILITY_CHECKPOINT_ON_REQUEST,
                 Capability.CAPABILITY_INSPECT,
                 Capability.CAPABILITY_PREFLIGHT,
                 Capability.CAPABILITY_QUANTIZE,

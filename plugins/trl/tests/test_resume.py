@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -209,3 +210,20 @@ def test_cancel_ends_the_run_at_once_and_keeps_nothing(
     assert context.step == 2
     assert context.checkpoints == []
     assert not context.output.exists()
+
+
+def test_a_checkpoint_on_request_leaves_no_trace_in_the_run(base: Path, tmp_path: Path) -> None:
+    def run(folder: Path, **wishes: Any) -> lab.MemoryContext:
+        spec = lab.train_spec(steps=6, dropout=0.1)
+        folder.mkdir()
+        resolved = lab.resolved(base, data=[("train", lab.colours(folder / "train.jsonl"))], spec=spec)
+        context = lab.MemoryContext(lab.order(resolved, folder / "work"), **wishes)
+        TrlRank().run(context)
+        return context
+
+    plain = run(tmp_path / "plain")
+    asked = run(tmp_path / "asked", save_when=lambda context: context.step >= 2 and not context.checkpoints)
+    assert set(asked.checkpoints) - set(plain.checkpoints) == {3}  # told of step 2 when step 3 is done
+    assert [metrics.loss for metrics in asked.told] == [metrics.loss for metrics in plain.told]
+    weights = "adapter_model.safetensors"
+    assert (asked.output / weights).read_bytes() == (plain.output / weights).read_bytes()

@@ -202,9 +202,16 @@ def order(spec: ResolvedSpec, work_dir: Path, **fields: Any) -> RunOrder:
 class MemoryContext:
     """A RunContext that keeps everything told; `stop_when` decides on stops, asked at every step."""
 
-    def __init__(self, order: RunOrder, *, stop_when: Callable[[MemoryContext], int] | None = None) -> None:
+    def __init__(
+        self,
+        order: RunOrder,
+        *,
+        stop_when: Callable[[MemoryContext], int] | None = None,
+        save_when: Callable[[MemoryContext], bool] | None = None,
+    ) -> None:
         self._order = order
         self._stop_when = stop_when
+        self._save_when = save_when
         self.phases: list[int] = []
         self.told: list[Metrics] = []
         self.notices: list[str] = []
@@ -263,6 +270,9 @@ class MemoryContext:
     def writing_output(self) -> Iterator[Path]:
         with _whole(self.output) as folder:
             yield folder
+
+    def save_requested(self) -> bool:
+        return self._save_when is not None and self._save_when(self)
 
     def stop_requested(self) -> StopMode.ValueType:
         return self._stop_when(self) if self._stop_when else StopMode.STOP_MODE_UNSPECIFIED

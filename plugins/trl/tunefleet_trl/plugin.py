@@ -45,6 +45,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
                 Capability.CAPABILITY_FULL_FINE_TUNING,
                 *((Capability.CAPABILITY_QLORA_NF4,) if "nf4" in quantised else ()),
                 Capability.CAPABILITY_CHECKPOINT_RESUME,
+                Capability.CAPABILITY_CHECKPOINT_ON_REQUEST,
                 Capability.CAPABILITY_EVALUATE,
                 Capability.CAPABILITY_INSPECT,
                 Capability.CAPABILITY_PREFLIGHT,

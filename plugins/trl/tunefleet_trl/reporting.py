@@ -72,9 +72,9 @@ class RunReports(TrainerCallback):
         self, args: SFTConfig, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._stop_if_cancelled()
-        if self._trainer.is_to_save():
-            control.should_save = True
         order = self._context.order
+        if agreed(order, self._trainer.save_is_asked()):
+            control.should_save = True
         most = order.resolved_spec.spec.train.optim.max_seconds
         if most and agreed(order, time.monotonic() - self._begun > most):
             control.should_training_stop = True

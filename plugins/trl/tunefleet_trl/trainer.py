@@ -175,8 +175,14 @@ class RunTraining:
 
     def is_to_save(self) -> bool:
         """Whether the run is asked to save and end. Every process has to ask at the same points."""
-        asked = self._context.stop_requested() == StopMode.STOP_MODE_SAVE
-        return bool(agreed(self._context.order, asked))
+        return bool(agreed(self._context.order, self._ends_by_saving()))
+
+    def save_is_asked(self) -> bool:
+        """Return whether this process knows of a wish to save, to end after it or to go on."""
+        return self._ends_by_saving() or self._context.save_requested()
+
+    def _ends_by_saving(self) -> bool:
+        return self._context.stop_requested() == StopMode.STOP_MODE_SAVE
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -71,6 +73,8 @@ class AttemptRunner:
         self._stop = asyncio.Event()
         self._stopped_as = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
         self._pause = asyncio.Event()
+        self._saves_asked = 0
+        self._save_asked = asyncio.Event()
         self._is_told = record is not None  # whether a host may have begun with it
         self._dismissed = asyncio.Event()
         self._checkpoint_saved = asyncio.Event()
@@ -83,8 +87,11 @@ class AttemptRunner:
             state=RunState.RUN_STATE_RUNNING,
         )
 
-    def steer(self, goal: AssignmentGoal.ValueType) -> None:
-        """Follow the goal of the desired set."""
+    def steer(self, goal: AssignmentGoal.ValueType, *, checkpoint_requests: int = 0) -> None:
+        """Follow the desired set: the goal, and how often a checkpoint was asked for."""
+        if checkpoint_requests > self._saves_asked:
+            self._saves_asked = checkpoint_requests
+            self._save_asked.set()
         if goal == AssignmentGoal.ASSIGNMENT_GOAL_CANCEL:
             self._stopped_as = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
             self._stop.set()
@@ -141,6 +148,7 @@ class AttemptRunner:
                 keeper = group.create_task(self._own(host))
                 uploader = group.create_task(self._upload_checkpoints())
                 saver = group.create_task(self._save_when_asked(host))
+                asker = group.create_task(self._hand_on_saves(host))
                 try:
                     await self._forwarder.follow(host, self._name)
                     run = await self._ended_run(host)
@@ -148,6 +156,7 @@ class AttemptRunner:
                     keeper.cancel()
                     uploader.cancel()
                     saver.cancel()
+                    asker.cancel()
             return await self._conclude(run)
         except* HostGoneError:
             await self._forwarder.drain_spool()
@@ -250,14 +259,18 @@ class AttemptRunner:
         request = pb.StopRunRequest(
             request_id=str(uuid.uuid4()), run=self._name, mode=StopMode.STOP_MODE_SAVE
         )
+        await _until_answered(partial(host.stub.StopRun, request, timeout=_SAVE_CALL_SECONDS))
+
+    async def _hand_on_saves(self, host: Host) -> None:
+        """Ask the run for a checkpoint whenever one is wanted; it knows the number if it was asked before."""
         while True:
+            await self._save_asked.wait()
+            self._save_asked.clear()
+            request = pb.SaveRunRequest(run=self._name, number=self._saves_asked)
             try:
-                await host.stub.StopRun(request, timeout=_SAVE_CALL_SECONDS)
-                return
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in _ASK_AGAIN:
-                    raise error_from_rpc(error, "The contract host") from error
-                await asyncio.sleep(_ASK_AGAIN_SECONDS)  # a large state takes long; a dead host is noticed
+                await _until_answered(partial(host.stub.SaveRun, request, timeout=_SAVE_CALL_SECONDS))
+            except TunefleetError as error:  # of this wish alone; the run goes on
+                _LOG.warning("the attempt %s is not saved on request: %s", self._name, error.message)
 
     async def _own(self, host: Host) -> None:
         """Tell the host again and again that its service lives."""
@@ -341,3 +354,16 @@ class AttemptRunner:
         self._context.report(self.status)
         where = {"job": self._assignment.job, "attempt": self._assignment.attempt}
         _LOG.info("the attempt ended: %s", AttemptOutcome.Name(end.outcome), extra=where)
+
+
+async def _until_answered(call: Callable[[], Awaitable[object]]) -> None:
+    """Call a host until it answers. A large state takes long; a dead host is noticed by its events."""
+    while True:
+        try:
+            await call()
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in _ASK_AGAIN:
+                raise error_from_rpc(error, "The contract host") from error
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+        else:
+            return

@@ -129,7 +129,7 @@ class Trainer:
             runner = self._runners.get(key)
             if runner is None:
                 runner = self._begin(assignment, None)
-            runner.steer(assignment.goal)
+            runner.steer(assignment.goal, checkpoint_requests=assignment.checkpoint_requests)
         self._desk.desired(list(desired.inspections))
 
     def _begin(self, assignment: Assignment, record: HostRecord | None) -> AttemptRunner:

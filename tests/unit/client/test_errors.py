@@ -179,6 +179,7 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "jobs.get": lambda client: client.jobs.get("a"),
     "jobs.list": lambda client: client.jobs.list(),
     "jobs.cancel": lambda client: client.jobs.cancel("a"),
+    "jobs.checkpoint": lambda client: client.jobs.checkpoint("a"),
     "jobs.pause": lambda client: client.jobs.pause("a"),
     "jobs.resume": lambda client: client.jobs.resume("a"),
     "jobs.retry": lambda client: client.jobs.retry("a"),

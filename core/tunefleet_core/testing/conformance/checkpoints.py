@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tunefleet.backend.v1 import backend_service_pb2 as pb
 from tunefleet.backend.v1.backend_pb2 import Capability
 from tunefleet.backend.v1.run_pb2 import Run, RunOrder, StopMode
-from tunefleet.job.v1.event_pb2 import AttemptOutcome
+from tunefleet.job.v1.event_pb2 import AttemptOutcome, JobEvent
 from tunefleet_core.testing.conformance.bench import Bench, in_words
 from tunefleet_core.testing.conformance.cases import Suite, case
-from tunefleet_core.testing.conformance.orders import EVERY_STEPS, STEPS
+from tunefleet_core.testing.conformance.identity import TIMES
+from tunefleet_core.testing.conformance.orders import ENDLESS_STEPS, EVERY_STEPS, STEPS
 from tunefleet_core.testing.conformance.profile import Transport
 from tunefleet_core.testing.conformance.transports import worker_process
 
-__all__ = ["Checkpoint", "Pause"]
+__all__ = ["Checkpoint", "Pause", "SaveOnRequest"]
 
 _RESUME = (Capability.CAPABILITY_TRAIN, Capability.CAPABILITY_CHECKPOINT_RESUME)
+_ON_REQUEST = (*_RESUME, Capability.CAPABILITY_CHECKPOINT_ON_REQUEST)
 _SUCCEEDED = AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED
 
 
@@ -78,6 +81,50 @@ class Checkpoint(Suite):
         ended = await bench.finish(again)
         assert ended.outcome == _SUCCEEDED, in_words(ended)
         assert bench.output_digests(again) == bench.output_digests(whole)
+
+
+class SaveOnRequest(Suite):
+    """SaveRun: a checkpoint now, and the run goes on."""
+
+    @case(*_ON_REQUEST)
+    async def test_a_checkpoint_is_written_on_request_and_the_run_goes_on(self, bench: Bench) -> None:
+        order = bench.orders.endless_run()
+        order.resolved_spec.spec.train.checkpoint.every_steps = ENDLESS_STEPS
+        async with bench.working(order, step=1):
+            for _ in range(TIMES):  # asked again, it is the same request
+                await bench.call("SaveRun", pb.SaveRunRequest(run=order.run, number=1))
+            first = (await _saved_after(bench, order, 0)).checkpoint_saved
+            assert any((Path(order.work_dir) / first.path).rglob("*")), f"{first.path} is empty"
+            await bench.until_step(order.run, first.step + 2)
+            steps = [saved.step for saved in (await bench.get(order.run)).checkpoints]
+            assert steps == [first.step], "one request is answered by one checkpoint"
+            await bench.call("SaveRun", pb.SaveRunRequest(run=order.run, number=2))
+            assert (await _saved_after(bench, order, first.step)).checkpoint_saved.step > first.step
+
+    @case(*_ON_REQUEST)
+    async def test_a_run_that_was_saved_on_request_ends_as_one_that_was_not(self, bench: Bench) -> None:
+        whole, saved = bench.orders.run(), bench.orders.run()
+        await bench.finish(whole)
+        await bench.start(saved)
+        await bench.call("SaveRun", pb.SaveRunRequest(run=saved.run, number=1))
+        await bench.events(saved.run)
+        assert bench.output_digests(saved) == bench.output_digests(whole)
+
+    @case(*_ON_REQUEST, is_error=True)
+    async def test_a_request_to_an_ended_run_changes_nothing(self, bench: Bench) -> None:
+        order = bench.orders.run()
+        ended = await bench.finish(order)
+        answer = await bench.call("SaveRun", pb.SaveRunRequest(run=order.run, number=9))
+        assert answer.run == ended
+
+    @case(*_ON_REQUEST, is_error=True)
+    async def test_a_request_to_an_unknown_run_is_refused(self, bench: Bench) -> None:
+        refused = await bench.refusal("SaveRun", pb.SaveRunRequest(run="nobody-1", number=1))
+        assert (refused.code, refused.reasons) == ("NOT_FOUND", ["JOB_NOT_FOUND"]), refused
+
+
+async def _saved_after(bench: Bench, order: RunOrder, step: int) -> JobEvent:
+    return await bench.until(order.run, lambda event: event.checkpoint_saved.step > step)
 
 
 class Pause(Suite):

@@ -202,6 +202,11 @@ class Capabilities(Suite):
             await _unsupported(bench, "StartEngine", pb.StartEngineRequest(order=bench.orders.engine()))
 
     @case(is_error=True)
+    async def test_capability_checkpoint_on_request(self, bench: Bench) -> None:
+        if not bench.has(Capability.CAPABILITY_CHECKPOINT_ON_REQUEST):
+            await _unsupported(bench, "SaveRun", pb.SaveRunRequest(run=_NOBODY, number=1))
+
+    @case(is_error=True)
     async def test_capability_lora_hotswap(self, bench: Bench) -> None:
         order = AdapterOrder(engine=_NOBODY, adapter="a", path=str(bench.orders.adapter()))
         if not bench.has(_HOTSWAP):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunefleet_core.testing.conformance.cases import Suite, dishonest_tests
-from tunefleet_core.testing.conformance.checkpoints import Checkpoint, Pause
+from tunefleet_core.testing.conformance.checkpoints import Checkpoint, Pause, SaveOnRequest
 from tunefleet_core.testing.conformance.engines import Adapters, ServerLifecycle
 from tunefleet_core.testing.conformance.events import Events
 from tunefleet_core.testing.conformance.first_minute import FirstMinute, Merge
@@ -46,6 +46,7 @@ class TrainerConformance(
     TrainerCancellation,
     Checkpoint,
     Pause,
+    SaveOnRequest,
     Events,
     FirstMinute,
     Merge,

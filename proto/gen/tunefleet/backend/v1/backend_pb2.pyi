@@ -69,6 +69,8 @@ class _CapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capability
     """Writes models in quantisation formats: `exported_formats`."""
     CAPABILITY_EXPERT_LORA: _Capability.ValueType  # 17
     """Trains adapters on routed experts."""
+    CAPABILITY_CHECKPOINT_ON_REQUEST: _Capability.ValueType  # 18
+    """Writes a checkpoint while it works whenever it is asked to: `SaveRun`."""
     CAPABILITY_SAMPLES: _Capability.ValueType  # 57
     """Answers fixed prompts while it trains: `train.samples`."""
     CAPABILITY_BEST_CHECKPOINT: _Capability.ValueType  # 58
@@ -129,6 +131,8 @@ CAPABILITY_QUANTIZE: Capability.ValueType  # 16
 """Writes models in quantisation formats: `exported_formats`."""
 CAPABILITY_EXPERT_LORA: Capability.ValueType  # 17
 """Trains adapters on routed experts."""
+CAPABILITY_CHECKPOINT_ON_REQUEST: Capability.ValueType  # 18
+"""Writes a checkpoint while it works whenever it is asked to: `SaveRun`."""
 CAPABILITY_SAMPLES: Capability.ValueType  # 57
 """Answers fixed prompts while it trains: `train.samples`."""
 CAPABILITY_BEST_CHECKPOINT: Capability.ValueType  # 58

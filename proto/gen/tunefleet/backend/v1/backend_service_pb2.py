@@ -31,7 +31,7 @@ from tunefleet.job.v1 import event_pb2 as tunefleet_dot_job_dot_v1_dot_event__pb
 from tunefleet.job.v1 import resolved_pb2 as tunefleet_dot_job_dot_v1_dot_resolved__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tunefleet/backend/v1/backend_service.proto\x12\x14tunefleet.backend.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"tunefleet/backend/v1/backend.proto\x1a\"tunefleet/backend/v1/inspect.proto\x1a\x1etunefleet/backend/v1/run.proto\x1a!tunefleet/backend/v1/server.proto\x1a\x1ctunefleet/job/v1/event.proto\x1a\x1ftunefleet/job/v1/resolved.proto\"\x13\n\x11GetBackendRequest\"^\n\x12GetBackendResponse\x12\x37\n\x08manifest\x18\x01 \x01(\x0b\x32%.tunefleet.backend.v1.BackendManifest\x12\x0f\n\x07is_warm\x18\x02 \x01(\x08\"K\n\x12ValidateRunRequest\x12\x35\n\rresolved_spec\x18\x01 \x01(\x0b\x32\x1e.tunefleet.job.v1.ResolvedSpec\"@\n\x13ValidateRunResponse\x12)\n\x07notices\x18\x01 \x03(\x0b\x32\x18.tunefleet.job.v1.Notice\"T\n\x0fStartRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12-\n\x05order\x18\x02 \x01(\x0b\x32\x1e.tunefleet.backend.v1.RunOrder\":\n\x10StartRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tunefleet.backend.v1.Run\"\x1c\n\rGetRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"8\n\x0eGetRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tunefleet.backend.v1.Run\"_\n\x0eStopRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\t\x12,\n\x04mode\x18\x03 \x01(\x0e\x32\x1e.tunefleet.backend.v1.StopMode\"9\n\x0fStopRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tunefleet.backend.v1.Run\"D\n\x16StreamRunEventsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x1d\n\x15\x61\x66ter_source_sequence\x18\x02 \x01(\x03\"o\n\x17StreamRunEventsResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.tunefleet.job.v1.JobEvent\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x10\x41uditDataRequest\x12/\n\x05order\x18\x01 \x01(\x0b\x32 .tunefleet.backend.v1.AuditOrder\"F\n\x11\x41uditDataResponse\x12\x31\n\x06result\x18\x01 \x01(\x0b\x32!.tunefleet.backend.v1.AuditResult\"Z\n\x12StartEngineRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x30\n\x05order\x18\x02 \x01(\x0b\x32!.tunefleet.backend.v1.EngineOrder\"C\n\x13StartEngineResponse\x12,\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1c.tunefleet.backend.v1.Engine\"\"\n\x10GetEngineRequest\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\"A\n\x11GetEngineResponse\x12,\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1c.tunefleet.backend.v1.Engine\"7\n\x11StopEngineRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\"B\n\x12StopEngineResponse\x12,\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1c.tunefleet.backend.v1.Engine\"[\n\x12LoadAdapterRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\x05order\x18\x02 \x01(\x0b\x32\".tunefleet.backend.v1.AdapterOrder\"C\n\x13LoadAdapterResponse\x12,\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1c.tunefleet.backend.v1.Engine\"K\n\x14UnloadAdapterRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\t\"E\n\x15UnloadAdapterResponse\x12,\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1c.tunefleet.backend.v1.Engine2\x9e\t\n\x0e\x42\x61\x63kendService\x12_\n\nGetBackend\x12\'.tunefleet.backend.v1.GetBackendRequest\x1a(.tunefleet.backend.v1.GetBackendResponse\x12\x62\n\x0bValidateRun\x12(.tunefleet.backend.v1.ValidateRunRequest\x1a).tunefleet.backend.v1.ValidateRunResponse\x12Y\n\x08StartRun\x12%.tunefleet.backend.v1.StartRunRequest\x1a&.tunefleet.backend.v1.StartRunResponse\x12S\n\x06GetRun\x12#.tunefleet.backend.v1.GetRunRequest\x1a$.tunefleet.backend.v1.GetRunResponse\x12V\n\x07StopRun\x12$.tunefleet.backend.v1.StopRunRequest\x1a%.tunefleet.backend.v1.StopRunResponse\x12p\n\x0fStreamRunEvents\x12,.tunefleet.backend.v1.StreamRunEventsRequest\x1a-.tunefleet.backend.v1.StreamRunEventsResponse0\x01\x12\\\n\tAuditData\x12&.tunefleet.backend.v1.AuditDataRequest\x1a\'.tunefleet.backend.v1.AuditDataResponse\x12\x62\n\x0bStartEngine\x12(.tunefleet.backend.v1.StartEngineRequest\x1a).tunefleet.backend.v1.StartEngineResponse\x12\\\n\tGetEngine\x12&.tunefleet.backend.v1.GetEngineRequest\x1a\'.tunefleet.backend.v1.GetEngineResponse\x12_\n\nStopEngine\x12\'.tunefleet.backend.v1.StopEngineRequest\x1a(.tunefleet.backend.v1.StopEngineResponse\x12\x62\n\x0bLoadAdapter\x12(.tunefleet.backend.v1.LoadAdapterRequest\x1a).tunefleet.backend.v1.LoadAdapterResponse\x12h\n\rUnloadAdapter\x12*.tunefleet.backend.v1.UnloadAdapterRequest\x1a+.tunefleet.backend.v1.UnloadAdapterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tunefleet/backend/v1/backend_service.proto\x12\x14tunefleet.backend.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"tunefleet/backend/v1/backend.proto\x1a\"tunefleet/backend/v1/inspect.proto\x1a\x1etunefleet/backend/v1/run.proto\x1a!tunefleet/backend/v1/server.proto\x1a\x1ctunefleet/job/v1/event.proto\x1a\x1ftunefleet/job/v1/resolved.proto\"\x13\n\x11GetBackendRequest\"^\n\x12GetBackendResponse\x12\x37\n\x08manifest\x18\x01 \x01(\x0b\x32%.tunefleet.backend.v1.BackendManifest\x12\x0f\n\x07is_warm\x18\x02 \x01(\x08\"K\n\x12ValidateRunRequest\x12\x35\n\rresolved_spec\x18\x01 \x01(\x0b\x32\x1e.tunefleet.job.v1.ResolvedSpec\"@\n\x13ValidateRunResponse\x12)\n\x07notices\x18\x01 \x03(\x0b\x32\x18.tunefleet.job.v1.Notice\"T\n\x0fStartRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12-\n\x05order\x18\x02 \x01(\x0b\x32\x1e.tunefleet.backend.v1.RunOrder\":\n\x10StartRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tunefleet.backend.v1.Run\"\x1c\n\rGetRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\"8\n\x0eGetRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tunefleet.backend.v1.Run\"_\n\x0eStopRunRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\t\x12,\n\x04mode\x18\x03 \x01(\x0e\x32\x1e.tunefleet.backend.v1.StopMode\"9\n\x0fStopRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tunefleet.backend.v1.Run\"-\n\x0eSaveRunRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x05\"9\n\x0fSaveRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tunefleet.backend.v1.Run\"D\n\x16StreamRunEventsRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x1d\n\x15\x61\x66ter_source_sequence\x18\x02 \x01(\x03\"o\n\x17StreamRunEventsResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.tunefleet.job.v1.JobEvent\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x10\x41uditDataRequest\x12/\n\x05order\x18\x01 \x01(\x0b\x32 .tunefleet.backend.v1.AuditOrder\"F\n\x11\x41uditDataResponse\x12\x31\n\x06result\x18\x01 \x01(\x0b\x32!.tunefleet.backend.v1.AuditResult\"Z\n\x12StartEngineRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x30\n\x05order\x18\x02 \x01(\x0b\x32!.tunefleet.backend.v1.EngineOrder\"C\n\x13StartEngineResponse\x12,\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1c.tunefleet.backend.v1.Engine\"\"\n\x10GetEngineRequest\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\"A\n\x11GetEngineResponse\x12,\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1c.tunefleet.backend.v1.Engine\"7\n\x11StopEngineRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\"B\n\x12StopEngineResponse\x12,\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1c.tunefleet.backend.v1.Engine\"[\n\x12LoadAdapterRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x31\n\x05order\x18\x02 \x01(\x0b\x32\".tunefleet.backend.v1.AdapterOrder\"C\n\x13LoadAdapterResponse\x12,\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1c.tunefleet.backend.v1.Engine\"K\n\x14UnloadAdapterRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\t\"E\n\x15UnloadAdapterResponse\x12,\n\x06\x65ngine\x18\x01 \x01(\x0b\x32\x1c.tunefleet.backend.v1.Engine2\xf6\t\n\x0e\x42\x61\x63kendService\x12_\n\nGetBackend\x12\'.tunefleet.backend.v1.GetBackendRequest\x1a(.tunefleet.backend.v1.GetBackendResponse\x12\x62\n\x0bValidateRun\x12(.tunefleet.backend.v1.ValidateRunRequest\x1a).tunefleet.backend.v1.ValidateRunResponse\x12Y\n\x08StartRun\x12%.tunefleet.backend.v1.StartRunRequest\x1a&.tunefleet.backend.v1.StartRunResponse\x12S\n\x06GetRun\x12#.tunefleet.backend.v1.GetRunRequest\x1a$.tunefleet.backend.v1.GetRunResponse\x12V\n\x07StopRun\x12$.tunefleet.backend.v1.StopRunRequest\x1a%.tunefleet.backend.v1.StopRunResponse\x12V\n\x07SaveRun\x12$.tunefleet.backend.v1.SaveRunRequest\x1a%.tunefleet.backend.v1.SaveRunResponse\x12p\n\x0fStreamRunEvents\x12,.tunefleet.backend.v1.StreamRunEventsRequest\x1a-.tunefleet.backend.v1.StreamRunEventsResponse0\x01\x12\\\n\tAuditData\x12&.tunefleet.backend.v1.AuditDataRequest\x1a\'.tunefleet.backend.v1.AuditDataResponse\x12\x62\n\x0bStartEngine\x12(.tunefleet.backend.v1.StartEngineRequest\x1a).tunefleet.backend.v1.StartEngineResponse\x12\\\n\tGetEngine\x12&.tunefleet.backend.v1.GetEngineRequest\x1a\'.tunefleet.backend.v1.GetEngineResponse\x12_\n\nStopEngine\x12\'.tunefleet.backend.v1.StopEngineRequest\x1a(.tunefleet.backend.v1.StopEngineResponse\x12\x62\n\x0bLoadAdapter\x12(.tunefleet.backend.v1.LoadAdapterRequest\x1a).tunefleet.backend.v1.LoadAdapterResponse\x12h\n\rUnloadAdapter\x12*.tunefleet.backend.v1.UnloadAdapterRequest\x1a+.tunefleet.backend.v1.UnloadAdapterResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,34 +58,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOPRUNREQUEST']._serialized_end=892
   _globals['_STOPRUNRESPONSE']._serialized_start=894
   _globals['_STOPRUNRESPONSE']._serialized_end=951
-  _globals['_STREAMRUNEVENTSREQUEST']._serialized_start=953
-  _globals['_STREAMRUNEVENTSREQUEST']._serialized_end=1021
-  _globals['_STREAMRUNEVENTSRESPONSE']._serialized_start=1023
-  _globals['_STREAMRUNEVENTSRESPONSE']._serialized_end=1134
-  _globals['_AUDITDATAREQUEST']._serialized_start=1136
-  _globals['_AUDITDATAREQUEST']._serialized_end=1203
-  _globals['_AUDITDATARESPONSE']._serialized_start=1205
-  _globals['_AUDITDATARESPONSE']._serialized_end=1275
-  _globals['_STARTENGINEREQUEST']._serialized_start=1277
-  _globals['_STARTENGINEREQUEST']._serialized_end=1367
-  _globals['_STARTENGINERESPONSE']._serialized_start=1369
-  _globals['_STARTENGINERESPONSE']._serialized_end=1436
-  _globals['_GETENGINEREQUEST']._serialized_start=1438
-  _globals['_GETENGINEREQUEST']._serialized_end=1472
-  _globals['_GETENGINERESPONSE']._serialized_start=1474
-  _globals['_GETENGINERESPONSE']._serialized_end=1539
-  _globals['_STOPENGINEREQUEST']._serialized_start=1541
-  _globals['_STOPENGINEREQUEST']._serialized_end=1596
-  _globals['_STOPENGINERESPONSE']._serialized_start=1598
-  _globals['_STOPENGINERESPONSE']._serialized_end=1664
-  _globals['_LOADADAPTERREQUEST']._serialized_start=1666
-  _globals['_LOADADAPTERREQUEST']._serialized_end=1757
-  _globals['_LOADADAPTERRESPONSE']._serialized_start=1759
-  _globals['_LOADADAPTERRESPONSE']._serialized_end=1826
-  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1828
-  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1903
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1905
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1974
-  _globals['_BACKENDSERVICE']._serialized_start=1977
-  _globals['_BACKENDSERVICE']._serialized_end=3159
+  _globals['_SAVERUNREQUEST']._serialized_start=953
+  _globals['_SAVERUNREQUEST']._serialized_end=998
+  _globals['_SAVERUNRESPONSE']._serialized_start=1000
+  _globals['_SAVERUNRESPONSE']._serialized_end=1057
+  _globals['_STREAMRUNEVENTSREQUEST']._serialized_start=1059
+  _globals['_STREAMRUNEVENTSREQUEST']._serialized_end=1127
+  _globals['_STREAMRUNEVENTSRESPONSE']._serialized_start=1129
+  _globals['_STREAMRUNEVENTSRESPONSE']._serialized_end=1240
+  _globals['_AUDITDATAREQUEST']._serialized_start=1242
+  _globals['_AUDITDATAREQUEST']._serialized_end=1309
+  _globals['_AUDITDATARESPONSE']._serialized_start=1311
+  _globals['_AUDITDATARESPONSE']._serialized_end=1381
+  _globals['_STARTENGINEREQUEST']._serialized_start=1383
+  _globals['_STARTENGINEREQUEST']._serialized_end=1473
+  _globals['_STARTENGINERESPONSE']._serialized_start=1475
+  _globals['_STARTENGINERESPONSE']._serialized_end=1542
+  _globals['_GETENGINEREQUEST']._serialized_start=1544
+  _globals['_GETENGINEREQUEST']._serialized_end=1578
+  _globals['_GETENGINERESPONSE']._serialized_start=1580
+  _globals['_GETENGINERESPONSE']._serialized_end=1645
+  _globals['_STOPENGINEREQUEST']._serialized_start=1647
+  _globals['_STOPENGINEREQUEST']._serialized_end=1702
+  _globals['_STOPENGINERESPONSE']._serialized_start=1704
+  _globals['_STOPENGINERESPONSE']._serialized_end=1770
+  _globals['_LOADADAPTERREQUEST']._serialized_start=1772
+  _globals['_LOADADAPTERREQUEST']._serialized_end=1863
+  _globals['_LOADADAPTERRESPONSE']._serialized_start=1865
+  _globals['_LOADADAPTERRESPONSE']._serialized_end=1932
+  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1934
+  _globals['_UNLOADADAPTERREQUEST']._serialized_end=2009
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=2011
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=2080
+  _globals['_BACKENDSERVICE']._serialized_start=2083
+  _globals['_BACKENDSERVICE']._serialized_end=3353
 # @@protoc_insertion_point(module_scope)

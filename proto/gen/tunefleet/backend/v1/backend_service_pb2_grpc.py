@@ -65,6 +65,11 @@ class BackendServiceStub(object):
                 request_serializer=tunefleet_dot_backend_dot_v1_dot_backend__service__pb2.StopRunRequest.SerializeToString,
                 response_deserializer=tunefleet_dot_backend_dot_v1_dot_backend__service__pb2.StopRunResponse.FromString,
                 _registered_method=True)
+        self.SaveRun = channel.unary_unary(
+                '/tunefleet.backend.v1.BackendService/SaveRun',
+                request_serializer=tunefleet_dot_backend_dot_v1_dot_backend__service__pb2.SaveRunRequest.SerializeToString,
+                response_deserializer=tunefleet_dot_backend_dot_v1_dot_backend__service__pb2.SaveRunResponse.FromString,
+                _registered_method=True)
         self.StreamRunEvents = channel.unary_stream(
                 '/tunefleet.backend.v1.BackendService/StreamRunEvents',
                 request_serializer=tunefleet_dot_backend_dot_v1_dot_backend__service__pb2.StreamRunEventsRequest.SerializeToString,
@@ -144,6 +149,16 @@ class BackendServiceServicer(object):
     def StopRun(self, request, context):
         """Stops a run. Stopping an ended run succeeds. Returns when it has ended.
         Errors: NOT_FOUND/JOB_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SaveRun(self, request, context):
+        """Has a run write a checkpoint as soon as it can, and go on. Returns at once;
+        the run's events tell of the checkpoint. Requests are numbered: one that is
+        no newer than the newest changes nothing, as does any to an ended run.
+        Errors: NOT_FOUND/JOB_NOT_FOUND, UNIMPLEMENTED/CAPABILITY_UNSUPPORTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -230,6 +245,11 @@ def add_BackendServiceServicer_to_server(servicer, server):
                     servicer.StopRun,
                     request_deserializer=tunefleet_dot_backend_dot_v1_dot_backend__service__pb2.StopRunRequest.FromString,
                     response_serializer=tunefleet_dot_backend_dot_v1_dot_backend__service__pb2.StopRunResponse.SerializeToString,
+            ),
+            'SaveRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.SaveRun,
+                    request_deserializer=tunefleet_dot_backend_dot_v1_dot_backend__service__pb2.SaveRunRequest.FromString,
+                    response_serializer=tunefleet_dot_backend_dot_v1_dot_backend__service__pb2.SaveRunResponse.SerializeToString,
             ),
             'StreamRunEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamRunEvents,
@@ -408,6 +428,33 @@ class BackendService(object):
             '/tunefleet.backend.v1.BackendService/StopRun',
             tunefleet_dot_backend_dot_v1_dot_backend__service__pb2.StopRunRequest.SerializeToString,
             tunefleet_dot_backend_dot_v1_dot_backend__service__pb2.StopRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefleet.backend.v1.BackendService/SaveRun',
+            tunefleet_dot_backend_dot_v1_dot_backend__service__pb2.SaveRunRequest.SerializeToString,
+            tunefleet_dot_backend_dot_v1_dot_backend__service__pb2.SaveRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

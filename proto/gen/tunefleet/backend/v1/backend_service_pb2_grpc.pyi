@@ -55,6 +55,12 @@ class BackendServiceStub:
     """Stops a run. Stopping an ended run succeeds. Returns when it has ended.
     Errors: NOT_FOUND/JOB_NOT_FOUND.
     """
+    SaveRun: _grpc.UnaryUnaryMultiCallable[_backend_service_pb2.SaveRunRequest, _backend_service_pb2.SaveRunResponse]
+    """Has a run write a checkpoint as soon as it can, and go on. Returns at once;
+    the run's events tell of the checkpoint. Requests are numbered: one that is
+    no newer than the newest changes nothing, as does any to an ended run.
+    Errors: NOT_FOUND/JOB_NOT_FOUND, UNIMPLEMENTED/CAPABILITY_UNSUPPORTED.
+    """
     StreamRunEvents: _grpc.UnaryStreamMultiCallable[_backend_service_pb2.StreamRunEventsRequest, _backend_service_pb2.StreamRunEventsResponse]
     """Streams the events of a run after a source sequence, until it has ended.
     Errors: NOT_FOUND/JOB_NOT_FOUND.
@@ -106,6 +112,12 @@ class BackendServiceAsyncStub(BackendServiceStub):
     StopRun: _aio.UnaryUnaryMultiCallable[_backend_service_pb2.StopRunRequest, _backend_service_pb2.StopRunResponse]  # type: ignore[assignment]
     """Stops a run. Stopping an ended run succeeds. Returns when it has ended.
     Errors: NOT_FOUND/JOB_NOT_FOUND.
+    """
+    SaveRun: _aio.UnaryUnaryMultiCallable[_backend_service_pb2.SaveRunRequest, _backend_service_pb2.SaveRunResponse]  # type: ignore[assignment]
+    """Has a run write a checkpoint as soon as it can, and go on. Returns at once;
+    the run's events tell of the checkpoint. Requests are numbered: one that is
+    no newer than the newest changes nothing, as does any to an ended run.
+    Errors: NOT_FOUND/JOB_NOT_FOUND, UNIMPLEMENTED/CAPABILITY_UNSUPPORTED.
     """
     StreamRunEvents: _aio.UnaryStreamMultiCallable[_backend_service_pb2.StreamRunEventsRequest, _backend_service_pb2.StreamRunEventsResponse]  # type: ignore[assignment]
     """Streams the events of a run after a source sequence, until it has ended.
@@ -185,6 +197,18 @@ class BackendServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_backend_service_pb2.StopRunResponse, _abc.Awaitable[_backend_service_pb2.StopRunResponse]]:
         """Stops a run. Stopping an ended run succeeds. Returns when it has ended.
         Errors: NOT_FOUND/JOB_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def SaveRun(
+        self,
+        request: _backend_service_pb2.SaveRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_backend_service_pb2.SaveRunResponse, _abc.Awaitable[_backend_service_pb2.SaveRunResponse]]:
+        """Has a run write a checkpoint as soon as it can, and go on. Returns at once;
+        the run's events tell of the checkpoint. Requests are numbered: one that is
+        no newer than the newest changes nothing, as does any to an ended run.
+        Errors: NOT_FOUND/JOB_NOT_FOUND, UNIMPLEMENTED/CAPABILITY_UNSUPPORTED.
         """
 
     @_abc_1.abstractmethod

@@ -28,7 +28,7 @@ from tunefleet.backend.v1 import run_pb2 as tunefleet_dot_backend_dot_v1_dot_run
 from tunefleet.job.v1 import event_pb2 as tunefleet_dot_job_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftunefleet/backend/v1/rank.proto\x12\x14tunefleet.backend.v1\x1a\x17google/rpc/status.proto\x1a\"tunefleet/backend/v1/inspect.proto\x1a\x1etunefleet/backend/v1/run.proto\x1a\x1ctunefleet/job/v1/event.proto\"\xaa\x01\n\x0bRankCommand\x12-\n\x03run\x18\x01 \x01(\x0b\x32\x1e.tunefleet.backend.v1.RunOrderH\x00\x12\x31\n\x05\x61udit\x18\x02 \x01(\x0b\x32 .tunefleet.backend.v1.AuditOrderH\x00\x12.\n\x04stop\x18\x03 \x01(\x0b\x32\x1e.tunefleet.backend.v1.RankStopH\x00\x42\t\n\x07\x63ommand\"8\n\x08RankStop\x12,\n\x04mode\x18\x01 \x01(\x0e\x32\x1e.tunefleet.backend.v1.StopMode\"\xd3\x01\n\nRankReport\x12.\n\x04warm\x18\x01 \x01(\x0b\x32\x1e.tunefleet.backend.v1.RankWarmH\x00\x12+\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1a.tunefleet.job.v1.JobEventH\x00\x12,\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1d.tunefleet.backend.v1.RankEndH\x00\x12\x30\n\x05\x61udit\x18\x04 \x01(\x0b\x32\x1f.tunefleet.backend.v1.RankAuditH\x00\x42\x08\n\x06report\"\"\n\x08RankWarm\x12\x16\n\x0eimport_seconds\x18\x01 \x01(\x01\"\x90\x01\n\x07RankEnd\x12\x31\n\x07outcome\x18\x01 \x01(\x0e\x32 .tunefleet.job.v1.AttemptOutcome\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12/\n\x06output\x18\x03 \x01(\x0b\x32\x1f.tunefleet.backend.v1.RunOutput\"a\n\tRankAudit\x12\x31\n\x06result\x18\x01 \x01(\x0b\x32!.tunefleet.backend.v1.AuditResult\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Statusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftunefleet/backend/v1/rank.proto\x12\x14tunefleet.backend.v1\x1a\x17google/rpc/status.proto\x1a\"tunefleet/backend/v1/inspect.proto\x1a\x1etunefleet/backend/v1/run.proto\x1a\x1ctunefleet/job/v1/event.proto\"\xda\x01\n\x0bRankCommand\x12-\n\x03run\x18\x01 \x01(\x0b\x32\x1e.tunefleet.backend.v1.RunOrderH\x00\x12\x31\n\x05\x61udit\x18\x02 \x01(\x0b\x32 .tunefleet.backend.v1.AuditOrderH\x00\x12.\n\x04stop\x18\x03 \x01(\x0b\x32\x1e.tunefleet.backend.v1.RankStopH\x00\x12.\n\x04save\x18\x04 \x01(\x0b\x32\x1e.tunefleet.backend.v1.RankSaveH\x00\x42\t\n\x07\x63ommand\"\x1a\n\x08RankSave\x12\x0e\n\x06number\x18\x01 \x01(\x05\"8\n\x08RankStop\x12,\n\x04mode\x18\x01 \x01(\x0e\x32\x1e.tunefleet.backend.v1.StopMode\"\xd3\x01\n\nRankReport\x12.\n\x04warm\x18\x01 \x01(\x0b\x32\x1e.tunefleet.backend.v1.RankWarmH\x00\x12+\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1a.tunefleet.job.v1.JobEventH\x00\x12,\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1d.tunefleet.backend.v1.RankEndH\x00\x12\x30\n\x05\x61udit\x18\x04 \x01(\x0b\x32\x1f.tunefleet.backend.v1.RankAuditH\x00\x42\x08\n\x06report\"\"\n\x08RankWarm\x12\x16\n\x0eimport_seconds\x18\x01 \x01(\x01\"\x90\x01\n\x07RankEnd\x12\x31\n\x07outcome\x18\x01 \x01(\x0e\x32 .tunefleet.job.v1.AttemptOutcome\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12/\n\x06output\x18\x03 \x01(\x0b\x32\x1f.tunefleet.backend.v1.RunOutput\"a\n\tRankAudit\x12\x31\n\x06result\x18\x01 \x01(\x0b\x32!.tunefleet.backend.v1.AuditResult\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Statusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,15 +36,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunefleet.backend.v1.rank_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RANKCOMMAND']._serialized_start=181
-  _globals['_RANKCOMMAND']._serialized_end=351
-  _globals['_RANKSTOP']._serialized_start=353
-  _globals['_RANKSTOP']._serialized_end=409
-  _globals['_RANKREPORT']._serialized_start=412
-  _globals['_RANKREPORT']._serialized_end=623
-  _globals['_RANKWARM']._serialized_start=625
-  _globals['_RANKWARM']._serialized_end=659
-  _globals['_RANKEND']._serialized_start=662
-  _globals['_RANKEND']._serialized_end=806
-  _globals['_RANKAUDIT']._serialized_start=808
-  _globals['_RANKAUDIT']._serialized_end=905
+  _globals['_RANKCOMMAND']._serialized_end=399
+  _globals['_RANKSAVE']._serialized_start=401
+  _globals['_RANKSAVE']._serialized_end=427
+  _globals['_RANKSTOP']._serialized_start=429
+  _globals['_RANKSTOP']._serialized_end=485
+  _globals['_RANKREPORT']._serialized_start=488
+  _globals['_RANKREPORT']._serialized_end=699
+  _globals['_RANKWARM']._serialized_start=701
+  _globals['_RANKWARM']._serialized_end=735
+  _globals['_RANKEND']._serialized_start=738
+  _globals['_RANKEND']._serialized_end=882
+  _globals['_RANKAUDIT']._serialized_start=884
+  _globals['_RANKAUDIT']._serialized_end=981
 # @@protoc_insertion_point(module_scope)

@@ -32,6 +32,7 @@ class RankCommand(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     AUDIT_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    SAVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> _run_pb2.RunOrder:
         """Work on a run, then exit."""
@@ -44,22 +45,49 @@ class RankCommand(_message.Message):
     def stop(self) -> Global___RankStop:
         """Stop the run."""
 
+    @_builtins.property
+    def save(self) -> Global___RankSave:
+        """Write a checkpoint, go on."""
+
     def __init__(
         self,
         *,
         run: _run_pb2.RunOrder | None = ...,
         audit: _inspect_pb2.AuditOrder | None = ...,
         stop: Global___RankStop | None = ...,
+        save: Global___RankSave | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "command", b"command", "run", b"run", "stop", b"stop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "command", b"command", "run", b"run", "save", b"save", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "command", b"command", "run", b"run", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "command", b"command", "run", b"run", "save", b"save", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["run", "audit", "stop"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["run", "audit", "stop", "save"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
 Global___RankCommand: _TypeAlias = RankCommand  # noqa: Y015
+
+@_typing.final
+class RankSave(_message.Message):
+    """Write a checkpoint of the state after the step that works now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Number of the request, from 1. One checkpoint answers all that are known."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankSave: _TypeAlias = RankSave  # noqa: Y015
 
 @_typing.final
 class RankStop(_message.Message):

@@ -290,6 +290,7 @@ class Assignment(_message.Message):
     RESUME_FROM_FIELD_NUMBER: _builtins.int
     DEVICE_IDS_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_REQUESTS_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """The job, `projects/*/jobs/*`."""
     job_uid: _builtins.str
@@ -304,6 +305,10 @@ class Assignment(_message.Message):
     """Digest of it."""
     backend: _builtins.str
     """Backend name."""
+    checkpoint_requests: _builtins.int
+    """How often a checkpoint of this attempt was asked for. It rises; the trainer
+    hands it on as the number of `SaveRun`.
+    """
     @_builtins.property
     def resolved_spec(self) -> _resolved_pb2.ResolvedSpec:
         """What to run."""
@@ -329,10 +334,11 @@ class Assignment(_message.Message):
         resume_from: _state_pb2.CheckpointRef | None = ...,
         device_ids: _abc.Iterable[_builtins.str] | None = ...,
         backend: _builtins.str = ...,
+        checkpoint_requests: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resolved_spec", b"resolved_spec", "resume_from", b"resume_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "backend", b"backend", "device_ids", b"device_ids", "fencing_number", b"fencing_number", "goal", b"goal", "job", b"job", "job_uid", b"job_uid", "resolved_spec", b"resolved_spec", "resolved_spec_digest", b"resolved_spec_digest", "resume_from", b"resume_from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "backend", b"backend", "checkpoint_requests", b"checkpoint_requests", "device_ids", b"device_ids", "fencing_number", b"fencing_number", "goal", b"goal", "job", b"job", "job_uid", b"job_uid", "resolved_spec", b"resolved_spec", "resolved_spec_digest", b"resolved_spec_digest", "resume_from", b"resume_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -76,6 +76,11 @@ class JobServiceStub(object):
                 request_serializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.PauseJobRequest.SerializeToString,
                 response_deserializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.PauseJobResponse.FromString,
                 _registered_method=True)
+        self.CheckpointJob = channel.unary_unary(
+                '/tunefleet.job.v1.JobService/CheckpointJob',
+                request_serializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.CheckpointJobRequest.SerializeToString,
+                response_deserializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.CheckpointJobResponse.FromString,
+                _registered_method=True)
         self.ResumeJob = channel.unary_unary(
                 '/tunefleet.job.v1.JobService/ResumeJob',
                 request_serializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.ResumeJobRequest.SerializeToString,
@@ -176,6 +181,17 @@ class JobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckpointJob(self, request, context):
+        """Has a job at work write a checkpoint as soon as it can, and go on. The
+        request outlives the coordinator and the trainer service, and ends with the
+        attempt that it is for. The job's events tell of the checkpoint.
+        Errors: NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a
+        job of which nothing runs, UNIMPLEMENTED/CAPABILITY_UNSUPPORTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ResumeJob(self, request, context):
         """Puts a paused job back into the queue; it goes on from where it saved.
         Resuming a job that is not paused but alive succeeds.
@@ -263,6 +279,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.PauseJob,
                     request_deserializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.PauseJobRequest.FromString,
                     response_serializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.PauseJobResponse.SerializeToString,
+            ),
+            'CheckpointJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckpointJob,
+                    request_deserializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.CheckpointJobRequest.FromString,
+                    response_serializer=tunefleet_dot_job_dot_v1_dot_job__service__pb2.CheckpointJobResponse.SerializeToString,
             ),
             'ResumeJob': grpc.unary_unary_rpc_method_handler(
                     servicer.ResumeJob,
@@ -508,6 +529,33 @@ class JobService(object):
             '/tunefleet.job.v1.JobService/PauseJob',
             tunefleet_dot_job_dot_v1_dot_job__service__pb2.PauseJobRequest.SerializeToString,
             tunefleet_dot_job_dot_v1_dot_job__service__pb2.PauseJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckpointJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefleet.job.v1.JobService/CheckpointJob',
+            tunefleet_dot_job_dot_v1_dot_job__service__pb2.CheckpointJobRequest.SerializeToString,
+            tunefleet_dot_job_dot_v1_dot_job__service__pb2.CheckpointJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

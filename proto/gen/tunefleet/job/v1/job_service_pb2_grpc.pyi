@@ -69,6 +69,13 @@ class JobServiceStub:
     Errors: NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT,
     UNIMPLEMENTED/CAPABILITY_UNSUPPORTED.
     """
+    CheckpointJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CheckpointJobRequest, _job_service_pb2.CheckpointJobResponse]
+    """Has a job at work write a checkpoint as soon as it can, and go on. The
+    request outlives the coordinator and the trainer service, and ends with the
+    attempt that it is for. The job's events tell of the checkpoint.
+    Errors: NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a
+    job of which nothing runs, UNIMPLEMENTED/CAPABILITY_UNSUPPORTED.
+    """
     ResumeJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ResumeJobRequest, _job_service_pb2.ResumeJobResponse]
     """Puts a paused job back into the queue; it goes on from where it saved.
     Resuming a job that is not paused but alive succeeds.
@@ -135,6 +142,13 @@ class JobServiceAsyncStub(JobServiceStub):
     nothing yet is PAUSED at once. Pausing a paused job succeeds.
     Errors: NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT,
     UNIMPLEMENTED/CAPABILITY_UNSUPPORTED.
+    """
+    CheckpointJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CheckpointJobRequest, _job_service_pb2.CheckpointJobResponse]  # type: ignore[assignment]
+    """Has a job at work write a checkpoint as soon as it can, and go on. The
+    request outlives the coordinator and the trainer service, and ends with the
+    attempt that it is for. The job's events tell of the checkpoint.
+    Errors: NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a
+    job of which nothing runs, UNIMPLEMENTED/CAPABILITY_UNSUPPORTED.
     """
     ResumeJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ResumeJobRequest, _job_service_pb2.ResumeJobResponse]  # type: ignore[assignment]
     """Puts a paused job back into the queue; it goes on from where it saved.
@@ -247,6 +261,19 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         nothing yet is PAUSED at once. Pausing a paused job succeeds.
         Errors: NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT,
         UNIMPLEMENTED/CAPABILITY_UNSUPPORTED.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckpointJob(
+        self,
+        request: _job_service_pb2.CheckpointJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.CheckpointJobResponse, _abc.Awaitable[_job_service_pb2.CheckpointJobResponse]]:
+        """Has a job at work write a checkpoint as soon as it can, and go on. The
+        request outlives the coordinator and the trainer service, and ends with the
+        attempt that it is for. The job's events tell of the checkpoint.
+        Errors: NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a
+        job of which nothing runs, UNIMPLEMENTED/CAPABILITY_UNSUPPORTED.
         """
 
     @_abc_1.abstractmethod
