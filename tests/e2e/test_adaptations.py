@@ -92,8 +92,11 @@ async def test_whole_weights_become_a_model_that_is_served(
     assert await _said(fleet, name)
 
 
-async def test_dora_that_no_engine_serves_is_refused_before_it_is_trained(fleet: LocalFleet) -> None:
-    job = _job(fleet, "dora-alone", "adapter: {lora: {rank: 16, dora: true}}")
+async def test_dora_that_the_engine_meant_does_not_serve_is_refused_before_it_is_trained(
+    fleet: LocalFleet,
+) -> None:
+    meant = "intended_serving: {engine: embedded}"
+    job = _job(fleet, "dora-alone", "adapter: {lora: {rank: 16, dora: true}}", meant)
     refused = await fleet.cli("train", job, "--json")
     assert refused.code != 0
     error = refused.document("error")

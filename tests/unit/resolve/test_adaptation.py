@@ -79,8 +79,8 @@ def test_what_a_backend_cannot_do_is_refused_at_its_field(spec: JobSpec, missing
     assert error.message.startswith(f"{field}: ")
 
 
-@pytest.mark.parametrize("engine", ["", "embedded", "vllm", "sglang"])
-def test_dora_without_merge_is_refused_where_no_engine_takes_it(engine: str) -> None:
+@pytest.mark.parametrize("engine", ["embedded", "vllm", "sglang"])
+def test_dora_without_merge_is_refused_for_an_engine_that_does_not_take_it(engine: str) -> None:
     error = refusal(
         Reason.CAPABILITY_UNSUPPORTED,
         lambda: check_backend(adapted(dora=True, engine=engine), chosen().manifest),
@@ -89,6 +89,11 @@ def test_dora_without_merge_is_refused_where_no_engine_takes_it(engine: str) -> 
     assert "merge: true" in error.hint
     assert engine in error.message
     check_backend(adapted(dora=True, engine=engine, merge=True), chosen().manifest)
+
+
+@pytest.mark.parametrize("engine", ["", "mlx"])
+def test_dora_is_trained_unmerged_for_the_engine_that_takes_it(engine: str) -> None:
+    check_backend(adapted(dora=True, engine=engine), chosen().manifest)
 
 
 def test_rslora_is_refused_only_for_the_engine_that_serves_another_scale() -> None:
