@@ -62,6 +62,7 @@ def prompt_to_try(context: RunContext, renderer: Renderer, *, longest: int) -> l
     """
     data = data_of_role(context.order.resolved_spec, "train")[0]
     method = context.order.resolved_spec.spec.train.method.WhichOneof("method") or "sft"
+    method = "sft" if method == "distill" else method  # rows as for it, and the teacher's answers too
     line = 1
     try:
         line, prompt = first_prompt(method, data.path, renderer)

@@ -26,32 +26,31 @@ import numpy
 import torch
 from safetensors.torch import load_file
 
-from tunefleet.backend.v1.run_pb2 import RunOrder, StopMode
+from tunefleet.backend.v1.run_pb2 import RunOrder
 from tunefleet.job.v1.event_pb2 import Preflight, RunPhase
-from tunefleet_core.backend import RunContext, RunStopped
+from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError, from_exception
-from tunefleet_core.rendering import RenderedRow, Renderer, TemplateRefusedError, data_of_role, first_prompt
+from tunefleet_core.rendering import (
+    RenderedRow,
+    Renderer,
+    disk_full,
+    folders_kept,
+    prompt_to_try,
+    stop_if_asked,
+)
 from tunefleet_trl.answering import likeliest_answer
 from tunefleet_trl.memory import free_memory_bytes, peak_memory_bytes
 from tunefleet_trl.processes import agreed, is_first, writing_together
 
-__all__ = ["is_wanted", "preflight"]
+__all__ = ["preflight"]
 
 _ANSWER_TOKENS = 2
-_DEFAULT_KEEP = 3
 _SMALL_SHARE = 0.05
 """Share of the free memory below which a planned peak is so small that no error of the plan matters."""
 _STATE_SHARE = 0.05
 """Share of the peak from which on gradients and optimiser state are tried beside the activations."""
 _STATE_BYTES_PER_PARAMETER = 12
 """Gradient and the two moments of AdamW in float32."""
-
-
-def is_wanted(context: RunContext) -> bool:
-    """Whether a run begins with a trial: unless it was declined, or goes on from a checkpoint."""
-    train = context.order.resolved_spec.spec.train
-    is_declined = train.HasField("preflight") and not train.preflight
-    return not is_declined and not context.order.resume_from
 
 
 def preflight(context: RunContext, trainer: Any, renderer: Renderer, rows: Sequence[RenderedRow]) -> None:
@@ -75,9 +74,9 @@ def preflight(context: RunContext, trainer: Any, renderer: Renderer, rows: Seque
     try:
         with _leaving_no_trace(trainer):
             _try_step(context.order, trainer, found, rows=_rows_to_try(context, trainer))
-            _stop_if_asked(context)
+            stop_if_asked(context)
             _try_saving(context, trainer, found)
-            _stop_if_asked(context)
+            stop_if_asked(context)
             if trainer.writes_answers:
                 found.answer = _try_answer(context, trainer, renderer, rows)
     except (MemoryError, RuntimeError) as error:
@@ -171,15 +170,16 @@ def _try_saving(context: RunContext, trainer: Any, found: Preflight) -> None:
         # Libraries class a full disk as anything; what is left of it says what it was.
         free = shutil.disk_usage(work).free
         if from_exception(error).reason is Reason.DISK_FULL or free < 1 << 16:
-            raise _disk_full(work, free, found.checkpoint_bytes, 1) from error
+            raise disk_full(work, free, found.checkpoint_bytes, 1) from error
         raise
     finally:
         if is_first(context.order):
             shutil.rmtree(folder, ignore_errors=True)
-    kept = _folders_kept(context, trainer)
+    policy = context.order.resolved_spec.spec.train.checkpoint
+    kept = folders_kept(policy, total_steps=trainer.state.max_steps, every_steps=trainer.args.save_steps)
     free = shutil.disk_usage(work).free
     if free < kept * found.checkpoint_bytes:
-        raise _disk_full(work, free, found.checkpoint_bytes, kept)
+        raise disk_full(work, free, found.checkpoint_bytes, kept)
 
 
 @contextmanager
@@ -195,65 +195,9 @@ def _read_back(folder: Path, found: Preflight) -> None:
     torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
 
 
-def _folders_kept(context: RunContext, trainer: Any) -> int:
-    """Return how many folders of a checkpoint's size are on the disk at most: kept, being written, output."""
-    policy = context.order.resolved_spec.spec.train.checkpoint
-    keep = policy.keep if policy.HasField("keep") else _DEFAULT_KEEP
-    written = trainer.state.max_steps // max(1, trainer.args.save_steps)
-    return min(keep + 1, written) + 1
-
-
-def _disk_full(work: Path, free: int, each: int, count: int) -> TunefleetError:
-    need = f"{count} folders of {_size(each)} each" if each else "a checkpoint"
-    return TunefleetError(
-        Reason.DISK_FULL,
-        f"The disk at {work} has {_size(free)} free, and the run writes {need}.",
-        hint="Free space on this disk, or lower train.checkpoint.keep.",
-        metadata={
-            "path": str(work),
-            "free_bytes": str(free),
-            "checkpoint_bytes": str(each),
-            "folders": str(count),
-        },
-    )
-
-
 def _try_answer(context: RunContext, trainer: Any, renderer: Renderer, rows: Sequence[RenderedRow]) -> str:
     """Render the prompt of the first row as a server would and go on from it, a few likeliest tokens."""
-    prompt = _first_prompt(context, renderer, longest=max(len(row.input_ids) for row in rows))
+    prompt = prompt_to_try(context, renderer, longest=max(len(row.input_ids) for row in rows))
     stops = set(renderer.template.stop_token_ids)
     answer = likeliest_answer(trainer.model, prompt, most_tokens=_ANSWER_TOKENS, stops=stops)
     return str(renderer.tokenizer.decode(answer, skip_special_tokens=True))
-
-
-def _first_prompt(context: RunContext, renderer: Renderer, *, longest: int) -> list[int]:
-    data = data_of_role(context.order.resolved_spec, "train")[0]
-    method = context.order.resolved_spec.spec.train.method.WhichOneof("method") or "sft"
-    method = "sft" if method == "distill" else method  # rows as for it, and the teacher's answers too
-    line = 1
-    try:
-        line, prompt = first_prompt(method, data.path, renderer)
-    except TemplateRefusedError as error:
-        why = f"it renders the first row and refuses the question alone: {error}"
-    else:
-        if prompt:
-            return prompt[-longest:]
-        why = f"the question on line {line} becomes no token"
-    raise TunefleetError(
-        Reason.TEMPLATE_MISMATCH,
-        f"The chat template cannot be served: {why}.",
-        hint="Correct chat_template.jinja so that it renders with add_generation_prompt.",
-        metadata={"path": data.path, "line": str(line)},
-    )
-
-
-def _stop_if_asked(context: RunContext) -> None:
-    if context.stop_requested() != StopMode.STOP_MODE_UNSPECIFIED:
-        raise RunStopped("stopped before the first step")
-
-
-def _size(count: int) -> str:
-    for unit, limit in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= limit:
-            return f"{count / limit:.1f} {unit}"
-    return f"{count} bytes"

@@ -15,7 +15,14 @@ from tunefleet.job.v1.event_pb2 import RunPhase
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.rendering import RenderedRow, Renderer, TrainingRows, renderer_of, training_rows
+from tunefleet_core.rendering import (
+    RenderedRow,
+    Renderer,
+    TrainingRows,
+    is_preflight_wanted,
+    renderer_of,
+    training_rows,
+)
 from tunefleet_trl.adaptation import lora_config
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.life import RowPlaces, attach_life, restore_best, with_rollbacks
@@ -24,7 +31,7 @@ from tunefleet_trl.methods import METHODS
 from tunefleet_trl.methods.teacher_answers import answer_prompts
 from tunefleet_trl.outcome import base_numbers_of, write_output
 from tunefleet_trl.packing import PackingCollator, packed_dataset, require_isolation
-from tunefleet_trl.preflight import is_wanted, preflight
+from tunefleet_trl.preflight import preflight
 from tunefleet_trl.processes import is_first, join_processes, leave_processes
 from tunefleet_trl.quantising import FORMATS
 from tunefleet_trl.trainer import RunTrainer
@@ -153,7 +160,7 @@ def _trainer(
 
 
 def _try_first(context: RunContext, renderer: Renderer, rows: TrainingRows, trainer: RunTrainer) -> None:
-    if is_wanted(context):
+    if is_preflight_wanted(context):
         preflight(context, trainer, renderer, rows.train)
 
 

@@ -1,28 +1,22 @@
-"""Measure an adapter trained on a quantised base also on the base in whole numbers.
-
-That is how most engines serve it, and its answers there differ: rounding every weight moves
-them as far as a light adapter does. Without these numbers nothing could be proven of such an
-engine, so they are taken while the trainer's memory is free again.
-"""
+"""Measure an adapter trained on a quantised base also on the base in whole numbers."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.backend import RunContext
-from tunefleet_core.parity import NumbersRecord, TrainServeContract, judge_numbers
+from tunefleet_core.parity import TrainServeContract
+from tunefleet_core.rendering.unquantized_record import ROOM, with_unquantized
 from tunefleet_trl.loading import Hardware, load_adapter, load_base
 from tunefleet_trl.reference_numbers import measure
 
 __all__ = ["add_unquantized"]
-
-_ROOM = 1.25
-"""Weights, and a quarter of them for loading and one short prompt."""
 
 
 def add_unquantized(
@@ -39,32 +33,20 @@ def add_unquantized(
     facts = context.order.resolved_spec.base
     place = _place(facts, hardware)
     if place is None:
-        context.notice(
-            "The base in whole numbers does not fit into memory, so the adapter was measured only on the "
-            f"base quantised to {contract.precision.quantization}: an unquantised engine stays unverified.",
-            hint="Train on a host with memory for the whole base to have it proven.",
-        )
-        return contract
-    model = load_adapter(load_base(facts, place), str(adapter))
-    prompts = [record.prompt_token_ids for record in contract.numbers]
-    with model.disable_adapter():
-        base = measure(model, prompts)
-    found = tuple(
-        NumbersRecord(prompt_token_ids=prompt, base=base_top, tuned=tuned_top)
-        for prompt, base_top, tuned_top in zip(prompts, base, measure(model, prompts), strict=True)
-    )
-    moved = judge_numbers(contract, [record.tuned.as_mapping() for record in found]).distance_to_tuned
-    context.notice(
-        f"Trained on a base quantised to {contract.precision.quantization}, the adapter answers {moved:.4f} "
-        f"nats away from there on the base in {place.dtype}; both are recorded.",
-        severity="info",
-    )
-    return replace(contract, unquantized=found)
+        return with_unquantized(context, contract, None, dtype="")
+
+    def both(prompts: Sequence[tuple[int, ...]]) -> tuple[Any, Any]:
+        model = load_adapter(load_base(facts, place), str(adapter))
+        with model.disable_adapter():
+            base = measure(model, prompts)
+        return base, measure(model, prompts)
+
+    return with_unquantized(context, contract, both, dtype=place.dtype)
 
 
 def _place(facts: BaseFacts, hardware: Hardware) -> Hardware | None:
     """Return where the whole base fits: the run's own device, else the host; None: nowhere."""
-    need = _ROOM * facts.parameter_count * getattr(torch, hardware.dtype).itemsize
+    need = ROOM * facts.parameter_count * getattr(torch, hardware.dtype).itemsize
     if hardware.kind == "cuda" and torch.cuda.mem_get_info()[0] >= need:
         return hardware
     if psutil.virtual_memory().available >= need:

@@ -21,12 +21,12 @@ from trl import SFTConfig, SFTTrainer
 
 from tunefleet.job.v1.spec_pb2 import DistillMethod
 from tunefleet_core.backend import RunContext
-from tunefleet_core.rendering import RenderedRow, Renderer, TrainingRows
+from tunefleet_core.rendering import RenderedRow, Renderer, TrainingRows, is_preflight_wanted
 from tunefleet_trl.adaptation import lora_config
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.loading import Hardware, load_adapter, load_base
 from tunefleet_trl.methods.collating import padded
-from tunefleet_trl.preflight import is_wanted, preflight
+from tunefleet_trl.preflight import preflight
 from tunefleet_trl.trainer import RunTraining
 
 with warnings.catch_warnings():  # that it may change is known: the lock names one version
@@ -218,5 +218,5 @@ def _arguments(context: RunContext, rows: TrainingRows, hardware: Hardware) -> S
 
 
 def _try_first(context: RunContext, renderer: Renderer, rows: TrainingRows, trainer: Any) -> None:
-    if is_wanted(context):
+    if is_preflight_wanted(context):
         preflight(context, trainer, renderer, rows.train)

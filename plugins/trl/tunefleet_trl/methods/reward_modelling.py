@@ -18,7 +18,7 @@ from trl import RewardConfig, RewardTrainer
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
 from tunefleet.backend.v1.run_pb2 import RunOutput
 from tunefleet_core.backend import RunContext
-from tunefleet_core.rendering import Answer, Renderer
+from tunefleet_core.rendering import Answer, Renderer, is_preflight_wanted
 from tunefleet_trl.adaptation import is_full, lora_config
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.life import attach_life, restore_best, with_rollbacks
@@ -27,7 +27,7 @@ from tunefleet_trl.methods.collating import padded
 from tunefleet_trl.methods.preference import longest_of
 from tunefleet_trl.methods.reward_files import write_reward_model
 from tunefleet_trl.methods.rows import AnsweredRows, answered_training_rows
-from tunefleet_trl.preflight import is_wanted, preflight
+from tunefleet_trl.preflight import preflight
 from tunefleet_trl.processes import is_first, leave_processes
 from tunefleet_trl.trainer import RunTraining
 
@@ -126,5 +126,5 @@ def _arguments(context: RunContext, rows: AnsweredRows, hardware: Hardware) -> R
 
 
 def _try_first(context: RunContext, renderer: Renderer, rows: AnsweredRows, trainer: Any) -> None:
-    if is_wanted(context):
+    if is_preflight_wanted(context):
         preflight(context, trainer, renderer, rows.references().train)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tunefleet.backend.v1.run_pb2 import RunOutput
 from tunefleet_core.backend import RunContext
-from tunefleet_core.rendering import Renderer, TrainingRows
+from tunefleet_core.rendering import Renderer, TrainingRows, is_preflight_wanted
 from tunefleet_trl.life import attach_life, restore_best, with_rollbacks
 from tunefleet_trl.loading import Hardware, load_base
 from tunefleet_trl.methods.preference import preference_trainer
@@ -17,7 +17,7 @@ from tunefleet_trl.methods.reward_modelling import train_reward_model
 from tunefleet_trl.methods.rows import answered_training_rows
 from tunefleet_trl.methods.scored import SCORED, scored_trainer
 from tunefleet_trl.outcome import base_numbers_of, write_output
-from tunefleet_trl.preflight import is_wanted, preflight
+from tunefleet_trl.preflight import preflight
 from tunefleet_trl.processes import is_first, leave_processes
 
 __all__ = ["train_by_method"]
@@ -76,5 +76,5 @@ def _builder(method: str) -> Callable[..., Any]:
 
 
 def _try_first(context: RunContext, renderer: Renderer, rows: TrainingRows, trainer: Any) -> None:
-    if is_wanted(context):
+    if is_preflight_wanted(context):
         preflight(context, trainer, renderer, rows.train)
