@@ -23,8 +23,8 @@ def _make(options: Mapping[str, object]) -> Scorer:
         from referencing import Registry
     except ModuleNotFoundError as error:
         raise ValueError(
-            "needs the package jsonschema in the environment of the backend; install it there with pip, "
-            "or use json_valid with required keys"
+            "needs the package jsonschema, which the environment of this backend does not have; "
+            "use json_valid with required keys, or the backend trl"
         ) from error
     wanted = cast("Mapping[str, object]", schema)
     try:

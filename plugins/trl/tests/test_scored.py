@@ -102,6 +102,18 @@ def test_prompts_are_the_renderers_and_answers_end_where_the_template_ends_them(
     assert set(template.stop_token_ids) <= set(known)
 
 
+def test_a_schema_scores_answers_in_a_run(base: Path, tmp_path: Path) -> None:
+    spec = spec_of("grpo", steps=2)
+    added = spec.train.method.grpo.rewards.add(name="json_schema")
+    # A schema that takes every answer that is JSON, so half a point would show one that was not held to it.
+    added.options["schema"] = {"type": ["string", "number", "integer", "boolean", "null", "array", "object"]}
+    context = lab.MemoryContext(order_of(base, tmp_path, spec))
+    TrlRank().run(context)
+    told = [metrics.extra["rewards/json_schema/mean"] for metrics in context.told if metrics.HasField("loss")]
+    assert len(told) == 2
+    assert all((32 * mean).is_integer() for mean in told), "of 32 answers each is worth 0 or 1"
+
+
 def test_validation_prompts_are_scored_too(base: Path, tmp_path: Path) -> None:
     context = lab.MemoryContext(order_of(base, tmp_path, spec_of("grpo", steps=2), validation=True))
     TrlRank().run(context)
