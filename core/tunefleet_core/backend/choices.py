@@ -23,6 +23,7 @@ BASICS: Mapping[str, tuple[object, ...]] = {
     "train.adapter.lora.lora_plus_ratio": (1.0,),
     "train.adapter.lora.modules_to_save": (),
     "train.gradient_checkpointing": (False,),
+    "train.dtype": ("float32", "bfloat16"),
     "train.neftune_alpha": (0.0,),
     "train.optim.optimizer": ("adamw",),
     "train.optim.schedule": ("cosine", "linear", "constant"),

@@ -46,7 +46,7 @@ __all__ = ["estimate_evaluate", "estimate_train", "steps_of"]
 
 _MADE_BITS = {"mlx4": 4.5, "mlx8": 8.5}
 """Formats that exist in memory alone: the bits, and a scale and a bias of 16 bits per 64 weights."""
-_DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _COMPARED = ("dpo", "ipo", "kto")
 _PAIRED = ("dpo", "ipo", "orpo", "simpo", "reward")
 _VALUE_BYTES, _GRADIENT_BYTES = 4, 4
@@ -57,6 +57,7 @@ _STATE_BYTES = {
     "paged_adamw_8bit": 2,
     "lion": 4,
     "lion_8bit": 1,
+    "muon": 4,  # of matrices; of the rest, which AdamW moves, 8
     "adafactor": 0,  # sums over rows and columns
 }
 _PAGED = "paged_"

@@ -170,7 +170,7 @@ def _passes(recipe: Recipe) -> Finding | None:
 
 
 def _half_precision(recipe: Recipe) -> Finding | None:
-    if recipe.train.dtype not in ("float16", "fp16", "half"):
+    if recipe.train.dtype != "float16":
         return None
     return Finding(
         text="float16 overflows where bfloat16 has room: the loss can turn into NaN without a scaler.",

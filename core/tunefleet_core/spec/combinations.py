@@ -22,6 +22,7 @@ OPTIMIZERS = (
     "adafactor",
     "lion",
     "lion_8bit",
+    "muon",
 )
 INITS = ("default", "pissa", "olora")
 

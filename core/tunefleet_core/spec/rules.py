@@ -43,7 +43,7 @@ __all__ = [
     "validate_spec",
 ]
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float16")
 MERGE_DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("nf4", "fp4", "int8", "mlx4", "mlx8")
 OVER_LONG = ("error", "drop")
@@ -239,11 +239,8 @@ def _one_of(words: tuple[str, ...]) -> _Rule:
 
 
 def _dtype(value: object) -> str:
-    if value in ("float16", "fp16", "half"):
-        return (
-            f"'{value}' overflows without loss scaling and is not trained in; "
-            f"use bfloat16, or float32 on a device without it"
-        )
+    if value in ("fp16", "half"):
+        return f"must be one of {', '.join(DTYPES)}, got '{value}'; did you mean 'float16'?"
     return _one_of(DTYPES)(value)
 
 

@@ -38,7 +38,7 @@ def _stop_at_two(context: lab.MemoryContext) -> int:
     return StopMode.STOP_MODE_SAVE if context.step >= 1 else StopMode.STOP_MODE_UNSPECIFIED
 
 
-QUICK = ("adafactor", "adamw_8bit", "pissa", "lora_plus")
+QUICK = ("adafactor", "adamw_8bit", "muon", "pissa", "lora_plus")
 CHOICES = [
     *QUICK,
     *(pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS if name not in ("adamw", *QUICK)),

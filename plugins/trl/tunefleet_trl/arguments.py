@@ -45,6 +45,8 @@ def common_arguments(order: RunOrder, hardware: Hardware, *, rows: int, validate
         **optimizer_arguments(train.optim, total),
         "seed": train.seed if train.HasField("seed") else _DEFAULT_SEED,
         "bf16": hardware.dtype == "bfloat16",
+        "fp16": hardware.dtype == "float16",  # with a scaler of the loss
+        "use_liger_kernel": hardware.is_liger,
         "use_cpu": hardware.kind == "cpu",
         "gradient_checkpointing": checkpointing,
         "neftune_noise_alpha": train.neftune_alpha or None,

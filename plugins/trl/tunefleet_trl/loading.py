@@ -21,6 +21,7 @@ from tunefleet_trl.library_gaps import close_library_gaps
 from tunefleet_trl.quantising import CARRIER, keep_layout, mend_eight_bit, quantising_options
 
 __all__ = [
+    "FLASH",
     "Hardware",
     "hush_libraries",
     "load_adapter",
@@ -29,6 +30,7 @@ __all__ = [
     "stored_format",
 ]
 
+FLASH = "flash_attention_2"
 _UNPACKED = "mxfp4"
 """A stored format that is unpacked while loading."""
 _SMALL_MODEL_PARAMETERS = 50_000_000
@@ -41,6 +43,15 @@ class Hardware:
 
     kind: str
     dtype: str
+    attention: str = ""
+    """The attention that was chosen for training; empty: the model's own."""
+    is_liger: bool = False
+    """Whether training uses Liger's kernels."""
+
+    @property
+    def is_padding_free(self) -> bool:
+        """Whether a batch can be one sequence without padding: the attention reads positions itself."""
+        return self.attention == FLASH
 
 
 def hush_libraries() -> None:
@@ -82,6 +93,8 @@ def prepare_hardware(order: RunOrder, *, dtype: str) -> Hardware:
     if processes > 1:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # the library would choose again, and say so
     torch.set_num_threads(threads)
+    if kind == "cpu" and dtype == "float16":
+        dtype = "float32"  # the library would take it in silence, and compute so
     return Hardware(kind=kind, dtype=dtype or ("bfloat16" if kind == "cuda" else "float32"))
 
 
@@ -120,6 +133,7 @@ def load_base(
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
+                **({"attn_implementation": hardware.attention} if hardware.attention else {}),
                 **_form(base, hardware, quantization),
                 **head,
             )

@@ -12,8 +12,9 @@ from typing import Any
 
 from tunefleet.job.v1.spec_pb2 import Optim
 
-__all__ = ["OPTIMIZERS", "optimizer_arguments", "quicken_b"]
+__all__ = ["MUON", "OPTIMIZERS", "optimizer_arguments", "quicken_b"]
 
+MUON = "muon"
 OPTIMIZERS: Mapping[str, str] = {
     "adamw": "adamw_torch_fused",
     "adafactor": "adafactor",
@@ -22,8 +23,9 @@ OPTIMIZERS: Mapping[str, str] = {
     "paged_adamw_32bit": "paged_adamw_32bit",
     "lion": "lion_32bit",
     "lion_8bit": "lion_8bit",
+    MUON: "adamw_torch_fused",  # a name that it takes; the trainer makes the optimiser itself
 }
-"""Optimisers by their names in the library; all but the first two come from bitsandbytes."""
+"""Optimisers by their names in the library; those with 8 or 32 bits and lion come from bitsandbytes."""
 
 _LION_BETA2 = 0.99
 """The paper's own (Chen et al. 2023, arXiv:2302.06675)."""

@@ -21,7 +21,13 @@ DISTRIBUTED = ("sft", "dpo", "ipo", "orpo", "simpo")
 _OPTIONS_SCHEMA = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "type": "object",
-    "properties": {},
+    "properties": {
+        "kernels": {
+            "enum": ["auto", "library"],
+            "description": "`auto`: FlashAttention 2, padding-free batches and Liger where device, model and "
+            "method take them and they are installed. `library`: what transformers does by itself.",
+        },
+    },
     "additionalProperties": False,
 }
 
@@ -77,7 +83,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
 
 def _choices() -> Mapping[str, Sequence[str]]:
     """Return what else of a spec is honoured, field to values; none: any."""
-    optimizers = ["adafactor"]
+    optimizers = ["adafactor", "muon"]
     if find_spec("bitsandbytes"):
         optimizers += ["adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion", "lion_8bit"]
     return {
@@ -87,6 +93,7 @@ def _choices() -> Mapping[str, Sequence[str]]:
         "train.adapter.lora.modules_to_save": [],
         "train.gradient_checkpointing": ["true"],
         "train.neftune_alpha": [],
+        "train.dtype": ["float16"],
         "train.optim.optimizer": optimizers,
         "train.optim.schedule": ["wsd"],
         "train.optim.min_lr_ratio": [],

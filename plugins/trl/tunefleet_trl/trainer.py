@@ -31,7 +31,8 @@ from tunefleet_trl.life.run_life import RunLife
 from tunefleet_trl.loading import Hardware
 from tunefleet_trl.memory import peak_memory_bytes
 from tunefleet_trl.model_files import load_weights, save_weights
-from tunefleet_trl.optimising import quicken_b
+from tunefleet_trl.muon import MuonWithAdamW, muon_groups
+from tunefleet_trl.optimising import MUON, quicken_b
 from tunefleet_trl.packing import ROW_MASK
 from tunefleet_trl.processes import (
     agreed,
@@ -155,6 +156,15 @@ class RunTraining:
 
     def create_optimizer(self, model: Any = None) -> Any:
         is_new = self.optimizer is None
+        optim = self._context.order.resolved_spec.spec.train.optim
+        if is_new and optim.optimizer == MUON:
+            args = self.args
+            self.optimizer = MuonWithAdamW(
+                muon_groups(self.model if model is None else model, weight_decay=args.weight_decay),
+                lr=args.learning_rate,
+                betas=(args.adam_beta1, args.adam_beta2),
+                eps=args.adam_epsilon,
+            )
         optimizer = super().create_optimizer(model)
         if is_new and self._b_ratio != 1.0:
             quicken_b(optimizer, self.model if model is None else model, self._b_ratio)

@@ -25,6 +25,7 @@ from tunefleet_core.rendering import (
 )
 from tunefleet_trl.adaptation import lora_config
 from tunefleet_trl.arguments import common_arguments
+from tunefleet_trl.kernels import with_kernels
 from tunefleet_trl.life import RowPlaces, attach_life, restore_best, with_rollbacks
 from tunefleet_trl.loading import Hardware, load_base, prepare_hardware
 from tunefleet_trl.methods import METHODS
@@ -51,6 +52,12 @@ def train(context: RunContext) -> RunOutput:
     _refuse_unsupported(spec)
     context.enter(RunPhase.RUN_PHASE_LOADING)
     hardware = prepare_hardware(context.order, dtype=spec.spec.train.dtype)
+    if spec.spec.train.dtype == "float16" != hardware.dtype:
+        context.notice(
+            "float16 is not computed on a processor: this run computes in float32.",
+            hint="Leave train.dtype out, or run it on a device.",
+        )
+    hardware = with_kernels(context, hardware)
     join_processes(context.order, hardware.kind)
     renderer = renderer_of(spec.base, spec.chat_template, loss_on=spec.spec.train.loss_on)
     method = spec.spec.train.method.WhichOneof("method") or "sft"
@@ -140,8 +147,9 @@ def _trainer(
     context: RunContext, renderer: Renderer, rows: TrainingRows, hardware: Hardware, *, model: Any
 ) -> RunTrainer:
     spec = context.order.resolved_spec
-    packs = spec.spec.train.method.sft.packing
-    datasets = _packed(spec, rows) if packs else _apart(rows)
+    capacity = spec.spec.train.max_length if spec.spec.train.method.sft.packing else 0
+    packs = capacity > 0 or hardware.is_padding_free
+    datasets = _packed(rows, capacity) if packs else _apart(rows)
     trainer = RunTrainer(
         context=context,
         before_first_step=partial(_try_first, context, renderer, rows),
@@ -171,8 +179,8 @@ def _apart(rows: TrainingRows) -> dict[str, Any]:
     }
 
 
-def _packed(spec: ResolvedSpec, rows: TrainingRows) -> dict[str, Any]:
-    capacity = spec.spec.train.max_length
+def _packed(rows: TrainingRows, capacity: int) -> dict[str, Any]:
+    """Return sequences of at most so many tokens; a capacity of 0 gives every row its own."""
     return {
         "train_dataset": packed_dataset(rows.train, capacity),
         "eval_dataset": packed_dataset(rows.validation, capacity) if rows.validation else None,

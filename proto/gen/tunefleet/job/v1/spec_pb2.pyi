@@ -286,7 +286,9 @@ class TrainSpec(_message.Message):
     seed: _builtins.int
     """Seed of data order, initialisation and dropout. Default 42."""
     dtype: _builtins.str
-    """Number type of the computation: `float32` or `bfloat16`. Left out: by device."""
+    """Number type of the computation: `float32`, `bfloat16`, or `float16` with a
+    warning, for devices without bfloat16. Left out: by device.
+    """
     loss_on: _builtins.str
     """Which tokens carry loss: `assistant` (default) or `all`."""
     merge: _builtins.bool
@@ -1315,8 +1317,9 @@ class Optim(_message.Message):
     """
     optimizer: _builtins.str
     """`adamw`, `adamw_8bit`, `paged_adamw_8bit`, `paged_adamw_32bit`,
-    `adafactor`, `lion` or `lion_8bit`. Default `adamw`, or `paged_adamw_8bit`
-    for an adapter that would not fit otherwise.
+    `adafactor`, `lion`, `lion_8bit`, or `muon` for matrices with `adamw` for
+    the rest. Default `adamw`, or `paged_adamw_8bit` for an adapter that would
+    not fit otherwise.
     """
     min_lr_ratio: _builtins.float
     """Share of the peak that the rate falls to at the end. Default 0."""
