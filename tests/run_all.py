@@ -32,7 +32,7 @@ TOOLS = ROOT / ".tools" / "pytest"
 FLEETS = ("chaos", "contract", "docs", "e2e")
 """Folders of tests that start whole fleets."""
 BESIDE = "fleets"
-EXPORTERS = ("compress", "gguf", "mlx", "tracking")
+APART = ("compress", "deepspeed", "gguf", "mlx", "tracking")
 """Plugins with an environment that few tests need: left to `--all`, and to `--only` with its name."""
 MOST_AGAIN = 5
 """So many failures may be the company they ran in; more are a fault, and nothing runs again."""
@@ -103,7 +103,7 @@ def test_tools() -> str:
     return str(TOOLS)
 
 
-def exporter_suite(name: str) -> Suite:
+def suite_apart(name: str) -> Suite:
     """Return the tests of a plugin that writes formats, with a test runner of their own.
 
     The other one brings libraries in versions that this environment does not have.
@@ -143,6 +143,7 @@ def suites() -> list[Suite]:
                 "plugins/echo/tests",
                 "plugins/families/tests",
                 "plugins/formats/tests",
+                "plugins/deepspeed/tests/light",
                 "plugins/gguf/tests/light",
                 "plugins/mlx/tests/light",
             ),
@@ -283,8 +284,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.all:
         os.environ["TUNEFLEET_TEST_SEEDS"] = os.environ.get("TUNEFLEET_TEST_SEEDS", "all")
-    exporters = EXPORTERS if arguments.all else [name for name in EXPORTERS if name == arguments.only]
-    every = [*suites(), *map(exporter_suite, exporters)]
+    apart = APART if arguments.all else [name for name in APART if name == arguments.only]
+    every = [*suites(), *map(suite_apart, apart)]
     chosen = [suite for suite in every if arguments.only in (None, suite.name)]
     results = run_beside(chosen, everything=arguments.all)
     run_again_alone(results, everything=arguments.all)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,19 +20,20 @@ def test_a_failed_install_harms_nothing_and_a_removal_removes(
 ) -> None:
     monkeypatch.delenv("TUNEFLEET_ENVS", raising=False)
     state, said = tmp_path / "state", list[str]()
-    write_starter("clock", tmp_path / "clock", "train")
+    _write_plugin("clock", tmp_path)
     report = install(str(tmp_path / "clock"), state, said.append)
     assert not report.was_ready
     assert any("of a size known when they are there" in line for line in said)
     index = EnvironmentIndex(state)
     before = index.read()
+    subprocess.run([report.environment.python, "-c", "import tunefleet_echo.rank"], check=True)
 
     # The same dependencies, so the same environment, which now gets a plugin that cannot be imported.
-    write_starter("broken", tmp_path / "broken", "train")
+    _write_plugin("broken", tmp_path)
     plugin = tmp_path / "broken" / "tunefleet_broken" / "plugin.py"
     plugin.write_text(plugin.read_text() + "\nraise RuntimeError('out of order')\n")
     # One that is built no further than this.
-    write_starter("unbuilt", tmp_path / "unbuilt", "train")
+    _write_plugin("unbuilt", tmp_path)
     project = tmp_path / "unbuilt" / "pyproject.toml"
     project.write_text(
         project.read_text().replace('packages = ["tunefleet_unbuilt"]', 'packages = ["no-such"]')
@@ -51,3 +53,13 @@ def test_a_failed_install_harms_nothing_and_a_removal_removes(
     assert removed.freed_bytes > 1_000_000
     assert index.read() == {}
     assert not index.folder_of(report.environment.digest).exists()
+
+
+def _write_plugin(name: str, parent: Path) -> None:
+    """Write one that builds on a plugin of this project: it is there for this one, and not offered."""
+    write_starter(name, parent / name, "train")
+    project = parent / name / "pyproject.toml"
+    text = project.read_text()
+    changed = text.replace('dependencies = ["tunefleet"]', 'dependencies = ["tunefleet", "tunefleet-echo"]')
+    assert changed != text
+    project.write_text(changed)

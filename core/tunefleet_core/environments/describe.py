@@ -22,6 +22,7 @@ from tunefleet.fleet.v1.fleet_pb2 import InstalledBackend
 from tunefleet_core import CONTRACT_VERSION
 from tunefleet_core.artifacts import write_whole_file
 from tunefleet_core.environments.layout import Environment
+from tunefleet_core.environments.sources import plugin_name
 from tunefleet_core.plugins import ALLOW_VARIABLE
 from tunefleet_core.worker.marker import end_marked, marked_environment
 
@@ -38,10 +39,21 @@ class _Fault(Exception):
 async def describe_environment(environment: Environment, cache: Path | None = None) -> list[InstalledBackend]:
     """Return the backends of an environment, failed ones with their reason.
 
-    Never raises for what a plugin does: one that hangs or breaks is a FAILED entry.
+    Never raises for what a plugin does: one that hangs or breaks is a FAILED entry. Where the
+    environment names its plugins, others that are in it do not count: they are there because
+    one of these builds on them, and may lack what they need themselves.
     `cache` is a file that remembers a good answer, until a distribution that is installed
     for development changes.
     """
+    return [item for item in await _described(environment, cache) if _is_of(environment, item)]
+
+
+def _is_of(environment: Environment, backend: InstalledBackend) -> bool:
+    distribution = backend.manifest.plugin.partition("==")[0]
+    return not (environment.plugins and distribution) or plugin_name(distribution) in environment.plugins
+
+
+async def _described(environment: Environment, cache: Path | None) -> list[InstalledBackend]:
     if cache is not None and (remembered := await asyncio.to_thread(_remembered, cache)):
         return _parse(environment, remembered)
     try:

@@ -24,7 +24,12 @@ from pathlib import Path
 from tunefleet_core import __version__
 from tunefleet_core.environments.describe import describe_environment
 from tunefleet_core.environments.layout import COMPLETE, Environment, EnvironmentIndex
-from tunefleet_core.environments.sources import PluginSource, find_plugin_source, tunefleet_requirement
+from tunefleet_core.environments.sources import (
+    PluginSource,
+    find_plugin_source,
+    plugins_below,
+    tunefleet_requirement,
+)
 from tunefleet_core.errors import Reason, TunefleetError
 
 __all__ = ["InstallReport", "accelerator_tag", "install", "lock_digest", "platform_tag"]
@@ -82,8 +87,9 @@ def install(name_or_path: str, state_folder: Path, progress: Progress) -> Instal
         _build(folder, python, lock, progress)
         (folder / "lock.txt").write_text(lock)
         (folder / COMPLETE).touch()
-    progress(f"Adding {source.name} to environment {digest[:12]}")
-    _pip(python, [*(["--no-deps"] if source.is_locked else []), *source.install_arguments])
+    for part in (*plugins_below(source), source):
+        progress(f"Adding {part.name} to environment {digest[:12]}")
+        _pip(python, [*(["--no-deps"] if source.is_locked else []), *part.install_arguments])
     environment = Environment(digest=digest, python=str(python))
     known = index.read().get(source.name)
     _require_described(source, environment, was_there=known is not None and known.digest == digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,17 @@ from pathlib import Path
 from tunefleet_core import __version__
 from tunefleet_core.errors import Reason, TunefleetError
 
-__all__ = ["PluginSource", "find_plugin_source", "source_tree", "tunefleet_requirement"]
+__all__ = [
+    "PluginSource",
+    "find_plugin_source",
+    "plugin_name",
+    "plugins_below",
+    "source_tree",
+    "tunefleet_requirement",
+]
+
+_OURS = "tunefleet-"
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +46,28 @@ class PluginSource:
     def is_locked(self) -> bool:
         """Whether its environment is pinned to the last package."""
         return self.locks.is_dir()
+
+
+def plugin_name(distribution: str) -> str:
+    """Return what the plugin of a distribution is called, such as `trl` for `tunefleet-trl`."""
+    return distribution.removeprefix(_OURS)
+
+
+def plugins_below(source: PluginSource) -> list[PluginSource]:
+    """Return the plugins of this project that a plugin requires, each after those that it requires itself.
+
+    They come from where tunefleet comes from, so that no lock has to name a version of them. A
+    plugin of anybody else's that one builds on is a package like any other: its lock pins it.
+    """
+    found: dict[str, PluginSource] = {}
+    for requirement in source.dependencies:
+        match = _DISTRIBUTION.match(requirement)
+        if match is None or not match[0].startswith(_OURS):
+            continue
+        part = _of_this_project(match[0])
+        for item in (*plugins_below(part), part):
+            found.setdefault(item.distribution, item)
+    return list(found.values())
 
 
 def source_tree() -> Path | None:
@@ -73,9 +106,22 @@ def find_plugin_source(name_or_path: str) -> PluginSource:
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     name = str(project["name"])
     return PluginSource(
-        name=name.removeprefix("tunefleet-"),
+        name=plugin_name(name),
         distribution=name,
         locks=folder / name.replace("-", "_") / "locks",
         dependencies=tuple(str(item) for item in project.get("dependencies", ())),
         install_arguments=("--editable", str(folder.resolve())),
+    )
+
+
+def _of_this_project(distribution: str) -> PluginSource:
+    name = plugin_name(distribution)
+    if source_tree() is not None:
+        return find_plugin_source(name)
+    return PluginSource(
+        name=name,
+        distribution=distribution,
+        locks=Path(),
+        dependencies=(),
+        install_arguments=(f"{distribution}=={__version__}",),
     )

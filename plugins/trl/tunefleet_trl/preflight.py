@@ -42,7 +42,7 @@ from tunefleet_trl.answering import likeliest_answer
 from tunefleet_trl.memory import free_memory_bytes, peak_memory_bytes
 from tunefleet_trl.processes import agreed, is_first, writing_together
 
-__all__ = ["preflight"]
+__all__ = ["preflight", "random_state_kept"]
 
 _ANSWER_TOKENS = 2
 _SMALL_SHARE = 0.05
@@ -93,18 +93,27 @@ def preflight(context: RunContext, trainer: Any, renderer: Renderer, rows: Seque
 @contextmanager
 def _leaving_no_trace(trainer: Any) -> Iterator[None]:
     """Give back random state, gradients, counters and optimiser as they were."""
+    tokens, was_training, optimizer = trainer.count_tokens(), trainer.model.training, trainer.optimizer
+    trainer.optimizer = None
+    with random_state_kept():
+        try:
+            yield
+        finally:
+            trainer.optimizer = optimizer
+            trainer.forget_metrics(tokens)
+            trainer.model.zero_grad(set_to_none=True)
+            trainer.model.train(was_training)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Give back every generator that training draws from as it was."""
     states = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
     has_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
     gpus = torch.cuda.get_rng_state_all() if has_gpu else []
-    tokens, was_training, optimizer = trainer.count_tokens(), trainer.model.training, trainer.optimizer
-    trainer.optimizer = None
     try:
         yield
     finally:
-        trainer.optimizer = optimizer
-        trainer.forget_metrics(tokens)
-        trainer.model.zero_grad(set_to_none=True)
-        trainer.model.train(was_training)
         random.setstate(states[0])
         numpy.random.set_state(states[1])
         torch.set_rng_state(states[2])

@@ -22,6 +22,7 @@ from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
 
 __all__ = [
+    "BACKENDS",
     "agreed",
     "count_of",
     "is_first",
@@ -33,7 +34,8 @@ __all__ = [
     "writing_together",
 ]
 
-_BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+"""How processes exchange, by what they compute on: what is agreed upon stays on the host everywhere."""
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 _PLACE_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -65,7 +67,7 @@ def join_processes(order: RunOrder, kind: str) -> None:
         return
     os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK)  # one host: nothing of it leaves the machine
     dist.init_process_group(
-        _BACKENDS[kind],
+        BACKENDS[kind],
         init_method=f"file://{order.place.rendezvous}",
         rank=order.place.rank,
         world_size=wanted,

@@ -83,7 +83,7 @@ class RunTraining:
         adapter = context.order.resolved_spec.spec.train.adapter.lora
         self.initial_factors = InitialFactors(self.model) if takes_from_base(adapter) else None
         self._b_ratio = adapter.lora_plus_ratio or 1.0
-        settle_trainable(self.model)
+        self.settle_weights()
         self.expert_load = ExpertLoad(self.model)
         self._context = context
         self._is_full = is_full(context.order.resolved_spec)
@@ -205,19 +205,28 @@ class RunTraining:
 
     def write_checkpoint(self, folder: Path) -> None:
         """Write what resuming needs into an existing folder. Of several processes each adds its part."""
+        self.write_training_state(folder)
         if is_first(self._context.order):
-            if self._is_full:
-                save_weights(self.model, folder)
-            else:
-                save_adapter(self.model, folder, self._context.order.resolved_spec.base)
             for path in self.kept_files:
                 shutil.copyfile(path, folder / path.name)
-            self._save_optimizer_and_scheduler(str(folder))
             self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
             if self.life is not None:
                 self.life.write(folder)
         wait_for_all(self._context.order)  # the adapter's writer clears what it finds beside it
         self._save_rng_state(str(folder))  # every process draws its own numbers
+
+    def settle_weights(self) -> None:
+        """Settle the number type of what is trained, before there is an optimiser."""
+        settle_trainable(self.model)
+
+    def write_training_state(self, folder: Path) -> None:
+        """Write weights, optimiser and schedule. Every process is here: they may hold a part each."""
+        if is_first(self._context.order):
+            if self._is_full:
+                save_weights(self.model, folder)
+            else:
+                save_adapter(self.model, folder, self._context.order.resolved_spec.base)
+            self._save_optimizer_and_scheduler(str(folder))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from tunefleet_trl.processes import is_first, join_processes, leave_processes
 from tunefleet_trl.quantising import FORMATS
 from tunefleet_trl.trainer import RunTrainer
 
-__all__ = ["train"]
+__all__ = ["supervised_arguments", "supervised_datasets", "supervised_trainer", "train"]
 
 
 def train(context: RunContext) -> RunOutput:
@@ -146,17 +146,75 @@ def _unsupported(capability: str, what: str, hint: str) -> TunefleetError:
 def _trainer(
     context: RunContext, renderer: Renderer, rows: TrainingRows, hardware: Hardware, *, model: Any
 ) -> RunTrainer:
-    spec = context.order.resolved_spec
-    capacity = spec.spec.train.max_length if spec.spec.train.method.sft.packing else 0
-    packs = capacity > 0 or hardware.is_padding_free
-    datasets = _packed(rows, capacity) if packs else _apart(rows)
-    trainer = RunTrainer(
-        context=context,
-        before_first_step=partial(_try_first, context, renderer, rows),
+    datasets = supervised_datasets(context.order.resolved_spec, rows, hardware)
+    return supervised_trainer(
+        context,
+        renderer,
+        datasets,
+        hardware,
+        arguments=supervised_arguments(context.order, hardware, datasets),
         model=model,
-        args=_arguments(
-            context.order, hardware, rows=len(datasets["train_dataset"]), validates=bool(rows.validation)
-        ),
+        before_first_step=partial(_try_first, context, renderer, rows),
+    )
+
+
+def supervised_datasets(spec: ResolvedSpec, rows: TrainingRows, hardware: Hardware) -> dict[str, Any]:
+    """Return the library's arguments `train_dataset` and `eval_dataset`; None without validation rows."""
+    if _is_packed(spec, hardware):
+        return _packed(rows, spec.spec.train.max_length if spec.spec.train.method.sft.packing else 0)
+    return {
+        "train_dataset": _dataset(rows.train),
+        "eval_dataset": _dataset(rows.validation) if rows.validation else None,
+    }
+
+
+def supervised_arguments(
+    order: RunOrder, hardware: Hardware, datasets: Mapping[str, Any], **further: Any
+) -> SFTConfig:
+    """Return what the library's trainer is told; `further` goes beside, or before, what the spec says."""
+    common = common_arguments(
+        order,
+        hardware,
+        rows=len(datasets["train_dataset"]),
+        validates=datasets["eval_dataset"] is not None,
+    )
+    return SFTConfig(
+        max_length=None,  # rows were cut to size by policy, none is ever truncated
+        dataset_kwargs={"skip_prepare_dataset": True},
+        **{**common, **further},
+    )
+
+
+def supervised_trainer(
+    context: RunContext,
+    renderer: Renderer,
+    datasets: Mapping[str, Any],
+    hardware: Hardware,
+    *,
+    arguments: SFTConfig,
+    model: Any,
+    before_first_step: Callable[[Any], None],
+    kind: type[RunTrainer] = RunTrainer,
+) -> RunTrainer:
+    """Return a trainer on answers that rows hold.
+
+    Args:
+        context: The run.
+        renderer: Tokenizer and template of the run.
+        datasets: What `supervised_datasets` made of its rows.
+        hardware: What it computes on.
+        arguments: What `supervised_arguments` says.
+        model: The base, without adapter.
+        before_first_step: Called with the trainer when everything is prepared.
+        kind: The trainer; one of a backend that builds on this one.
+    """
+    spec = context.order.resolved_spec
+    packs = _is_packed(spec, hardware)
+    trainer = kind(
+        context=context,
+        before_first_step=before_first_step,
+        model=model,
+        args=arguments,
         processing_class=renderer.tokenizer,
         peft_config=lora_config(spec),
         data_collator=PackingCollator.of(renderer.tokenizer, model) if packs else None,
@@ -172,11 +230,8 @@ def _try_first(context: RunContext, renderer: Renderer, rows: TrainingRows, trai
         preflight(context, trainer, renderer, rows.train)
 
 
-def _apart(rows: TrainingRows) -> dict[str, Any]:
-    return {
-        "train_dataset": _dataset(rows.train),
-        "eval_dataset": _dataset(rows.validation) if rows.validation else None,
-    }
+def _is_packed(spec: ResolvedSpec, hardware: Hardware) -> bool:
+    return spec.spec.train.method.sft.packing or hardware.is_padding_free
 
 
 def _packed(rows: TrainingRows, capacity: int) -> dict[str, Any]:
@@ -190,12 +245,4 @@ def _packed(rows: TrainingRows, capacity: int) -> dict[str, Any]:
 def _dataset(rows: list[RenderedRow]) -> Dataset:
     return Dataset.from_dict(
         {"input_ids": [row.input_ids for row in rows], "labels": [row.labels() for row in rows]}
-    )
-
-
-def _arguments(order: RunOrder, hardware: Hardware, *, rows: int, validates: bool) -> SFTConfig:
-    return SFTConfig(
-        max_length=None,  # rows were cut to size by policy, none is ever truncated
-        dataset_kwargs={"skip_prepare_dataset": True},
-        **common_arguments(order, hardware, rows=rows, validates=validates),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+from importlib.util import find_spec
 
 __all__ = ["import_all"]
 
@@ -23,7 +24,7 @@ _MODULES = (
     "transformers.models.qwen3.modeling_qwen3",
     "transformers.generation.utils",
     "peft.tuners.lora",
-    "peft.tuners.lora.bnb",
+    *(("peft.tuners.lora.bnb",) if find_spec("bitsandbytes") else ()),  # not every platform has it
     "peft.utils.transformers_weight_conversion",
     "torch._dynamo",
     "torch.profiler._cupti_monitor",

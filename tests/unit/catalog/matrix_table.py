@@ -2,8 +2,8 @@
 
     python tests/unit/catalog/matrix_table.py
 
-The manifests are those of trl with every library it can have, and of mlx; families, formats, engines and
-proofs are those that are committed.
+The manifests are those of trl with every library it can have, of mlx and of deepspeed; families, formats,
+engines and proofs are those that are committed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from tunefleet_families.plugin import FAMILIES
 from tunefleet_formats.plugin import tunefleet_formats
 
 # They are not installed here.
+sys.path.append(str(Path(__file__).resolve().parents[3] / "plugins" / "deepspeed"))
 sys.path.append(str(Path(__file__).resolve().parents[3] / "plugins" / "mlx"))
 sys.path.append(str(Path(__file__).resolve().parents[3] / "plugins" / "trl"))
+from tunefleet_deepspeed.plugin import tunefleet_backends as deepspeed_backends
 from tunefleet_mlx.plugin import tunefleet_backends as mlx_backends
 from tunefleet_trl.plugin import tunefleet_backends
 
@@ -52,11 +54,14 @@ def page() -> str:
     """Return the page as Markdown."""
     (trl,) = tunefleet_backends()
     (mlx,) = mlx_backends()
-    matrix = Matrix.of([_whole(trl), _whole(mlx, _OWN_QUANTISED)], FAMILIES, tunefleet_formats())
+    (deepspeed,) = deepspeed_backends()
+    backends = [_whole(trl), _whole(mlx, _OWN_QUANTISED), _whole(deepspeed, ())]
+    matrix = Matrix.of(backends, FAMILIES, tunefleet_formats())
     parts = [
         _HEAD,
         _training(matrix, "trl", (*_QUANTISED, "mxfp4")),
         _training(matrix, "mlx", _OWN_QUANTISED),
+        _training(matrix, "deepspeed", ()),
         _methods(matrix, trl),
         _serving(matrix),
         _refusals(matrix, trl.methods),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tunefleet_core import CONTRACT_VERSION
 from tunefleet_core.environments import Environment, describe_environment
 from tunefleet_core.environments import describe as module
 
@@ -53,3 +54,25 @@ async def test_what_an_older_version_or_a_crash_left_is_asked_again(
     cache.write_text(content)
     assert await describe_environment(Environment(digest="d", python=sys.executable), cache) == []
     assert len(asked) == 1
+
+
+async def test_a_plugin_that_another_builds_on_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the environment; whoever wants its backend installs it, with all that it needs."""
+    backends = [
+        {"name": name, "plugin": f"tunefleet-{name}==0.1.0", "contract_version": CONTRACT_VERSION}
+        for name in ("above", "below")
+    ]
+    failed = [{"name": "odd", "dist": "tunefleet-odd", "version": "1", "error": "no", "hint": "none"}]
+
+    async def ask(environment: Environment, *arguments: str, plugin: str = "") -> str:
+        return json.dumps({"backends": backends, "failed": failed, "sources": []})
+
+    monkeypatch.setattr(module, "_ask", ask)
+
+    async def names(*plugins: str) -> list[str]:
+        environment = Environment(digest="d", python=sys.executable, plugins=plugins)
+        return [item.manifest.name for item in await describe_environment(environment)]
+
+    assert await names("above") == ["above"]
+    assert await names("above", "below") == ["above", "below"]
+    assert await names() == ["above", "below", "odd"], "of an environment without an index all count"

@@ -38,6 +38,8 @@ class Profile:
         endpoint: `unix:PATH` of a server that runs already; then nothing is started.
         varying_files: Names of output files whose bytes may differ between two equal runs.
         reads_base: Whether its engine reads the folder of the base; a fake may not.
+        only: The one way to reach it by, where another backend with the same ranks is examined by all;
+            None: every way there is.
         limit_seconds: Time limit of one test, generous.
 
     Example:
@@ -53,6 +55,7 @@ class Profile:
     endpoint: str = ""
     varying_files: frozenset[str] = frozenset()
     reads_base: bool = True
+    only: Transport | None = None
     limit_seconds: float = 300.0
 
     def __post_init__(self) -> None:
@@ -66,6 +69,8 @@ class Profile:
         """Return the ways in which this backend can be reached."""
         if self.endpoint:
             return (Transport.ENDPOINT,)
+        if self.only is not None:
+            return (self.only,)
         # An object can only be made where its plugin can be imported.
         has_object = not self.command and self.python == sys.executable
         return (Transport.OBJECT, Transport.WORKER) if has_object else (Transport.WORKER,)
