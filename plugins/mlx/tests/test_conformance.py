@@ -10,10 +10,7 @@ class TestMlx(BackendConformance):
     profile = Profile(
         backend="mlx",
         unsupported={
-            "EVALUATE": "embedded answers for it",
-            "MERGE": "it leaves adapters; DoRA is served by mlx-lm alone",
             "QLORA_NF4": "it has its own four bits, mlx4",
             "EXPERT_LORA": "PEFT's target parameters have no counterpart",
-            "SAMPLES": "not yet",
         },
     )

@@ -4,6 +4,7 @@ bases FOLDER                 the tiny bases of trl's tests; the llama's embeddin
 train ORDER                  a run of the trl backend; tells the losses of its steps
 adapters BASE FOLDER         adapters of every kind with random weights, and what they answer
 answers BASE ADAPTER...      what adapters answer to PROMPT: logits, as JSON
+top MODEL PROMPTS            the likeliest next tokens after prompts, as JSON, and their log-probabilities
 serve BASE ADAPTER           what the embedded engine says of an adapter's contract
 """
 
@@ -42,6 +43,18 @@ def train(order: str) -> list[list[float]]:
     context = trl_lab.MemoryContext(trl_lab.RunOrder.FromString(Path(order).read_bytes()))
     TrlRank().run(context)
     return [[item.loss, item.grad_norm] for item in context.told if item.HasField("loss")]
+
+
+def top(model: str, prompts: str) -> list[dict[str, float]]:
+    import torch
+
+    loaded, found = _base(model), []
+    for prompt in json.loads(prompts):
+        with torch.inference_mode():
+            logits = loaded(input_ids=torch.tensor([prompt])).logits[0, -1].float()
+        best = torch.topk(torch.log_softmax(logits, dim=-1), 20)
+        found.append(dict(zip(map(str, best.indices.tolist()), best.values.tolist(), strict=True)))
+    return found
 
 
 def adapters(base: str, folder: str) -> dict[str, Any]:

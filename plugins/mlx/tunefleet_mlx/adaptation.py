@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.spec import effective_scale
+from tunefleet_mlx.adapter_files import read_peft
 
-__all__ = ["adapt", "is_full", "put_adapter_on"]
+__all__ = ["adapt", "is_full", "load_adapter", "put_adapter_on"]
 
 
 def is_full(spec: ResolvedSpec) -> bool:
@@ -37,6 +39,17 @@ def adapt(model: Any, spec: ResolvedSpec, *, seed: int) -> None:
         dropout=lora.dropout,
         dora=lora.dora,
     )
+
+
+def load_adapter(model: Any, folder: Path) -> None:
+    """Put an adapter in PEFT's form on a frozen model.
+
+    Raises:
+        TunefleetError: BASE_INVALID for a module that the model does not have, and what `read_peft` raises.
+    """
+    shape, arrays = read_peft(folder)
+    put_adapter_on(model, list(shape.modules), rank=shape.rank, scale=shape.scale, dora=shape.dora)
+    model.load_weights(list(arrays.items()), strict=False)
 
 
 def put_adapter_on(

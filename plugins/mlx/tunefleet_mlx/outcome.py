@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tunefleet_mlx.adapter_files import save_peft
 from tunefleet_mlx.adapter_form import AdapterShape
 from tunefleet_mlx.devices import Hardware
 from tunefleet_mlx.loading import parameters_of
+from tunefleet_mlx.merging import merge_adapter
 from tunefleet_mlx.model_files import write_model_folder
 from tunefleet_mlx.reference_numbers import top_logprobs
 from tunefleet_mlx.trainer import Trainer
@@ -48,6 +50,16 @@ def write_output(
     numbers = _numbers(rows, base_numbers, top_logprobs(trainer.model, reference_prefixes(rows)))
     contract = contract_record(spec, renderer, rows, dtype=hardware.dtype, numbers=numbers)
     chat, step = spec.chat_template, trainer.step
+    if spec.spec.train.merge and not is_full(spec):
+        with tempfile.TemporaryDirectory(dir=context.order.work_dir, prefix="to-merge-") as name:
+            adapter = Path(name)
+            _write_adapter(trainer, adapter, spec)
+            write_contract(contract, adapter)
+            trainer.let_go()
+            with context.writing_output() as folder:
+                for remark in merge_adapter(spec.base, adapter, folder, hardware):
+                    context.notice(remark, severity="info")
+        return RunOutput(kind=ArtifactKind.ARTIFACT_KIND_MODEL, step=step)
     with context.writing_output() as folder:
         if is_full(spec):
             weights = parameters_of(trainer.model)
@@ -55,14 +67,18 @@ def write_output(
                 folder, spec.base, weights, template=chat.text, stops=list(chat.stop_token_ids)
             )
         else:
-            save_trained_adapter(trainer, folder, spec)
-            (folder / "chat_template.jinja").write_bytes(chat.text.encode())
+            _write_adapter(trainer, folder, spec)
         if spec.spec.train.quantization:
             trainer.let_go()
             contract = add_unquantized(context, contract, folder, hardware)
         write_contract(contract, folder)
     kind = ArtifactKind.ARTIFACT_KIND_MODEL if is_full(spec) else ArtifactKind.ARTIFACT_KIND_ADAPTER
     return RunOutput(kind=kind, step=step)
+
+
+def _write_adapter(trainer: Trainer, folder: Path, spec: ResolvedSpec) -> None:
+    save_trained_adapter(trainer, folder, spec)
+    (folder / "chat_template.jinja").write_bytes(spec.chat_template.text.encode())
 
 
 def save_trained_adapter(trainer: Trainer, folder: Path, spec: ResolvedSpec) -> None:

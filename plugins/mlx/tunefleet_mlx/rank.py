@@ -10,7 +10,7 @@ __all__ = ["MlxRank"]
 
 
 class MlxRank(ExporterRank):
-    """Trains with mlx-lm's layers, and writes models in MLX's format."""
+    """Trains with mlx-lm's layers, scores and merges, and writes models in MLX's format."""
 
     backend, formats = "mlx", ("mlx",)
 
@@ -22,10 +22,19 @@ class MlxRank(ExporterRank):
 
     def run(self, context: RunContext) -> RunOutput:
         """Work on an order; see the contract."""
-        if context.order.resolved_spec.spec.WhichOneof("work") == "train":
+        spec = context.order.resolved_spec.spec
+        if spec.WhichOneof("work") == "train":
             from tunefleet_mlx.training import train
 
             return train(context)
+        if spec.WhichOneof("work") == "evaluate":
+            from tunefleet_mlx.evaluation import evaluate_order
+
+            return evaluate_order(context)
+        if spec.export.WhichOneof("form") == "merge":
+            from tunefleet_mlx.merging import export_merged
+
+            return export_merged(context)
         return super().run(context)
 
     def write(self, context: RunContext) -> RunOutput:

@@ -59,6 +59,10 @@ class Trainer:
         plan: The steps of the run.
         rows: The training rows.
         dtype: Number type that weights are computed in; they are kept in float32.
+
+    Attributes:
+        rate_scale: Factor of the learning rate; less than 1 once a run was rolled back.
+        max_grad_norm: What gradients are clipped to; 0: unbounded.
     """
 
     def __init__(
@@ -68,6 +72,8 @@ class Trainer:
         self.plan = plan
         self.step = 0
         self.tokens = 0
+        self.rate_scale = 1.0
+        self.max_grad_norm = train.optim.max_grad_norm if train.optim.HasField("max_grad_norm") else 1.0
         self._train = train
         self._rows = rows
         self._dtype = getattr(mx, dtype)
@@ -92,7 +98,7 @@ class Trainer:
 
     def take_step(self) -> StepResult:
         """Take one optimiser step."""
-        rate = learning_rate(self._train, self.step, self.plan.total_steps)
+        rate = learning_rate(self._train, self.step, self.plan.total_steps) * self.rate_scale
         batches = [self._batch(rows) for rows in self.plan.batches(self.step)]
         result = self._optimise(batches, rate)
         self.step += 1
@@ -109,24 +115,49 @@ class Trainer:
             self.optimizer, self.weights = kept
             self.model.update(self._computed(self.weights))
 
-    def validate(self, rows: Sequence[RenderedRow], *, before_batch: Any) -> float:
-        """Return the loss of rows: the mean over batches, each weighted by its rows."""
+    def places(self, step: int) -> list[tuple[str, int]]:
+        """Return file and line of the rows of a step, counted from 0, each once."""
+        rows = (self._rows[row] for batch in self.plan.batches(step) for row in batch)
+        return list(dict.fromkeys((row.path, row.line) for row in rows if row.line))
+
+    def validate(self, rows: Sequence[RenderedRow], *, before_batch: Any) -> tuple[float, float]:
+        """Return loss and token accuracy of rows: the mean over batches, each weighted by its rows."""
         self.model.eval()
-        total = 0.0
+        loss = accuracy = 0.0
         micro = self.plan.micro
         for first in range(0, len(rows), micro):
             before_batch()
             some = rows[first : first + micro]
             batch = _filled(some)
-            loss, _ = _losses(self.model, batch.ids, batch.labels)
-            total += float((loss / _count(batch.labels)).item()) * len(some)
+            summed, right = _losses(self.model, batch.ids, batch.labels)
+            trained = max(1, _count(batch.labels))
+            loss += float(summed.item()) / trained * len(some)
+            accuracy += float(right.item()) / trained * len(some)
         self.model.train()
-        return total / len(rows)
+        return loss / len(rows), accuracy / len(rows)
+
+    def write_weights(self, folder: Path) -> None:
+        """Write what is trained into an existing folder."""
+        mx.save_safetensors(str(folder / WEIGHTS), dict(tree_flatten(self.weights)))
+
+    def load_weights(self, folder: Path) -> None:
+        """Take the weights that `write_weights` wrote.
+
+        Raises:
+            ValueError: they are not those that are trained.
+        """
+        arrays = dict(mx.load(str(folder / WEIGHTS)))
+        own = {name: value.shape for name, value in tree_flatten(self.weights)}
+        if own != {name: value.shape for name, value in arrays.items()}:
+            raise ValueError("its weights are not those that are trained")
+        # In the order they had: the norm of all gradients is a sum, and sums have an order.
+        self.weights = tree_unflatten([(name, arrays[name]) for name in own])
+        self.model.update(self._computed(self.weights))
 
     def write_state(self, folder: Path) -> None:
         """Write what resuming needs beside the adapter into an existing folder."""
         mx.save_safetensors(str(folder / OPTIMIZER), state_arrays(self.optimizer))
-        mx.save_safetensors(str(folder / WEIGHTS), dict(tree_flatten(self.weights)))
+        self.write_weights(folder)
         state = {"step": self.step, "tokens": self.tokens}
         (folder / STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
 
@@ -138,10 +169,7 @@ class Trainer:
         """
         try:
             state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            arrays = dict(mx.load(str(folder / WEIGHTS)))
-            own = {name: value.shape for name, value in tree_flatten(self.weights)}
-            if own != {name: value.shape for name, value in arrays.items()}:
-                raise ValueError("its weights are not those that are trained")
+            self.load_weights(folder)
             restore_state(self.optimizer, dict(mx.load(str(folder / OPTIMIZER))))
             self.step, self.tokens = int(state["step"]), int(state["tokens"])
         except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -151,9 +179,6 @@ class Trainer:
                 hint="Start the job again from an older checkpoint, or from the beginning.",
                 metadata={"path": str(folder)},
             ) from error
-        # In the order they had: the norm of all gradients is a sum, and sums have an order.
-        self.weights = tree_unflatten([(name, arrays[name]) for name in own])
-        self.model.update(self._computed(self.weights))
 
     def let_go(self) -> None:
         """Drop weights and optimiser: their memory is needed for something else."""
@@ -174,8 +199,7 @@ class Trainer:
             loss, right = loss + share, right + hits
             gradients = found if gradients is None else tree_map(mx.add, gradients, found)
             mx.eval(loss, right, gradients)
-        most = self._train.optim.max_grad_norm if self._train.optim.HasField("max_grad_norm") else 1.0
-        gradients, norm = clip(gradients, most)
+        gradients, norm = clip(gradients, self.max_grad_norm)
         self.optimizer.learning_rate = rate
         self.weights = self.optimizer.apply_gradients(gradients, self.weights)
         mx.eval(self.weights, self.optimizer.state, norm)

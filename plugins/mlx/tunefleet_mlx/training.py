@@ -13,14 +13,17 @@ from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rendering import (
+    Renderer,
+    TrainingRows,
     is_preflight_wanted,
     reference_prefixes,
     renderer_of,
     training_rows,
 )
+from tunefleet_core.run_life import RunLife, Samples, with_rollbacks
 from tunefleet_mlx.adaptation import adapt, is_full
 from tunefleet_mlx.devices import Hardware, prepare_hardware
-from tunefleet_mlx.following import follow
+from tunefleet_mlx.following import Follower
 from tunefleet_mlx.loading import block_class, load_base, parameters_of
 from tunefleet_mlx.model_files import require_same_names
 from tunefleet_mlx.outcome import save_trained_adapter, write_output
@@ -38,7 +41,8 @@ def train(context: RunContext) -> RunOutput:
 
     Raises:
         RunStopped: the run was asked to stop; with a checkpoint if it was asked to save.
-        TunefleetError: CAPABILITY_UNSUPPORTED, DATA_INVALID, BASE_INVALID, NO_TRAINED_TOKEN.
+        TunefleetError: CAPABILITY_UNSUPPORTED, DATA_INVALID, BASE_INVALID, NO_TRAINED_TOKEN,
+            TRAINING_DIVERGED.
     """
     spec = context.order.resolved_spec
     _refuse_unsupported(spec)
@@ -46,6 +50,14 @@ def train(context: RunContext) -> RunOutput:
     hardware = prepare_hardware(context.order)
     renderer = renderer_of(spec.base, spec.chat_template, loss_on=spec.spec.train.loss_on)
     rows = training_rows(context, renderer)
+    return with_rollbacks(context, partial(_train_once, renderer=renderer, rows=rows, hardware=hardware))
+
+
+def _train_once(
+    context: RunContext, *, renderer: Renderer, rows: TrainingRows, hardware: Hardware
+) -> RunOutput:
+    """Train from the start, or from the checkpoint of the order, to the output."""
+    spec = context.order.resolved_spec
     plan = plan_of(spec.spec.train, rows=len(rows.train))
     model = load_base(spec.base, hardware, quantization=spec.spec.train.quantization)
     references = rows.validation or rows.train
@@ -57,17 +69,29 @@ def train(context: RunContext) -> RunOutput:
         grad_checkpoint(block_class(model))
     trainer = Trainer(model, train=spec.spec.train, plan=plan, rows=rows.train, dtype=hardware.dtype)
     del model
-    save = partial(_write_checkpoint, trainer, spec)
+    life = RunLife(context)
+    trainer.rate_scale = life.recovery.rate_scale
+    trainer.max_grad_norm = life.recovery.max_grad_norm(trainer.max_grad_norm)
+    save = partial(_write_checkpoint, trainer, spec, life)
     if is_preflight_wanted(context):
         preflight(context, trainer, renderer, save)
     if context.order.resume_from:
         trainer.resume(Path(context.order.resume_from))
-    follow(context, trainer, validation=rows.validation, write_checkpoint=save)
+    Follower(
+        context=context,
+        trainer=trainer,
+        life=life,
+        validation=rows.validation,
+        samples=Samples(context, renderer),
+        write_checkpoint=save,
+    ).follow()
+    trainer.step = life.take_best(trainer.step, trainer.load_weights)
     return write_output(context, trainer, renderer, references, hardware=hardware, base_numbers=base_numbers)
 
 
-def _write_checkpoint(trainer: Trainer, spec: ResolvedSpec, folder: Path) -> None:
+def _write_checkpoint(trainer: Trainer, spec: ResolvedSpec, life: RunLife, folder: Path) -> None:
     trainer.write_state(folder)
+    life.write(folder)
     if not is_full(spec):
         save_trained_adapter(trainer, folder, spec)
 

@@ -12,8 +12,7 @@ import psutil
 from tunefleet_core.backend import RunContext
 from tunefleet_core.parity import TrainServeContract
 from tunefleet_core.rendering.unquantized_record import ROOM, with_unquantized
-from tunefleet_mlx.adaptation import put_adapter_on
-from tunefleet_mlx.adapter_files import read_peft
+from tunefleet_mlx.adaptation import load_adapter
 from tunefleet_mlx.devices import Hardware
 from tunefleet_mlx.loading import load_base
 from tunefleet_mlx.reference_numbers import top_logprobs
@@ -39,9 +38,7 @@ def add_unquantized(
     def both(prompts: Sequence[tuple[int, ...]]) -> tuple[Any, Any]:
         model = load_base(facts, hardware)
         base = top_logprobs(model, prompts)
-        shape, arrays = read_peft(adapter)
-        put_adapter_on(model, list(shape.modules), rank=shape.rank, scale=shape.scale, dora=shape.dora)
-        model.load_weights(list(arrays.items()), strict=False)
+        load_adapter(model, adapter)
         return base, top_logprobs(model, prompts)
 
     return with_unquantized(context, contract, both, dtype=hardware.dtype)

@@ -12,8 +12,8 @@ from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
 from tunefleet.backend.v1.run_pb2 import StopMode
 from tunefleet_core.backend import RunStopped
 from tunefleet_core.errors import TunefleetError
+from tunefleet_core.evaluation.scoring import bootstrap_interval, score_row, scores, wilson_interval
 from tunefleet_trl.rank import TrlRank
-from tunefleet_trl.scoring import bootstrap_interval, score_row, scores, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_an_answer_does_not_depend_on_what_shares_its_batch(
 def test_examples_stand_between_the_system_turn_and_the_question(
     trained: lab.MemoryContext, tmp_path: Path
 ) -> None:
+    from tunefleet_core.evaluation.run import _questions
     from tunefleet_core.rendering import Renderer, load_tokenizer
-    from tunefleet_trl.evaluation import _questions
 
     row = {"messages": [
         {"role": "system", "content": "S"}, {"role": "user", "content": "Q"},

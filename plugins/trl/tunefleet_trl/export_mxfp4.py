@@ -24,9 +24,10 @@ from tunefleet_core.parity import (
     read_contract,
     write_contract,
 )
+from tunefleet_core.parity.merged import merged_dtype
 from tunefleet_core.parity.quantized import check_quantized
 from tunefleet_trl.loading import Hardware, load_base
-from tunefleet_trl.merging import merge_adapter, merged_dtype
+from tunefleet_trl.merging import merge_adapter
 from tunefleet_trl.mxfp4 import write_mxfp4_folder
 from tunefleet_trl.written import FORMAT, MODEL_TYPES, TOLERANCE
 

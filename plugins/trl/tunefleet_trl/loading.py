@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
@@ -16,6 +15,7 @@ from tunefleet.backend.v1.run_pb2 import RunOrder
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.backend import go_quiet_and_offline
 from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.parity.merged import stored_format
 from tunefleet_core.rendering import first_line, unusable_base
 from tunefleet_trl.library_gaps import close_library_gaps
 from tunefleet_trl.quantising import CARRIER, keep_layout, mend_eight_bit, quantising_options
@@ -27,7 +27,6 @@ __all__ = [
     "load_adapter",
     "load_base",
     "prepare_hardware",
-    "stored_format",
 ]
 
 FLASH = "flash_attention_2"
@@ -160,12 +159,6 @@ def _without_load_report() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def stored_format(base: BaseFacts) -> str:
-    """Return the format that a base says it is stored in, such as `mxfp4`; empty: whole numbers."""
-    config = json.loads(base.config_json or "{}").get("quantization_config")
-    return str(config.get("quant_method") or "unknown") if isinstance(config, dict) else ""
 
 
 def load_adapter(model: Any, folder: str) -> Any:

@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import math
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +35,26 @@ from tunefleet_core.errors import (
     status_from_error,
 )
 from tunefleet_core.parity import (
-    NumbersRecord,
     NumbersVerdict,
-    PrecisionRecord,
+    TopLogprobs,
     TrainServeContract,
-    check_numbers,
-    judge_numbers,
     read_contract,
     write_contract,
 )
-from tunefleet_trl.loading import Hardware, hush_libraries, load_adapter, load_base, stored_format
+from tunefleet_core.parity.merged import (
+    check_merged,
+    merged_dtype,
+    remeasured,
+    require_mergeable,
+    require_room,
+)
+from tunefleet_trl.loading import Hardware, hush_libraries, load_adapter, load_base
 
-__all__ = ["STAGES", "Merged", "merge_adapter", "merge_in_own_process", "merged_dtype"]
+__all__ = ["STAGES", "Merged", "merge_adapter", "merge_in_own_process"]
 
 STAGES = ("load", "merge", "write", "check")
 """What a merge does, in order; `told` is called with the number of those that are done."""
 
-_STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _POLL_SECONDS = 0.05
 _UNPACKED = ("", "mxfp4")
 """Formats in which a base may be stored: loading gives whole numbers, without loss."""
@@ -95,9 +96,9 @@ def merge_adapter(
             tuned model did.
     """
     contract = read_contract(adapter_dir)
-    _require_base(contract, base)
+    require_mergeable(contract, base, unpacked=_UNPACKED)
     wanted = dtype or merged_dtype(base)
-    _require_disk(base, target, wanted)
+    require_room(base, target, wanted)
     computed = wanted if wanted == merged_dtype(base) else "float32"
     told(0)
     model = load_adapter(load_base(base, Hardware(kind="cpu", dtype=computed)), str(adapter_dir))
@@ -113,15 +114,6 @@ def merge_adapter(
     verdict = _check(base, target, kept, wanted)
     told(4)
     return Merged(verdict=verdict, remark=remark)
-
-
-def merged_dtype(base: BaseFacts) -> str:
-    """Return the number type that most of the numbers of a base are stored in."""
-    counts: dict[str, int] = {}
-    for tensor in base.tensors:
-        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + math.prod(tensor.shape)
-    most = max(counts, key=lambda name: counts[name], default="F32")
-    return _STORED.get(most, "bfloat16")
 
 
 def merge_in_own_process(context: RunContext, adapter_dir: Path, target: Path, *, dtype: str = "") -> Merged:
@@ -168,55 +160,17 @@ def _result(scratch: Path, code: int) -> Merged:
     return Merged(verdict=NumbersVerdict(**found["verdict"]), remark=found["remark"])
 
 
-def _require_base(contract: TrainServeContract, base: BaseFacts) -> None:
-    if contract.base_digest and contract.base_digest != base.base_digest:
-        raise TunefleetError(
-            Reason.BASE_INVALID,
-            f"The adapter was trained on base {contract.base_digest[:12]}; "
-            f"'{base.model or base.path}' is base {base.base_digest[:12]}.",
-            hint="Merge it into the base it was trained on.",
-            metadata={"trained": contract.base_digest, "found": base.base_digest},
-        )
-    if stored_format(base) not in _UNPACKED:
-        raise TunefleetError(
-            Reason.BASE_INVALID,
-            f"The base '{base.model or base.path}' is stored quantised, so nothing can be merged into it.",
-            hint="Serve the adapter beside the base.",
-            metadata={"path": base.path},
-        )
-
-
-def _require_disk(base: BaseFacts, target: Path, dtype: str) -> None:
-    need = base.parameter_count * _BYTES[dtype]
-    free = shutil.disk_usage(target).free
-    if free < need:
-        raise TunefleetError(
-            Reason.DISK_FULL,
-            f"The merged model takes {need:,} bytes; the disk at {target.parent} has {free:,} free.",
-            hint="Free space on this disk, then export again.",
-            metadata={"path": str(target), "needed_bytes": str(need), "free_bytes": str(free)},
-        )
-
-
 def _numbers_to_keep(contract: TrainServeContract, model: Any, dtype: str) -> tuple[TrainServeContract, str]:
     """Return the contract of the merged model, and what to tell if its numbers are new."""
     if not contract.precision.quantization:
         return contract, ""
-    records: list[NumbersRecord] = []
+    base: list[TopLogprobs] = []
+    tuned: list[TopLogprobs] = []
     for record in contract.numbers:
         with model.disable_adapter():
-            base = _top(model, record.prompt_token_ids)
-        tuned = _top(model, record.prompt_token_ids)
-        records.append(NumbersRecord(prompt_token_ids=record.prompt_token_ids, base=base, tuned=tuned))
-    precision = PrecisionRecord(dtype=dtype, quantization="")
-    measured = [record.tuned.as_mapping() for record in records]
-    as_trained = replace(contract, unquantized=())
-    moved = judge_numbers(as_trained, measured, served_dtype=dtype).distance_to_tuned
-    remark = (
-        f"The adapter was trained on a base quantised to {contract.precision.quantization}; on the base in "
-        f"{dtype} it answers {moved:.4f} nats away from there."
-    )
-    return replace(as_trained, numbers=tuple(records), precision=precision), remark
+            base.append(_top(model, record.prompt_token_ids))
+        tuned.append(_top(model, record.prompt_token_ids))
+    return remeasured(contract, base, tuned, dtype=dtype)
 
 
 def _top(model: Any, prompt: Any) -> Any:
@@ -259,16 +213,7 @@ def _check(base: BaseFacts, target: Path, contract: TrainServeContract, dtype: s
     model = load_base(facts, Hardware(kind="cpu", dtype=dtype))
     model.eval()
     measured = [_top(model, record.prompt_token_ids).as_mapping() for record in contract.numbers]
-    try:
-        return check_numbers(contract, measured, served_dtype=dtype)
-    except TunefleetError as error:
-        raise TunefleetError(
-            Reason.NUMBERS_MISMATCH,
-            "The merged model does not answer as the tuned model did, so it is not kept. "
-            + error.message.replace("The engine", "The merged model"),
-            hint="Export with merge.dtype float32, or serve the adapter beside its base.",
-            metadata=error.metadata,
-        ) from error
+    return check_merged(contract, measured, dtype=dtype)
 
 
 def main() -> None:

@@ -31,9 +31,9 @@ class TrlRank:
 
             return train(context)
         if work == "evaluate":
-            from tunefleet_trl.evaluation import evaluate
+            from tunefleet_trl.evaluation import evaluate_order
 
-            return evaluate(context)
+            return evaluate_order(context)
         if work == "export":
             from tunefleet_trl.export import export
 

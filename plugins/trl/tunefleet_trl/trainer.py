@@ -21,13 +21,13 @@ from tunefleet.backend.v1.run_pb2 import StopMode
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError, from_exception
 from tunefleet_core.run_health import MemoryUse, ModelWork, out_of_memory, peak_flops, utilisation
+from tunefleet_core.run_life import RunLife
 from tunefleet_core.spec import takes_from_base
 from tunefleet_trl.adaptation import is_full, settle_trainable
 from tunefleet_trl.adapter_files import save_adapter
 from tunefleet_trl.initial_factors import InitialFactors
 from tunefleet_trl.life.model_work import device_name, model_work
 from tunefleet_trl.life.row_places import RowPlaces
-from tunefleet_trl.life.run_life import RunLife
 from tunefleet_trl.loading import Hardware
 from tunefleet_trl.memory import peak_memory_bytes
 from tunefleet_trl.model_files import load_weights, save_weights

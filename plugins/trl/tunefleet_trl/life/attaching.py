@@ -6,9 +6,9 @@ from typing import Any
 
 from tunefleet_core.backend import RunContext
 from tunefleet_core.rendering import Renderer, general_rows
+from tunefleet_core.run_life import RunLife
 from tunefleet_trl.life.general_rows import GeneralRows
 from tunefleet_trl.life.keeping_best import KeepingBest
-from tunefleet_trl.life.run_life import RunLife
 from tunefleet_trl.life.sampling import Sampling
 from tunefleet_trl.life.timed_saving import TimedSaving
 from tunefleet_trl.loading import Hardware

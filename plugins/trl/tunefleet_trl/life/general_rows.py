@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from tunefleet.job.v1.event_pb2 import Forgetting, JobEvent, Metrics
 from tunefleet_core.backend import RunContext
 from tunefleet_core.rendering import RenderedRow
-from tunefleet_trl.life.run_life import RunLife
+from tunefleet_core.run_life import RunLife
 
 __all__ = ["GeneralRows"]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tunefleet.job.v1.event_pb2 import BestCheckpoint, JobEvent, StoppedEarly
 from tunefleet_core.artifacts import write_whole_folder
 from tunefleet_core.backend import RunContext
 from tunefleet_core.run_health import (
@@ -20,16 +22,13 @@ from tunefleet_core.run_health import (
     kept_decisions,
     link_folder,
 )
-from tunefleet_trl.adaptation import is_full
-from tunefleet_trl.adapter_files import save_adapter
-from tunefleet_trl.life.recovering import DivergedError, rollbacks_of
-from tunefleet_trl.model_files import save_weights
-from tunefleet_trl.processes import is_first
+from tunefleet_core.run_life.recovering import DivergedError, rollbacks_of
 
 __all__ = ["RunLife"]
 
 _OF_REWARDS = ("grpo", "rloo")
 """Methods whose loss has no level to come back to."""
+_WORDS = {"validation_loss": "validation loss", "token_accuracy": "token accuracy on the validation rows"}
 
 
 class RunLife:
@@ -48,6 +47,7 @@ class RunLife:
     def __init__(self, context: RunContext) -> None:
         train = context.order.resolved_spec.spec.train
         self._context = context
+        self._is_first = context.order.place.rank == 0
         self._best_folder = Path(context.order.work_dir) / BEST_FOLDER
         wants_best = train.checkpoint.best_by in BEST_BY and bool(train.data.validation)
         self.patience = train.early_stop.patience if wants_best else 0
@@ -87,15 +87,44 @@ class RunLife:
         """Return whether a checkpoint of this step would not replace one that may be in use as it is lost."""
         return step > self._lost_until
 
-    def keep_best(self, model: object) -> None:
-        """Keep the weights as the best ones, whole or not at all. Of several processes the first one does."""
-        if not is_first(self._context.order):
-            return
-        with write_whole_folder(self._best_folder) as folder:
-            if is_full(self._context.order.resolved_spec):
-                save_weights(model, folder)
-            else:
-                save_adapter(model, folder, self._context.order.resolved_spec.base)
+    def validated(self, step: int, numbers: Mapping[str, float], write: Callable[[Path], None]) -> bool:
+        """Judge a validation, and tell it; return whether the run is to stop, which it tells too.
+
+        Args:
+            step: The step it was made after.
+            numbers: What was found, by the names of BEST_BY.
+            write: Writes the weights into an empty folder, where these are the best so far. Of
+                several processes the first one does.
+        """
+        if self.best is None:
+            return False
+        self.best = best = self.best.after(step, numbers.get(best_by := self.best.metric, math.nan))
+        found = BestCheckpoint(step=best.step, metric=best_by, value=best.value)
+        if best.step == step:
+            if self._is_first:
+                with write_whole_folder(self._best_folder) as folder:
+                    write(folder)
+            self._context.tell(JobEvent(best_checkpoint=found))
+        return self.is_over
+
+    def stopped_early(self, step: int) -> None:
+        """Tell that the run ends here because validation no longer improves."""
+        if self.best is not None:
+            best = BestCheckpoint(step=self.best.step, metric=self.best.metric, value=self.best.value)
+            early = StoppedEarly(step=step, best=best, patience=self.patience)
+            self._context.tell(JobEvent(stopped_early=early))
+
+    def take_best(self, last: int, load: Callable[[Path], None]) -> int:
+        """Have the best weights loaded if they are those of another step, tell it, and return the step."""
+        if self.best is None or self.best.step in (0, last):
+            return last
+        load(self._best_folder)
+        self._context.notice(
+            f"The result is the state of step {self.best.step}, the best by {_WORDS[self.best.metric]} "
+            f"({self.best.value:.4g}), not that of the last step, {last}.",
+            severity="info",
+        )
+        return self.best.step
 
     def write(self, folder: Path) -> None:
         """Add to a checkpoint what a resumed run needs in order to decide alike."""
@@ -113,12 +142,6 @@ class RunLife:
             decisions["general"] = self.general.to_json()
         keep_decisions(folder, decisions)
 
-    def best_weights(self, step: int) -> Path | None:
-        """Return the folder of the best weights if they are those of another step."""
-        if self.best is None or self.best.step in (0, step):
-            return None
-        return self._best_folder
-
     def _resume(self, checkpoint: Path) -> None:
         kept = kept_decisions(checkpoint)
         self.collapse = self.collapse.resumed(kept.get("collapse", {}))
@@ -130,5 +153,5 @@ class RunLife:
         self.rate_factor = self.recovery.rate_scale / known.rate_scale
         if self.best is not None and "best" in kept:
             self.best = self.best.resumed(kept["best"])
-            if self.best.step and is_first(self._context.order):
+            if self.best.step and self._is_first:
                 link_folder(checkpoint / BEST_FOLDER, self._best_folder)

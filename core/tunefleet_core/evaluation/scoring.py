@@ -91,7 +91,8 @@ def _no_constant(word: str) -> object:
 def _is_valid(right: object, given: object) -> bool:
     if given is _MISSING:
         return False
-    return type(given) is type(right) if isinstance(right, dict | list) else True
+    wanted: type[object] = type(right)
+    return type(given) is wanted if wanted in (dict, list) else True
 
 
 def _items(text: str, value: object, other: object) -> Counter[object]:

@@ -98,8 +98,7 @@ def rollbacks_of(context: Any) -> int:
     if here is not None:
         return int(here)
     resumed = context.order.resume_from
-    kept = kept_decisions(Path(resumed)).get("recovery", {}) if resumed else {}
-    count = kept.get("rollbacks")
+    count = kept_decisions(Path(resumed)).get("recovery", {}).get("rollbacks") if resumed else 0
     return count if isinstance(count, int) else 0
 
 
