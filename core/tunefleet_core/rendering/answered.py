@@ -65,6 +65,8 @@ class AnsweredRow:
 
     line: int
     answers: tuple[Answer, ...]
+    path: str = ""
+    """Its file, where that is known."""
 
     @property
     def length(self) -> int:

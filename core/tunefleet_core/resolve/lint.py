@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 from tunefleet.job.v1.event_pb2 import Notice
 from tunefleet_core.resolve.defaults import default_length, online, reward, shown
+from tunefleet_core.resolve.lint_ranges import RANGES
 from tunefleet_core.resolve.recipe import Finding, Recipe, Rule
 from tunefleet_core.spec import effective_scale, scale_formula
 
@@ -231,29 +231,6 @@ def _auxiliary_loss(recipe: Recipe) -> Finding | None:
     )
 
 
-def _range(name: str, low: float, high: float, *, usual: str, why: str, source: str) -> Rule:
-    """Return a rule that a number lies within a range."""
-    field = f"train.{name}"
-
-    def find(recipe: Recipe) -> Finding | None:
-        value: object = recipe.train
-        for part in name.split("."):
-            value = getattr(value, part)
-        number = cast("float", value)
-        if low <= number <= high or (name.startswith("adapter") and not recipe.is_adapter):
-            return None
-        word = "high" if number > high else "low"
-        return Finding(
-            text=f"{field} {number:g} is {word}: {why}.",
-            hint=f"Leave {field} out for the default.",
-            value=number,
-        )
-
-    return Rule(
-        name=name.rpartition(".")[2].replace("_", "-"), field=field, usual=usual, source=source, find=find
-    )
-
-
 RULES: tuple[Rule, ...] = (
     Rule(
         name="few-rows",
@@ -332,37 +309,6 @@ RULES: tuple[Rule, ...] = (
         source="Fedus et al. 2021, arXiv:2101.03961, section 2.2",
         find=_auxiliary_loss,
     ),
-    _range(
-        "optim.batch_size",
-        4,
-        256,
-        usual="16",
-        why="few rows a step are noisy, many waste what one row teaches",
-        source="McCandlish et al. 2018, arXiv:1812.06162",
-    ),
-    _range(
-        "optim.warmup_ratio",
-        0,
-        0.2,
-        usual="0.03, at most 0.1",
-        why="the rate is at its peak only after that share of the steps",
-        source="Dettmers et al. 2023, arXiv:2305.14314",
-    ),
-    _range(
-        "optim.weight_decay",
-        0,
-        0.1,
-        usual="0",
-        why="it pulls the trained weights to zero",
-        source="Loshchilov and Hutter 2017, arXiv:1711.05101",
-    ),
-    _range(
-        "adapter.lora.dropout",
-        0,
-        0.2,
-        usual="0.05; 0.1 against over-fitting",
-        why="the adapter sees that share of its input less",
-        source="Dettmers et al. 2023, arXiv:2305.14314",
-    ),
+    *RANGES,
 )
 """The table. A rule is changed with a source, or with a measurement."""

@@ -35,6 +35,10 @@ def test_a_mixture_is_counted_per_source_and_resumes_bitwise(base: Path, tmp_pat
         "An epoch takes 6 rows of 'colours.jsonl', which has 12.",
         "An epoch takes 5 rows of 'rare.jsonl', which has 2.",
     ]
+    steps = [metrics for metrics in whole.told if metrics.HasField("loss")][:3]  # an epoch: 4, 4 and 3 rows
+    counts = [(step.extra["rows/colours"], step.extra["rows/rare"]) for step in steps]
+    assert [sum(step) for step in counts] == [4, 4, 3]
+    assert [sum(source) for source in zip(*counts, strict=True)] == [6, 5]
     save, go_on = StopMode.STOP_MODE_SAVE, StopMode.STOP_MODE_UNSPECIFIED
     stopped = lab.MemoryContext(
         order_of(base, tmp_path, "stopped"), stop_when=lambda seen: save if seen.step >= 2 else go_on

@@ -186,6 +186,28 @@ def test_both_kinds_of_labels_count_the_same_unless_told_otherwise(base: Path, t
     assert label_weights(asked, answered)[0] == 3
 
 
+@pytest.mark.parametrize("method", ["dpo", "kto", "simpo", "reward"])
+def test_a_step_that_stands_out_names_its_rows(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    from tunefleet_trl.life.run_life import RunLife
+
+    monkeypatch.setattr(RunLife, "judge", lambda life, step, loss, grad_norm: 1.0)  # every step does
+    spec = spec_of("dpo", steps=2)
+    getattr(spec.train.method, method).SetInParent()
+    rows = [dict(row) for row in rows_of("kto" if method == "kto" else "dpo", copies=2)]
+    for number, row in enumerate(rows):
+        row["prompt"] = turns("user", f"number {number}")  # no row is like another
+    path = lab.write_rows(tmp_path / "train.jsonl", rows)
+    resolved = lab.resolved(base, data=[("train", path)], spec=spec)
+    context = lab.MemoryContext(lab.order(resolved, tmp_path / "work"))
+    TrlRank().run(context)
+    named = [[row.line for row in spike.rows] for spike in context.events_of("loss_spike")]
+    assert [len(lines) for lines in named] == [4, 4]
+    assert len({*named[0], *named[1]}) == 8
+    assert {row.path for spike in context.events_of("loss_spike") for row in spike.rows} == {str(path)}
+
+
 @pytest.mark.parametrize("method", ["dpo", "kto"])
 def test_a_resumed_run_ends_in_the_same_bytes(base: Path, tmp_path: Path, method: str) -> None:
     spec = spec_of(method, steps=STEPS, dropout=0.1)

@@ -29,6 +29,7 @@ __all__ = [
     "join_processes",
     "leave_processes",
     "require_world",
+    "summed",
     "tell_repeated_rows",
     "wait_for_all",
     "writing_together",
@@ -122,6 +123,15 @@ def agreed(order: RunOrder, value: int) -> int:
     told = torch.tensor([value], dtype=torch.int64)  # on the processor: gloo is there on every device
     dist.broadcast(told, src=0)
     return int(told.item())
+
+
+def summed(order: RunOrder, values: list[int]) -> list[int]:
+    """Return the sums over all processes; every process has to ask at the same point, with as many values."""
+    if count_of(order) == 1 or not values:
+        return values
+    told = torch.tensor(values, dtype=torch.int64)
+    dist.all_reduce(told)
+    return told.tolist()
 
 
 def wait_for_all(order: RunOrder) -> None:

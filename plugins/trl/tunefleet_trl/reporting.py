@@ -17,7 +17,7 @@ from tunefleet.backend.v1.run_pb2 import StopMode
 from tunefleet.job.v1.event_pb2 import ExpertCollapse, JobEvent, LossSpike, Metrics, RowPlace, RunPhase
 from tunefleet_core.backend import RunContext, RunStopped
 from tunefleet_trl.memory import peak_memory_bytes
-from tunefleet_trl.processes import agreed, count_of
+from tunefleet_trl.processes import agreed, count_of, summed
 
 if TYPE_CHECKING:  # it makes one of these itself
     from tunefleet_trl.trainer import RunTraining
@@ -58,6 +58,7 @@ class RunReports(TrainerCallback):
     ) -> None:
         self._trainer.resume_tokens()
         self._trainer.before_first_step(self._trainer)
+        self._trainer.row_places.forget()  # what was tried is no step
         self._context.enter(RunPhase.RUN_PHASE_WORKING)
         self._begun = time.monotonic()
         self._tokens = self._trainer.count_tokens()
@@ -107,6 +108,8 @@ class RunReports(TrainerCallback):
 
     def _report_step(self, state: TrainerState, logs: dict[str, float]) -> None:
         loss = logs["loss"]
+        places = self._trainer.row_places
+        counts = summed(self._context.order, places.counts())
         self._judge(state.global_step, loss, logs.get("grad_norm", 0.0))
         now, tokens = time.monotonic(), self._trainer.count_tokens()
         metrics = _metrics(state)
@@ -125,6 +128,8 @@ class RunReports(TrainerCallback):
         if used is not None:
             metrics.mfu = used
         metrics.peak_memory_bytes = peak_memory_bytes()
+        for source, count in zip(places.sources, counts, strict=bool(counts)):
+            metrics.extra[f"rows/{source}"] = count
         if "mean_token_accuracy" in logs:
             metrics.extra["token_accuracy"] = logs["mean_token_accuracy"]
         if "aux_loss" in logs:  # of the routers; the library adds it to the loss with the base's own factor

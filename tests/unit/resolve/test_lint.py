@@ -38,6 +38,10 @@ def full(**changes: object) -> Recipe:
     return found
 
 
+def by(method: str, **values: float) -> Recipe:
+    return recipe(optim__learning_rate=1e-5, **{f"method__{method}__{name}": v for name, v in values.items()})
+
+
 def told(found: Recipe) -> list[Notice]:
     return list(lint(found))
 
@@ -79,6 +83,48 @@ CASES: list[tuple[str, Callable[[], Recipe], str, str]] = [
     ("warmup-ratio", lambda: recipe(optim__warmup_ratio=0.4), "0.4", "train.optim.warmup_ratio 0.4 is high"),
     ("weight-decay", lambda: recipe(optim__weight_decay=0.5), "0.5", "train.optim.weight_decay 0.5 is high"),
     ("dropout", lambda: recipe(adapter__lora__dropout=0.5), "0.5", "train.adapter.lora.dropout 0.5 is high"),
+    ("neftune-alpha", lambda: recipe(neftune_alpha=40.0), "40", "train.neftune_alpha 40 is high"),
+    ("min-lr-ratio", lambda: recipe(optim__min_lr_ratio=0.8), "0.8", "train.optim.min_lr_ratio 0.8 is high"),
+    ("decay-ratio", lambda: recipe(optim__decay_ratio=0.9), "0.9", "train.optim.decay_ratio 0.9 is high"),
+    ("beta1", lambda: recipe(optim__beta1=0.5), "0.5", "train.optim.beta1 0.5 is low"),
+    ("beta2", lambda: recipe(optim__beta2=0.5), "0.5", "train.optim.beta2 0.5 is low"),
+    ("epsilon", lambda: recipe(optim__epsilon=1e-3), "0.001", "train.optim.epsilon 0.001 is high"),
+    (
+        "lora-plus-ratio",
+        lambda: recipe(adapter__lora__lora_plus_ratio=64.0),
+        "64",
+        "train.adapter.lora.lora_plus_ratio ",
+    ),
+    (
+        "grpo-num-generations",
+        lambda: by("grpo", num_generations=2),
+        "2",
+        "train.method.grpo.num_generations ",
+    ),
+    (
+        "grpo-temperature",
+        lambda: by("grpo", temperature=3.0),
+        "3",
+        "train.method.grpo.temperature ",
+    ),
+    (
+        "rloo-num-generations",
+        lambda: by("rloo", num_generations=128),
+        "128",
+        "train.method.rloo.num_generations ",
+    ),
+    (
+        "rloo-temperature",
+        lambda: by("rloo", temperature=0.1),
+        "0.1",
+        "train.method.rloo.temperature ",
+    ),
+    (
+        "reward-center-rewards-coefficient",
+        lambda: by("reward", center_rewards_coefficient=1.0),
+        "1",
+        "train.method.reward.center_rewards_coefficient ",
+    ),
 ]
 
 
@@ -142,6 +188,18 @@ BESIDE: list[tuple[str, Callable[[], Recipe]]] = [
     ("warmup-ratio", lambda: recipe(optim__warmup_ratio=0.2)),
     ("weight-decay", lambda: recipe(optim__weight_decay=0.1)),
     ("dropout", lambda: recipe(adapter__lora__dropout=0.2)),
+    ("neftune-alpha", lambda: recipe(neftune_alpha=15.0)),
+    ("min-lr-ratio", lambda: recipe(optim__min_lr_ratio=0.1)),
+    ("decay-ratio", lambda: recipe(optim__decay_ratio=0.2)),
+    ("beta1", lambda: recipe(optim__beta1=0.95)),
+    ("beta2", lambda: recipe(optim__beta2=0.95)),
+    ("epsilon", lambda: recipe(optim__epsilon=1e-6)),
+    ("lora-plus-ratio", lambda: recipe(adapter__lora__lora_plus_ratio=16.0)),
+    ("grpo-num-generations", lambda: by("grpo", num_generations=8)),
+    ("grpo-temperature", lambda: by("grpo", temperature=1.0)),
+    ("rloo-num-generations", lambda: by("rloo", num_generations=2)),
+    ("rloo-temperature", lambda: by("rloo", temperature=1.0)),
+    ("reward-center-rewards-coefficient", lambda: by("reward", center_rewards_coefficient=0.01)),
 ]
 
 

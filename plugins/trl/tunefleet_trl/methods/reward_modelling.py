@@ -88,6 +88,7 @@ def _train_once(context: RunContext, renderer: Renderer, rows: AnsweredRows, har
         peft_config=lora_config(spec, scores=True),
     )
     attach_life(context, trainer, renderer, hardware)
+    trainer.row_places = rows.places(scored_ids)
     trainer.train(resume_from_checkpoint=context.order.resume_from or None)
     leave_processes(context.order)
     if not is_first(context.order):

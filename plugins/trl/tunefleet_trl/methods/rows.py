@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tunefleet.job.v1.resolved_pb2 import ResolvedData
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rendering import (
+    Answer,
     AnsweredRow,
     RenderedRow,
     Renderer,
@@ -19,6 +20,7 @@ from tunefleet_core.rendering import (
     of_source,
     rows_of_file,
 )
+from tunefleet_trl.life import RowPlaces
 
 __all__ = ["AnsweredRows", "answered_training_rows"]
 
@@ -29,6 +31,21 @@ class AnsweredRows:
 
     train: list[AnsweredRow]
     validation: list[AnsweredRow]
+
+    def places(self, tokens: Callable[[Answer], list[int]] | None = None) -> RowPlaces:
+        """Return where the answers of batches are from; those that the model draws itself are from nowhere.
+
+        Args:
+            tokens: What batches hold of an answer; None: all of it.
+        """
+        placed: list[RenderedRow] = []
+        for row in self.train:
+            for answer in row.answers:
+                if answer.fields is None:
+                    ids = answer.rendered.input_ids if tokens is None else tokens(answer)
+                    mask = answer.rendered.mask[: len(ids)]
+                    placed.append(RenderedRow(input_ids=ids, mask=mask, path=row.path, line=row.line))
+        return RowPlaces(placed, conversations=max((len(row.answers) for row in self.train), default=1))
 
     def references(self) -> TrainingRows:
         """Return what the result is held to when it is served: the answers to be preferred."""
@@ -61,7 +78,8 @@ def answered_training_rows(context: RunContext, renderer: Renderer, method: str)
 
 def _usable(context: RunContext, data: ResolvedData, renderer: Renderer, method: str) -> list[AnsweredRow]:
     train = context.order.resolved_spec.spec.train
-    rows = list(rows_of_file(method, data.path, renderer, sha256=data.sha256))
+    read = rows_of_file(method, data.path, renderer, sha256=data.sha256)
+    rows = [replace(row, path=data.path) for row in read]
     over_long = [row.line for row in rows if train.max_length and row.length > train.max_length]
     if over_long:
         judge_over_long(context, data, over_long, len(rows))

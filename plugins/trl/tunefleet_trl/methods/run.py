@@ -61,6 +61,7 @@ def _train_once(
         before_first_step=partial(_try_first, context, renderer, references),
     )
     attach_life(context, trainer, renderer, hardware)
+    trainer.row_places = rows.places()
     trainer.train(resume_from_checkpoint=context.order.resume_from or None)
     leave_processes(context.order)
     if not is_first(context.order):

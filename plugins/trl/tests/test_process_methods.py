@@ -1,0 +1,90 @@
+"""Methods beside supervised training in two processes, and a run of two that is lost on one of them."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import process_lab
+import pytest
+import trl_lab as lab
+from spoiling_rank import LOST_AT
+
+from tunefleet.backend.v1.run_pb2 import RunOrder
+from tunefleet.job.v1.event_pb2 import AttemptOutcome
+from tunefleet_trl.rank import TrlRank
+
+pytestmark = pytest.mark.slow  # each starts two processes that import all libraries
+
+ENTRY = "tunefleet_trl.rank:TrlRank"
+STEPS = 8
+SUCCEEDED = AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED
+
+
+def pair_order(base: Path, folder: Path, method: str) -> RunOrder:
+    """Return an order for 8 steps of 4 pairs of different lengths, one at a time."""
+    spec = lab.adapted_spec("lora", steps=STEPS, learning_rate=5e-3, micro_batch_size=1, batch_size=4)
+    spec.train.adapter.lora.dropout = 0.0
+    spec.train.checkpoint.every_steps = 3
+    getattr(spec.train.method, method).SetInParent()
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": word}],
+            "chosen": [{"role": "assistant", "content": answer + "!" * number}],
+            "rejected": [{"role": "assistant", "content": "nein"}],
+        }
+        for number, (word, answer) in enumerate(lab.PAIRS * 4)
+    ]
+    folder.mkdir()
+    data = [("train", lab.write_rows(folder / "train.jsonl", rows))]
+    return lab.order(lab.resolved(base, data=data, spec=spec), folder / "work")
+
+
+@pytest.mark.parametrize("method", ["dpo", "simpo", "reward"])
+def test_pairs_teach_two_processes_what_they_teach_one(base: Path, tmp_path: Path, method: str) -> None:
+    context = lab.MemoryContext(pair_order(base, tmp_path / "one", method))
+    TrlRank().run(context)
+    one = {metrics.step: metrics.loss for metrics in context.told if metrics.HasField("loss")}
+    two = process_lab.run_hosted(pair_order(base, tmp_path / "two", method), ENTRY, processes=2)
+    assert two.ended.outcome == SUCCEEDED, two.ended.error
+    assert two.losses == pytest.approx(one, abs=1e-5)
+    assert len({round(loss, 3) for loss in one.values()}) > STEPS // 2, "it learns something"
+
+
+def test_rows_of_a_mixture_are_counted_over_both_processes(base: Path, tmp_path: Path) -> None:
+    spec = lab.adapted_spec("lora", steps=3, micro_batch_size=1, batch_size=4)
+    data = [
+        ("train", lab.write_rows(tmp_path / "one.jsonl", [lab.chat(*pair) for pair in lab.PAIRS] * 2)),
+        (
+            "train",
+            lab.write_rows(tmp_path / "two.jsonl", [lab.chat("sun", "sonne"), lab.chat("moon", "mond")] * 2),
+        ),
+    ]
+    order = lab.order(lab.resolved(base, data=data, spec=spec), tmp_path / "work")
+    run = process_lab.run_hosted(order, ENTRY, processes=2)
+    told = [event.metrics.extra for event in run.events if event.metrics.HasField("loss")]
+    assert [step["rows/one"] + step["rows/two"] for step in told] == [4, 4, 4]
+    assert sum(step["rows/two"] for step in told) == 4
+
+
+def test_a_run_of_two_that_is_lost_on_one_goes_on_from_the_last_good_state_of_both(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = str(Path(__file__).resolve().parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((here, os.environ.get("PYTHONPATH", ""))))
+    spec = lab.adapted_spec("lora", steps=STEPS, micro_batch_size=1)
+    spec.train.checkpoint.every_steps = 4
+    spec.train.divergence.max_rollbacks = 2
+    rows = lab.write_rows(tmp_path / "train.jsonl", [lab.chat(*pair) for pair in lab.PAIRS] * 4)
+    order = lab.order(lab.resolved(base, data=[("train", rows)], spec=spec), tmp_path / "work")
+    run = process_lab.run_hosted(order, "spoiling_rank:SpoilingRank", processes=2)
+    assert run.ended.outcome == SUCCEEDED, run.ended.error
+    (told,) = [event.rollback for event in run.events if event.HasField("rollback")]
+    assert (told.step, told.to_step, told.rollbacks) == (LOST_AT, 4, 1)
+    assert math.isnan(told.loss)
+    steps = [event.metrics for event in run.events if event.metrics.HasField("loss")]
+    assert [metrics.step for metrics in steps] == [*range(1, LOST_AT), *range(5, STEPS + 1)]
+    rates = [metrics.learning_rate for metrics in steps]
+    assert rates[LOST_AT - 1] == pytest.approx(rates[4] / 2), "step 5, before and after"
+    assert (Path(order.work_dir) / "output" / "adapter_model.safetensors").is_file()
