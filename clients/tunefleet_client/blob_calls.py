@@ -31,14 +31,15 @@ class BlobCalls:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    async def get(self, sha256: str, upload_id: str) -> wire.GetBlobResponse:
-        """Ask how much of a blob, or of an upload, is there."""
+    async def get(self, sha256: str, upload_id: str, *, size_bytes: int = 0) -> wire.GetBlobResponse:
+        """Ask how much of a blob, or of an upload, is there, and whether any blob has its size."""
         method = self.connection.channel.unary_unary(
             f"{_PATH}/GetBlob",
             request_serializer=wire.GetBlobRequest.SerializeToString,
             response_deserializer=wire.GetBlobResponse.FromString,
         )
-        return await self.connection.unary(method, wire.GetBlobRequest(sha256=sha256, upload_id=upload_id))
+        request = wire.GetBlobRequest(sha256=sha256, upload_id=upload_id, upload_size_bytes=size_bytes)
+        return await self.connection.unary(method, request)
 
     async def open_handover(self, sha256: str) -> wire.OpenHandoverResponse:
         """Ask for a ticket: for a blob, or to pass a file."""

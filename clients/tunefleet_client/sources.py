@@ -1,7 +1,8 @@
 """A file that is sent: its digest is made in a thread while its pieces go out.
 
 The digest runs ahead of the pieces. So a blob that the other side has already is found out before
-most of it was sent, and the other side never waits long for the digest at the end.
+most of it was sent, and the other side never waits long for the digest at the end. Where the other
+side has nothing of this size, there is nothing to find out, and none is made.
 """
 
 from __future__ import annotations

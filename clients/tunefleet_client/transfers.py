@@ -136,8 +136,9 @@ class Transfers:
             start.upload_id = source.upload_id
             if self._may_hand_over:
                 start.ticket = await pass_file(calls, source.descriptor)
-        there = await calls.get(start.sha256, start.upload_id)
+        there = await calls.get(start.sha256, start.upload_id, size_bytes=source.size_bytes)
         work.moved(there.size_bytes)
+        sent = ""
         if not there.is_complete:
             start.offset = there.size_bytes if there.size_bytes <= source.size_bytes else 0
             _tell(progress, start.offset, source.size_bytes)
@@ -145,8 +146,10 @@ class Transfers:
             try:
                 if start.ticket:
                     return await self._watch(calls, call, start, work=work, progress=progress)
-                await source.pace(start.offset)
-                await self._send_pieces(call, source, start, work=work, progress=progress)
+                needs_digest = bool(start.offset) or not there.is_size_new
+                sent = await self._send_pieces(
+                    call, source, start, needs_digest=needs_digest, work=work, progress=progress
+                )
             except asyncio.InvalidStateError:  # it ended between the question and the write
                 await self._outcome(calls.connection, call)
             except grpc.aio.AioRpcError as error:
@@ -154,7 +157,7 @@ class Transfers:
             finally:
                 call.cancel()
         _tell(progress, source.size_bytes, source.size_bytes)
-        return await source.sha256()
+        return sent or await source.sha256()
 
     async def _watch(
         self,
@@ -192,15 +195,19 @@ class Transfers:
         source: Source,
         start: wire.UploadStart,
         *,
+        needs_digest: bool,
         work: Patience,
         progress: Progress | None,
-    ) -> None:
+    ) -> str:
+        """Send a file from an offset on; return its digest, the other side's where this one makes none."""
+        if needs_digest:
+            await source.pace(start.offset)
         limit = self._stall_seconds(start.offset)
         async with stall(limit):
             await call.write(wire.UploadBlobRequest(start=start))
             await call.initial_metadata()  # it takes the upload, or has refused it by now
         offset = start.offset
-        is_told = bool(start.sha256)
+        is_told = bool(start.sha256) or not needs_digest
         async with aclosing(source.pieces(offset)) as pieces:
             async for piece in pieces:
                 if not is_told and source.known_sha256:
@@ -213,13 +220,14 @@ class Transfers:
                 offset += len(piece)
                 work.moved(offset)
                 _tell(progress, offset, source.size_bytes)
-                await source.pace(offset)
+                if needs_digest:
+                    await source.pace(offset)
         if not is_told and not call.done():
             await _tell_digest(call, await source.sha256(), limit)
         async with stall(limit):
             if not call.done():
                 await call.done_writing()
-            await call
+            return (await call).sha256
 
     async def _outcome(self, connection: Connection, call: UploadCall) -> None:
         try:

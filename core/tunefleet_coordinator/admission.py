@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager
 
 from tunefleet_coordinator.holds import Holds
 from tunefleet_core.artifacts import Watermark
@@ -24,9 +23,8 @@ class Admission:
         self._look_again_at = 0.0
         self._looking = asyncio.Lock()
 
-    @asynccontextmanager
-    async def new_work(self) -> AsyncGenerator[None]:
-        """Hold what is resolved inside until it is in the store.
+    async def new_work(self) -> AbstractContextManager[None]:
+        """Return what holds all that is resolved inside until it is in the store: `with await ...`.
 
         Raises:
             TunefleetError: DISK_FULL.
@@ -36,8 +34,7 @@ class Admission:
                 if self._is_due():
                     await asyncio.to_thread(self._watermark.require)
                     self._look_again_at = time.monotonic() + _LOOK_SECONDS
-        with self._holds.request():
-            yield
+        return self._holds.request()
 
     def _is_due(self) -> bool:
         return time.monotonic() >= self._look_again_at

@@ -33,8 +33,9 @@ class Holds:
             yield
         finally:
             self._taken.reset(token)
-            self._held.subtract(taken)
-            self._held += Counter()  # forget what nobody holds any more
+            if taken:
+                self._held.subtract(taken)
+                self._held += Counter()  # forget what nobody holds any more
 
     @asynccontextmanager
     async def taking(self, name: str) -> AsyncGenerator[Callable[[str], None]]:

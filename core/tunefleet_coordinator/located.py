@@ -57,6 +57,8 @@ class DatasetLocator:
         Raises:
             TunefleetError: DATASET_NOT_FOUND.
         """
+        if not any(_REFERENCE.fullmatch(getattr(message, field)) for message, field in _sources(spec)):
+            return LocatedSpec(spec=spec, asked=spec, by_path={})
         located = JobSpec()
         located.CopyFrom(spec)
         by_path: dict[str, DatasetRow] = {}

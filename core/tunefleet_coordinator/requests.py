@@ -8,8 +8,6 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from google.protobuf.message import Message
-
 from tunefleet_coordinator.security import current_principal
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.lifecycle import Request, RequestKey
@@ -33,12 +31,12 @@ def request_of(message: Any, method: str) -> Request | None:
         uuid.UUID(request_id)
     except ValueError:
         raise TunefleetError.field("request_id", f"'{request_id}' is not a UUID") from None
-    body: Message = type(message)()
-    body.CopyFrom(message)
-    body.ClearField("request_id")
+    message.ClearField("request_id")  # not part of what is asked; set again below, cheaper than a copy
+    body = message.SerializeToString(deterministic=True)
+    message.request_id = request_id
     return Request(
         key=RequestKey(principal=current_principal().name, method=method, request_id=request_id),
-        body_sha256=hashlib.sha256(body.SerializeToString(deterministic=True)).digest(),
+        body_sha256=hashlib.sha256(body).digest(),
     )
 
 

@@ -44,6 +44,9 @@ class _JsonFormatter(logging.Formatter):
 
 def configure_logging(level: int = logging.INFO) -> None:
     """Log as JSON lines on stderr."""
+    # Of a line nobody here reads who wrote it: https://docs.python.org/3/howto/logging.html#optimization
+    logging._srcfile = None  # pyright: ignore[reportPrivateUsage]  # no walk up the stack
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)

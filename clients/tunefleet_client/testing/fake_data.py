@@ -137,11 +137,12 @@ class FakeBlobs(BlobServiceServicer):
             content += request.chunk
             sha256 = request.sha256 or sha256
         whole = bytes(self._partial.pop(key))
-        if hashlib.sha256(whole).hexdigest() != sha256:
+        found = hashlib.sha256(whole).hexdigest()
+        if found != (sha256 or found):
             wrong = TunefleetError(Reason.DIGEST_MISMATCH, "The bytes are not those of the digest.")
             await self._fake.abort(context, wrong)
-        self._fake.blobs[sha256] = whole
-        return blob.UploadBlobResponse(size_bytes=len(whole))
+        self._fake.blobs[found] = whole
+        return blob.UploadBlobResponse(size_bytes=len(whole), sha256=found)
 
     async def OpenHandover(
         self, request: blob.OpenHandoverRequest, context: Context

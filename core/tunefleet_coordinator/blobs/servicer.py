@@ -14,6 +14,7 @@ from tunefleet_coordinator.blobs.handovers import Handovers
 from tunefleet_coordinator.security import current_principal
 from tunefleet_core.artifacts import (
     PIECE_BYTES,
+    BlobSizes,
     BlobStore,
     Piece,
     Upload,
@@ -51,6 +52,7 @@ class BlobServicer:
     ) -> None:
         self._store = store
         self._uploads = Uploads(store)
+        self._sizes = BlobSizes(store)
         self._watermark = watermark
         self._handovers = handovers
         self._max_blob_bytes = max_blob_bytes
@@ -62,7 +64,9 @@ class BlobServicer:
             if whole is not None:
                 return pb.GetBlobResponse(is_complete=True, size_bytes=whole)
         there = await asyncio.to_thread(self._uploads.size_of, key, current_principal().name)
-        return pb.GetBlobResponse(size_bytes=there)
+        size = request.upload_size_bytes
+        is_new = size > 0 and not await asyncio.to_thread(self._sizes.has, size)
+        return pb.GetBlobResponse(size_bytes=there, is_size_new=is_new)
 
     async def UploadBlob(
         self, request_iterator: AsyncIterator[_UploadMessage], context: RpcContext
@@ -81,7 +85,7 @@ class BlobServicer:
             if start.ticket:
                 descriptor = self._handovers.redeem(start.ticket, sender, start.size_bytes)
                 return await self._copy(descriptor, upload, start.sha256)
-            return await self._receive(request_iterator, upload, start.sha256)
+            return await self._receive(request_iterator, upload, start)
         finally:
             await asyncio.to_thread(upload.close)
 
@@ -143,8 +147,9 @@ class BlobServicer:
         return start, key
 
     async def _receive(
-        self, requests: AsyncIterator[_UploadMessage], upload: Upload, sha256: str
+        self, requests: AsyncIterator[_UploadMessage], upload: Upload, start: pb.UploadStart
     ) -> pb.UploadBlobResponse:
+        sha256 = start.sha256
         async with WriteBehind(upload.write) as behind:
             while (request := await _next(requests)) is not None:
                 if isinstance(request, memoryview):
@@ -159,8 +164,9 @@ class BlobServicer:
                     await asyncio.to_thread(upload.discard)
                     return await self._there(sha256)
             await behind.drain()
-        if not sha256:
+        if not sha256 and start.offset:
             raise TunefleetError.field("sha256", "was not told before the end")
+        sha256 = sha256 or await asyncio.to_thread(upload.hexdigest)
         size_bytes = await asyncio.to_thread(upload.finish, sha256)
         return pb.UploadBlobResponse(size_bytes=size_bytes, sha256=sha256)
 

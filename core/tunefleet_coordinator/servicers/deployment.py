@@ -63,7 +63,7 @@ class DeploymentServicer(deployment_grpc.DeploymentServiceServicer):
         require_project(project)
         if not request.spec.model:
             raise TunefleetError.field("spec.model", "must be given: models/<name>, a folder or a Hub id")
-        async with self._admission.new_work():
+        with await self._admission.new_work():
             submitted = await self._resolve(project, request)
             answer = await self._kernel.submit(submitted)
         assert isinstance(answer, Accepted)  # the answer to DeploymentSubmitted

@@ -98,7 +98,7 @@ class JobServicer(job_grpc.JobServiceServicer):
             if known is not None:
                 return await self._view(known)
             try:
-                async with self._admission.new_work():
+                with await self._admission.new_work():
                     resolution = await self._resolver.resolve(project, request.spec)
                     return await self._submit(project, request, resolution, idempotency)
             except TunefleetError:

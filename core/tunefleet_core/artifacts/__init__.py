@@ -19,6 +19,7 @@ from tunefleet_core.artifacts.pieces import (
     piece_reader,
     write_message,
 )
+from tunefleet_core.artifacts.sizes import BlobSizes
 from tunefleet_core.artifacts.uploads import Upload, Uploads
 from tunefleet_core.artifacts.writing import (
     naming_full_disk,
@@ -30,6 +31,7 @@ from tunefleet_core.artifacts.writing import (
 
 __all__ = [
     "PIECE_BYTES",
+    "BlobSizes",
     "BlobStore",
     "GrowingFile",
     "Piece",

@@ -56,6 +56,11 @@ class BlobStore:
         self._root = root / "sha256"
 
     @property
+    def folder(self) -> Path:
+        """Where blobs lie, in folders by the first two digits."""
+        return self._root
+
+    @property
     def uploads(self) -> Path:
         """Where blobs lie that are not whole yet."""
         return self.root / "uploads"

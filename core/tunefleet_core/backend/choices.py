@@ -8,6 +8,7 @@ the field, so that a word that one backend knows is never passed over by another
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import cast
 
 from google.protobuf.message import Message
@@ -72,10 +73,17 @@ def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+@cache
+def _below_train(field: str) -> tuple[tuple[str, ...], str]:
+    """Return the names of the messages around a field of a training spec, and its own."""
+    *parents, name = field.split(".")[1:]
+    return tuple(parents), name
+
+
 def _values(train: TrainSpec, field: str) -> Iterable[object]:
     """Return the values of a field that was given: one, those of a list, or none."""
     message = cast("Message", train)
-    *parents, name = field.split(".")[1:]
+    parents, name = _below_train(field)
     for parent in parents:
         if not message.HasField(parent):
             return ()

@@ -52,9 +52,8 @@ def resolve_export(
     """
     check_backend(spec, backend.manifest)
     require_same_base(trained.base, facts, verb="exported")
-    filled = JobSpec()
-    filled.CopyFrom(spec)
-    defaults = Defaults(filled)
+    resolved = ResolvedSpec(spec=spec)
+    filled, defaults = resolved.spec, Defaults(resolved)
     fill_common(defaults, filled, backend=backend.manifest.name)
     if facts.tensors:
         defaults.fill("export.merge.dtype", own_dtype(facts), "the number type of the base's own weights")
@@ -69,20 +68,20 @@ def resolve_export(
     whole = ResolvedAdapter()
     whole.CopyFrom(adapter)
     whole.trained_with.CopyFrom(trained.spec.train)
-    resolved = ResolvedSpec(
-        spec=filled,
-        values=defaults.values,
-        base=facts,
-        chat_template=trained.chat_template,
-        target_modules=trained.target_modules,
-        data=trained.data,  # not read again: the whole model comes from them as the adapter did
-        backend=ResolvedBackend(
-            name=backend.manifest.name,
-            plugin=backend.manifest.plugin,
-            environment_digest=backend.environment_digest,
-        ),
-        estimate=_estimate(filled, facts),
-        adapter=whole,
+    resolved.MergeFrom(
+        ResolvedSpec(
+            base=facts,
+            chat_template=trained.chat_template,
+            target_modules=trained.target_modules,
+            data=trained.data,  # not read again: the whole model comes from them as the adapter did
+            backend=ResolvedBackend(
+                name=backend.manifest.name,
+                plugin=backend.manifest.plugin,
+                environment_digest=backend.environment_digest,
+            ),
+            estimate=_estimate(filled, facts),
+            adapter=whole,
+        )
     )
     notices = (info(f"The merged model takes about {size:,} bytes of disk."),) if size else ()
     return Resolution(spec=resolved, digest=digest_of(resolved), notices=notices)

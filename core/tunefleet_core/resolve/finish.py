@@ -129,8 +129,8 @@ def finish_train(
     writes_itself = draft.audit_order.method in (*online.METHODS, distill.METHOD)
     if not writes_itself:  # else the model, or its teacher, writes what is trained
         require_trained_tokens(mask, loss_on=draft.audit_order.loss_on)
-    spec, defaults = _start(draft.spec, backend, draft)
-    train = spec.train
+    resolved, defaults = _start(draft.spec, backend, draft)
+    spec, train = resolved.spec, resolved.spec.train
     positions = draft.facts.max_positions
     length = decide_length(
         mask, max_length=train.max_length, over_long=train.over_long, max_positions=positions
@@ -154,9 +154,8 @@ def finish_train(
     )
     validation = files_of(draft.audit_order, audit, "validation")
     return _resolution(
+        resolved,
         ResolvedSpec(
-            spec=spec,
-            values=defaults.values,
             base=draft.facts,
             chat_template=draft.template,
             target_modules=draft.target_modules,
@@ -192,14 +191,13 @@ def finish_evaluate(draft: Draft, audit: AuditResult, backend: ChosenBackend) ->
     check_backend(draft.spec, backend.manifest)
     require_matching_template(audit, draft.template)
     mask = combine_masks(files_of(draft.audit_order, audit, "evaluate"))
-    spec, defaults = _start(draft.spec, backend, draft)
+    resolved, _ = _start(draft.spec, backend, draft)
     return _resolution(
+        resolved,
         ResolvedSpec(
-            spec=spec,
-            values=defaults.values,
             base=draft.facts,
             chat_template=draft.template,
-            data=resolved_data(spec, audit),
+            data=resolved_data(resolved.spec, audit),
             mask_audit=mask,
             backend=_backend(backend),
             estimate=estimate_evaluate(draft.facts, rows=mask.rows),
@@ -219,7 +217,8 @@ def resolve_plain(
         backend: Who will run it.
         adapter: The adapter to score, for `evaluate`.
     """
-    filled, defaults = _start(spec, backend, None)
+    resolved, defaults = _start(spec, backend, None)
+    filled = resolved.spec
     notices: list[Notice] = []
     estimate = Estimate()
     if filled.HasField("train"):
@@ -229,9 +228,8 @@ def resolve_plain(
         fill_life(defaults, filled.train, backend.manifest, total_steps=estimate.total_steps)
         notices += lint(Recipe.of(filled))
     return _resolution(
+        resolved,
         ResolvedSpec(
-            spec=filled,
-            values=defaults.values,
             data=resolved_data(filled, AuditResult()),
             backend=_backend(backend),
             estimate=estimate,
@@ -266,11 +264,11 @@ def digest_of(resolved: ResolvedSpec) -> str:
     return hashlib.sha256(resolved.SerializeToString(deterministic=True)).hexdigest()
 
 
-def _start(spec: JobSpec, backend: ChosenBackend, draft: Draft | None) -> tuple[JobSpec, Defaults]:
+def _start(spec: JobSpec, backend: ChosenBackend, draft: Draft | None) -> tuple[ResolvedSpec, Defaults]:
     """Copy a spec and fill what does not depend on its rows."""
-    filled = JobSpec()
-    filled.CopyFrom(spec)
-    defaults = Defaults(filled, draft.family if draft else None)
+    resolved = ResolvedSpec(spec=spec)
+    filled = resolved.spec
+    defaults = Defaults(resolved, draft.family if draft else None)
     fill_common(defaults, filled, backend=backend.manifest.name)
     if filled.HasField("train"):
         fill_train(
@@ -285,7 +283,7 @@ def _start(spec: JobSpec, backend: ChosenBackend, draft: Draft | None) -> tuple[
         fill_evaluate(defaults, filled)
     if draft and draft.facts.commit and draft.adapter is None:  # an adapter has no Hub revision
         _pin_revision(filled, draft.facts.commit, defaults)
-    return filled, defaults
+    return resolved, defaults
 
 
 def _pin_revision(spec: JobSpec, commit: str, defaults: Defaults) -> None:
@@ -355,8 +353,10 @@ def _fill_quantization(
     )
 
 
-def _resolution(spec: ResolvedSpec, notices: Iterable[Notice]) -> Resolution:
+def _resolution(started: ResolvedSpec, rest: ResolvedSpec, notices: Iterable[Notice]) -> Resolution:
+    """Complete what `_start` began with all but its spec and values."""
     told = tuple(notices)
-    digest = digest_of(spec)
-    spec.notices.extend(told)
-    return Resolution(spec=spec, digest=digest, notices=told)
+    started.MergeFrom(rest)
+    digest = digest_of(started)
+    started.notices.extend(told)
+    return Resolution(spec=started, digest=digest, notices=told)

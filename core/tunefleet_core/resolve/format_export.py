@@ -66,25 +66,24 @@ def resolve_format_export(
     if what.adapter is not None:
         require_same_base(what.trained.base, what.facts, verb="exported")
     _require_whole_numbers(spec, what)
-    filled = JobSpec()
-    filled.CopyFrom(spec)
-    defaults = Defaults(filled)
+    resolved = ResolvedSpec(spec=spec)
+    filled, defaults = resolved.spec, Defaults(resolved)
     fill_common(defaults, filled, backend=backend.manifest.name)
     _fill(defaults, filled, what)
     size = _size(filled, what)
     merged = weights_bytes(what.facts, own_dtype(what.facts)) if merge_backend is not None and size else 0
     _require_disk(filled, size, merged, free=disk_free_bytes)
-    resolved = ResolvedSpec(
-        spec=filled,
-        values=defaults.values,
-        base=what.facts,
-        chat_template=what.trained.chat_template,
-        target_modules=what.trained.target_modules,
-        data=what.trained.data,  # its training rows calibrate, and say where the weights come from
-        backend=_resolved(backend),
-        estimate=_estimate(what.facts),
-        adapter=_with_training(what),
-        merge_backend=None if merge_backend is None else _resolved(merge_backend),
+    resolved.MergeFrom(
+        ResolvedSpec(
+            base=what.facts,
+            chat_template=what.trained.chat_template,
+            target_modules=what.trained.target_modules,
+            data=what.trained.data,  # its training rows calibrate, and say where the weights come from
+            backend=_resolved(backend),
+            estimate=_estimate(what.facts),
+            adapter=_with_training(what),
+            merge_backend=None if merge_backend is None else _resolved(merge_backend),
+        )
     )
     text = f"The model in {filled.export.quantize.format} takes about {size:,} bytes of disk"
     more = f", and {merged:,} more while it is made." if merged else "."

@@ -16,6 +16,7 @@ from blobs_process import BlobsProcess
 
 from tunefleet.artifact.v1 import blob_service_pb2 as wire
 from tunefleet.artifact.v1.blob_service_pb2_grpc import BlobServiceStub
+from tunefleet_client.sources import Source
 from tunefleet_core.artifacts import sha256_of_file
 from tunefleet_core.errors import Reason, TunefleetError, error_from_trailing_metadata
 
@@ -189,12 +190,43 @@ async def test_a_wrong_digest_that_is_told_at_the_end_is_refused_too(blobs: Blob
     assert sha256_of_file(blobs.store.path_of(wanted)) == wanted
 
 
-async def test_an_upload_without_a_digest_is_no_blob(blobs: BlobsProcess) -> None:
+async def test_an_upload_without_a_digest_is_named_by_the_one_it_has(blobs: BlobsProcess) -> None:
     start = wire.UploadStart(upload_id="1" * 64, size_bytes=5)
-    error = await _upload_by_hand(blobs, start, b"right")
+    error = await _upload_by_hand(blobs, start, b"rig")
+    assert error is not None
+    assert (error.reason, error.violations[0].field) == (Reason.FIELD_INVALID, "start.size_bytes")
+    assert not (blobs.store.root / "sha256").exists()
+
+    start.offset = 3  # what goes on may stand behind bytes that were spoilt meanwhile
+    error = await _upload_by_hand(blobs, start, b"ht")
     assert error is not None
     assert (error.reason, error.violations[0].field) == (Reason.FIELD_INVALID, "sha256")
-    assert not (blobs.store.root / "sha256").exists()
+
+    whole = wire.UploadStart(upload_id="2" * 64, size_bytes=5)
+    assert await _upload_by_hand(blobs, whole, b"right") is None
+    assert blobs.store.path_of(hashlib.sha256(b"right").hexdigest()).read_bytes() == b"right"
+
+
+async def test_a_digest_is_made_before_sending_only_where_something_of_that_size_is(
+    blobs: BlobsProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    whole = Source.begin_digest
+    monkeypatch.setattr(Source, "begin_digest", lambda self: made.append(self.path) or whole(self))
+    source = _file(tmp_path / "source", 16 * MIB)
+    async with blobs.transfers(may_hand_over=False) as transfers:
+        sha256 = await transfers.upload(source)
+        assert made == []
+        assert sha256 == sha256_of_file(source) == sha256_of_file(blobs.store.path_of(sha256))
+        told: list[int] = []
+        assert await transfers.upload(source, progress=lambda done, _: told.append(done)) == sha256
+        assert made
+        assert blobs.partials() == []
+
+        made.clear()
+        other = _file(tmp_path / "other", 16 * MIB, seed=2)
+        assert await transfers.upload(other) == sha256_of_file(other) != sha256
+        assert made
 
 
 async def test_a_digest_that_is_told_of_a_blob_that_is_there_ends_the_upload(blobs: BlobsProcess) -> None:
@@ -318,5 +350,8 @@ async def _upload_by_hand(
         try:
             await BlobServiceStub(channel).UploadBlob(requests(), metadata=metadata, timeout=30)
         except grpc.aio.AioRpcError as error:
-            return error_from_trailing_metadata(error.trailing_metadata())
+            classed = error_from_trailing_metadata(error.trailing_metadata())
+            if classed is None:  # nobody's refusal: the call itself failed
+                raise
+            return classed
     return None

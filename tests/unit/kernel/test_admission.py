@@ -31,7 +31,7 @@ async def test_calls_that_come_together_look_at_the_disk_once(tmp_path: Path) ->
 
     async def one() -> None:
         nonlocal admitted
-        async with admission.new_work():
+        with await admission.new_work():
             admitted += 1
 
     async with asyncio.TaskGroup() as group:
@@ -45,7 +45,7 @@ async def test_a_full_disk_refuses_every_one_of_them(tmp_path: Path) -> None:
     admission = Admission(CountedWatermark(folder=tmp_path, least_bytes=1 << 62), Holds())
 
     async def one() -> None:
-        async with admission.new_work():
+        with await admission.new_work():
             raise AssertionError("work was taken that the disk has no room for")
 
     found = await asyncio.gather(*(one() for _ in range(CALLERS)), return_exceptions=True)

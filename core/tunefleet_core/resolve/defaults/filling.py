@@ -8,20 +8,24 @@ from typing import TypeGuard, cast
 
 from google.protobuf.message import Message
 
-from tunefleet.job.v1.resolved_pb2 import ResolvedValue
-from tunefleet.job.v1.spec_pb2 import JobSpec
+from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.catalog.family import Family
 
 __all__ = ["Defaults", "shown"]
 
 
 class Defaults:
-    """Fills fields of a spec that were left out and keeps a record of each."""
+    """Fills fields of a spec that were left out and keeps a record of each.
 
-    def __init__(self, spec: JobSpec, family: Family | None = None) -> None:
-        self._spec = spec
+    Args:
+        resolved: Holds the spec, changed in place, and takes the record.
+        family: Whose defaults take precedence.
+    """
+
+    def __init__(self, resolved: ResolvedSpec, family: Family | None = None) -> None:
+        self._spec = resolved.spec
+        self._values = resolved.values
         self._family = family
-        self.values: list[ResolvedValue] = []
 
     def fill(self, path: str, value: object, reason: str) -> None:
         """Set a dotted field unless it is set; a family's default for it takes precedence."""
@@ -37,7 +41,7 @@ class Defaults:
 
     def note(self, path: str, value: object, reason: str) -> None:
         """Record a value that was decided."""
-        self.values.append(ResolvedValue(field=path, value=shown(value), reason=reason))
+        self._values.add(field=path, value=shown(value), reason=reason)
 
     def _of_family(self) -> Mapping[str, tuple[object, str]]:
         if self._family is None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tunefleet/artifact/v1/blob_service.proto\x12\x15tunefleet.artifact.v1\"3\n\x0eGetBlobRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\":\n\x0fGetBlobResponse\x12\x13\n\x0bis_complete\x18\x01 \x01(\x08\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"v\n\x11UploadBlobRequest\x12\x33\n\x05start\x18\x01 \x01(\x0b\x32\".tunefleet.artifact.v1.UploadStartH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06sha256\x18\x03 \x01(\tH\x00\x42\t\n\x07\x63ontent\"d\n\x0bUploadStart\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x11\n\tupload_id\x18\x04 \x01(\t\x12\x0e\n\x06ticket\x18\x05 \x01(\t\"8\n\x12UploadBlobResponse\x12\x12\n\nsize_bytes\x18\x01 \x01(\x03\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"5\n\x13\x44ownloadBlobRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"9\n\x14\x44ownloadBlobResponse\x12\x12\n\nsize_bytes\x18\x01 \x01(\x03\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"%\n\x13OpenHandoverRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"6\n\x14OpenHandoverResponse\x12\x0e\n\x06socket\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\t2\xa0\x03\n\x0b\x42lobService\x12X\n\x07GetBlob\x12%.tunefleet.artifact.v1.GetBlobRequest\x1a&.tunefleet.artifact.v1.GetBlobResponse\x12\x63\n\nUploadBlob\x12(.tunefleet.artifact.v1.UploadBlobRequest\x1a).tunefleet.artifact.v1.UploadBlobResponse(\x01\x12i\n\x0c\x44ownloadBlob\x12*.tunefleet.artifact.v1.DownloadBlobRequest\x1a+.tunefleet.artifact.v1.DownloadBlobResponse0\x01\x12g\n\x0cOpenHandover\x12*.tunefleet.artifact.v1.OpenHandoverRequest\x1a+.tunefleet.artifact.v1.OpenHandoverResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tunefleet/artifact/v1/blob_service.proto\x12\x15tunefleet.artifact.v1\"N\n\x0eGetBlobRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\x12\x19\n\x11upload_size_bytes\x18\x03 \x01(\x03\"O\n\x0fGetBlobResponse\x12\x13\n\x0bis_complete\x18\x01 \x01(\x08\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x13\n\x0bis_size_new\x18\x03 \x01(\x08\"v\n\x11UploadBlobRequest\x12\x33\n\x05start\x18\x01 \x01(\x0b\x32\".tunefleet.artifact.v1.UploadStartH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06sha256\x18\x03 \x01(\tH\x00\x42\t\n\x07\x63ontent\"d\n\x0bUploadStart\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x11\n\tupload_id\x18\x04 \x01(\t\x12\x0e\n\x06ticket\x18\x05 \x01(\t\"8\n\x12UploadBlobResponse\x12\x12\n\nsize_bytes\x18\x01 \x01(\x03\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"5\n\x13\x44ownloadBlobRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"9\n\x14\x44ownloadBlobResponse\x12\x12\n\nsize_bytes\x18\x01 \x01(\x03\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"%\n\x13OpenHandoverRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\"6\n\x14OpenHandoverResponse\x12\x0e\n\x06socket\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\t2\xa0\x03\n\x0b\x42lobService\x12X\n\x07GetBlob\x12%.tunefleet.artifact.v1.GetBlobRequest\x1a&.tunefleet.artifact.v1.GetBlobResponse\x12\x63\n\nUploadBlob\x12(.tunefleet.artifact.v1.UploadBlobRequest\x1a).tunefleet.artifact.v1.UploadBlobResponse(\x01\x12i\n\x0c\x44ownloadBlob\x12*.tunefleet.artifact.v1.DownloadBlobRequest\x1a+.tunefleet.artifact.v1.DownloadBlobResponse0\x01\x12g\n\x0cOpenHandover\x12*.tunefleet.artifact.v1.OpenHandoverRequest\x1a+.tunefleet.artifact.v1.OpenHandoverResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,23 +32,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunefleet.artifact.v1.blob_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETBLOBREQUEST']._serialized_start=67
-  _globals['_GETBLOBREQUEST']._serialized_end=118
-  _globals['_GETBLOBRESPONSE']._serialized_start=120
-  _globals['_GETBLOBRESPONSE']._serialized_end=178
-  _globals['_UPLOADBLOBREQUEST']._serialized_start=180
-  _globals['_UPLOADBLOBREQUEST']._serialized_end=298
-  _globals['_UPLOADSTART']._serialized_start=300
-  _globals['_UPLOADSTART']._serialized_end=400
-  _globals['_UPLOADBLOBRESPONSE']._serialized_start=402
-  _globals['_UPLOADBLOBRESPONSE']._serialized_end=458
-  _globals['_DOWNLOADBLOBREQUEST']._serialized_start=460
-  _globals['_DOWNLOADBLOBREQUEST']._serialized_end=513
-  _globals['_DOWNLOADBLOBRESPONSE']._serialized_start=515
-  _globals['_DOWNLOADBLOBRESPONSE']._serialized_end=572
-  _globals['_OPENHANDOVERREQUEST']._serialized_start=574
-  _globals['_OPENHANDOVERREQUEST']._serialized_end=611
-  _globals['_OPENHANDOVERRESPONSE']._serialized_start=613
-  _globals['_OPENHANDOVERRESPONSE']._serialized_end=667
-  _globals['_BLOBSERVICE']._serialized_start=670
-  _globals['_BLOBSERVICE']._serialized_end=1086
+  _globals['_GETBLOBREQUEST']._serialized_end=145
+  _globals['_GETBLOBRESPONSE']._serialized_start=147
+  _globals['_GETBLOBRESPONSE']._serialized_end=226
+  _globals['_UPLOADBLOBREQUEST']._serialized_start=228
+  _globals['_UPLOADBLOBREQUEST']._serialized_end=346
+  _globals['_UPLOADSTART']._serialized_start=348
+  _globals['_UPLOADSTART']._serialized_end=448
+  _globals['_UPLOADBLOBRESPONSE']._serialized_start=450
+  _globals['_UPLOADBLOBRESPONSE']._serialized_end=506
+  _globals['_DOWNLOADBLOBREQUEST']._serialized_start=508
+  _globals['_DOWNLOADBLOBREQUEST']._serialized_end=561
+  _globals['_DOWNLOADBLOBRESPONSE']._serialized_start=563
+  _globals['_DOWNLOADBLOBRESPONSE']._serialized_end=620
+  _globals['_OPENHANDOVERREQUEST']._serialized_start=622
+  _globals['_OPENHANDOVERREQUEST']._serialized_end=659
+  _globals['_OPENHANDOVERRESPONSE']._serialized_start=661
+  _globals['_OPENHANDOVERRESPONSE']._serialized_end=715
+  _globals['_BLOBSERVICE']._serialized_start=718
+  _globals['_BLOBSERVICE']._serialized_end=1134
 # @@protoc_insertion_point(module_scope)

@@ -24,19 +24,23 @@ class GetBlobRequest(_message.Message):
 
     SHA256_FIELD_NUMBER: _builtins.int
     UPLOAD_ID_FIELD_NUMBER: _builtins.int
+    UPLOAD_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     """SHA-256 of the content, hex. Empty: only the upload is asked for."""
     upload_id: _builtins.str
     """The upload_id of an upload that was begun with one; else empty."""
+    upload_size_bytes: _builtins.int
+    """Size of what would be uploaded, bytes; 0: not told."""
     def __init__(
         self,
         *,
         sha256: _builtins.str = ...,
         upload_id: _builtins.str = ...,
+        upload_size_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256", "upload_id", b"upload_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256", "upload_id", b"upload_id", "upload_size_bytes", b"upload_size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -50,19 +54,26 @@ class GetBlobResponse(_message.Message):
 
     IS_COMPLETE_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    IS_SIZE_NEW_FIELD_NUMBER: _builtins.int
     is_complete: _builtins.bool
     """Whether it is there, whole."""
     size_bytes: _builtins.int
     """Bytes that are there; an upload goes on from here."""
+    is_size_new: _builtins.bool
+    """Whether no blob of upload_size_bytes is there, so that the digest could
+    not tell that the content is: an upload from its first byte need not tell
+    it then.
+    """
     def __init__(
         self,
         *,
         is_complete: _builtins.bool = ...,
         size_bytes: _builtins.int = ...,
+        is_size_new: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_complete", b"is_complete", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_complete", b"is_complete", "is_size_new", b"is_size_new", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -117,7 +128,8 @@ class UploadStart(_message.Message):
     TICKET_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     """SHA-256 of the whole content, hex. Empty if it is not known yet: then
-    upload_id is set, and the digest is told before the end.
+    upload_id is set, and the digest is told before the end, unless offset is
+    0: what goes on needs it, for what came before may be spoilt.
     """
     size_bytes: _builtins.int
     """Its size in bytes."""
