@@ -18,6 +18,7 @@ from tunefleet.backend.v1.run_pb2 import RunOrder, StopMode
 from tunefleet.job.v1.event_pb2 import AttemptOutcome
 from tunefleet_compress.recipes import FORMATS
 from tunefleet_core.catalog import read_base
+from tunefleet_core.catalog.matrix import proof_record
 from tunefleet_core.errors import Reason, TunefleetError, error_from_status
 from tunefleet_core.parity import read_contract
 from tunefleet_core.worker.rank_process import RankProcess
@@ -104,13 +105,15 @@ def test_gptq_is_written_checked_and_told(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("form", "variant"), EVERY, ids=[f"{form}-{variant}" for form, variant in EVERY])
 def test_every_format_keeps_the_numbers_of_qwen3(
-    form: str, variant: str, whole: Path, tmp_path: Path
+    form: str, variant: str, whole: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     told = export(lab.order(whole, tmp_path / "work", form, variant=variant))
     assert told.end is not None
     assert told.end.outcome == SUCCEEDED, told.error
     stored = sum(path.stat().st_size for path in (tmp_path / "work" / "output").glob("*.safetensors"))
     assert stored < 0.6 * (whole / "model.safetensors").stat().st_size, "it is smaller"
+    test = f"plugins/compress/tests/{request.node.nodeid.rpartition('/')[2]}"
+    proof_record.record("written", f"compress/{form}/{variant}", test)
 
 
 @pytest.mark.slow

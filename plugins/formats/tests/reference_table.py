@@ -24,7 +24,7 @@ from tunefleet_mlx import variants as mlx
 from tunefleet_trl import quantising
 from tunefleet_trl import written as trl
 
-__all__ = ["PAGE", "page"]
+__all__ = ["PAGE", "cells", "page"]
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "formats.md"
 RECORDED = Path(__file__).resolve().parent / "recorded"
@@ -38,8 +38,9 @@ weight with its scales and zero points, of the usual variant; of a checkpoint at
 its own tensors. *Held to* names the libraries whose checkpoints the tests compare with, byte for byte.
 
 *Trained by* are the backends that train adapters on it, *written by* those that export it, and a column per
-engine says who loads such a checkpoint. **proven**: a test of ours did it (for training it is named in
-`core/tunefleet_core/catalog/matrix/proofs.json`, for engines below). **stated**: the library says so.
+engine says who loads such a checkpoint. **proven**: a test of ours did it, of writing in every variant
+(it is named in `core/tunefleet_core/catalog/matrix/proofs.json`, for engines below). **stated**: the library
+says so.
 A fleet's own table: `tunefleet catalog formats`.
 
 *Written by* says what an export may cost: the mean distance, in nats, of the log-probabilities of the
@@ -54,18 +55,19 @@ _BY_HAND = "layouts written out in a test"
 
 def page() -> str:
     """Return the page as Markdown."""
-    rows = [_COLUMNS, ["---"] * len(_COLUMNS), *(_row(item) for item in FORMATS)]
+    rows = [_COLUMNS, ["---"] * len(_COLUMNS), *(cells(item) for item in FORMATS)]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
     return "\n".join([f"{_HEAD}{table}\n", *(_section(item) for item in FORMATS)])
 
 
-def _row(item: Format) -> Sequence[str]:
+def cells(item: Format) -> Sequence[str]:
+    """Return the row of a format in the table."""
     return (
         f"`{item.name}`",
         f"{item.bits_per_weight:.3f}",
         "yes" if item.needs_calibration else "no",
         _trainer(item.name),
-        ", ".join(f"`{backend}`" for backend in _costs(item.name)) or "none",
+        ", ".join(f"`{backend}`{_written(backend, item.name)}" for backend in _costs(item.name)) or "none",
         *(_standing(item.engines.get(engine)) for engine in sorted(ENGINES)),
         ", ".join(_libraries(item.name)) or _BY_HAND,
     )
@@ -77,6 +79,16 @@ def _trainer(name: str) -> str:
         return "none"
     is_proven = any(key.startswith("trl/sft/lora/") and key.split("/")[3] == name for key in proofs().trained)
     return f"`trl`{_only(name)}: {'proven' if is_proven else 'stated'}"
+
+
+def _written(backend: str, name: str) -> str:
+    """Return how much of what a backend writes of a format a test wrote and held to the numbers."""
+    variants = _costs(name)[backend]
+    forms = [""] if name == trl.FORMAT and backend == "trl" else list(variants)
+    ran = sum(f"{backend}/{name}/{form}" in proofs().written for form in forms)
+    if ran == len(forms):
+        return ": proven"
+    return f": proven for {ran} of {len(forms)}" if ran else ": stated"
 
 
 def _only(name: str) -> str:

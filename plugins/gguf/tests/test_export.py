@@ -15,6 +15,7 @@ import pytest
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
 from tunefleet_core.backend import RunStopped
+from tunefleet_core.catalog.matrix import proof_record
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.parity import read_contract
 from tunefleet_gguf import export as exporting
@@ -85,10 +86,14 @@ def test_the_record_of_a_file_is_what_llama_cpp_answers(qwen3: Path, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_costs_less_than_it_may(qwen3: Path, tmp_path: Path, variant: str) -> None:
+def test_every_variant_costs_less_than_it_may(
+    qwen3: Path, tmp_path: Path, variant: str, request: pytest.FixtureRequest
+) -> None:
     context = _export(qwen3, tmp_path, variant=variant)
     assert _cost(context) < VARIANTS[variant].tolerance
     assert _file(context).name == f"model-{variant}.gguf"
+    test = f"plugins/gguf/tests/{request.node.nodeid.rpartition('/')[2]}"
+    proof_record.record("written", f"gguf/gguf/{variant}", test)
 
 
 @pytest.mark.slow

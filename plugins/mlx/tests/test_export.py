@@ -11,6 +11,7 @@ import pytest
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
 from tunefleet_core.backend import RunStopped
+from tunefleet_core.catalog.matrix import proof_record
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.parity import read_contract
 from tunefleet_mlx import export as exporting
@@ -62,8 +63,12 @@ def test_the_record_of_a_folder_is_what_mlx_lm_answers(qwen3: Path, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_costs_less_than_it_may(qwen3: Path, tmp_path: Path, variant: str) -> None:
+def test_every_variant_costs_less_than_it_may(
+    qwen3: Path, tmp_path: Path, variant: str, request: pytest.FixtureRequest
+) -> None:
     assert _cost(_export(qwen3, tmp_path, variant=variant)) < VARIANTS[variant].tolerance
+    test = f"plugins/mlx/tests/{request.node.nodeid.rpartition('/')[2]}"
+    proof_record.record("written", f"mlx/mlx/{variant}", test)
 
 
 @pytest.mark.slow

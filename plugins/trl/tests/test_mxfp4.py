@@ -19,6 +19,7 @@ from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet_core.backend import RunStopped, training_scope
 from tunefleet_core.catalog.base import read_base
+from tunefleet_core.catalog.matrix import proof_record
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.parity import check_numbers, read_contract
 from tunefleet_trl import export_mxfp4
@@ -197,7 +198,7 @@ def test_the_merged_model_is_whole_numbers_under_their_own_names(
 
 
 def test_an_adapter_is_written_back_as_it_was_published(
-    run: lab.MemoryContext, published: Path, tmp_path: Path
+    run: lab.MemoryContext, published: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     context = lab.MemoryContext(_order(run, tmp_path))
     output = TrlRank().run(context)
@@ -217,6 +218,9 @@ def test_an_adapter_is_written_back_as_it_was_published(
     verdict = check_numbers(contract, [top.as_mapping() for top in measured], served_dtype="float32")
     assert verdict.distance_to_tuned < verdict.distance_to_base / 3
     assert not list((tmp_path / "merged-to-round").glob("*"))
+    proof_record.record(
+        "written", "trl/mxfp4/", f"plugins/trl/tests/{request.node.nodeid.rpartition('/')[2]}"
+    )
 
 
 def test_a_whole_model_is_rounded_too(run: lab.MemoryContext, tmp_path: Path) -> None:

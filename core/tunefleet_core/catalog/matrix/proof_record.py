@@ -19,7 +19,7 @@ __all__ = ["Proofs", "proofs", "record"]
 
 _PATH = Path(__file__).with_name("proofs.json")
 _ASKED = "TUNEFLEET_RECORD_PROOF"
-_KINDS = ("trained", "served", "architectures")
+_KINDS = ("trained", "served", "written", "architectures")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +29,13 @@ class Proofs:
     Attributes:
         trained: `backend/method/adaptation/format/model_type` to the test that trained it.
         served: `engine/adaptation/model_type` to the test that served it.
+        written: `backend/format/variant` to the test that exported it and held the result to the numbers.
         architectures: Model type to the classes that its saved models name, with the test.
     """
 
     trained: Mapping[str, str] = field(default_factory=dict[str, str])
     served: Mapping[str, str] = field(default_factory=dict[str, str])
+    written: Mapping[str, str] = field(default_factory=dict[str, str])
     architectures: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def training_of(
@@ -65,7 +67,7 @@ def record(kind: str, key: str, value: str) -> None:
     """Write that a combination ran, if the file is being made again.
 
     Args:
-        kind: `trained`, `served` or `architectures`.
+        kind: `trained`, `served`, `written` or `architectures`.
         key: As `Proofs` says.
         value: The test, as pytest names it; the class for `architectures`.
 
