@@ -30,6 +30,8 @@ pytestmark = [
 _LIMIT_SECONDS = 600.0  # two processes that import at once share the cores of a small host
 _EVERY = 4
 _STEPS = 12
+_BACKENDS = ("trl", "deepspeed")
+"""Those that spread a run, each in its own way: gradients are exchanged, or everything is split."""
 _TWO = ("resources.devices=2", "train.optim.micro_batch_size=4")  # of the 8 rows of a step each takes 4
 
 
@@ -58,8 +60,13 @@ def _is_step_of(attempt: int, step: int) -> Callable[[JobEvent], bool]:
     return lambda event: event.attempt == attempt and event.metrics.step >= step
 
 
-async def test_a_killed_process_of_two_costs_an_attempt_and_no_step(pair: LocalFleet) -> None:
-    spec = tickets_job(f"train.checkpoint.every_steps={_EVERY}", *_TWO, max_steps=_STEPS)
+@pytest.mark.parametrize("backend", _BACKENDS)
+async def test_a_killed_process_of_two_costs_an_attempt_and_no_step(pair: LocalFleet, backend: str) -> None:
+    if missing := missing_backend(backend):
+        pytest.skip(missing)
+    spec = tickets_job(
+        f"backend={backend}", f"train.checkpoint.every_steps={_EVERY}", *_TWO, max_steps=_STEPS
+    )
     async with pair.client() as client:
         job = await client.jobs.create(spec)
         async with pair.watching(client, job.name) as timeline:
@@ -84,9 +91,12 @@ async def test_a_killed_process_of_two_costs_an_attempt_and_no_step(pair: LocalF
     assert steps == set(range(1, _STEPS + 1))
 
 
-async def test_a_cancel_of_two_processes_leaves_none(pair: LocalFleet) -> None:
+@pytest.mark.parametrize("backend", _BACKENDS)
+async def test_a_cancel_of_two_processes_leaves_none(pair: LocalFleet, backend: str) -> None:
+    if missing := missing_backend(backend):
+        pytest.skip(missing)
     async with pair.client() as client:
-        job = await client.jobs.create(tickets_job(*_TWO, max_steps=2000))
+        job = await client.jobs.create(tickets_job(f"backend={backend}", *_TWO, max_steps=2000))
         async with pair.watching(client, job.name) as timeline:
             await timeline.wait_for(_is_step_of(1, 2), _LIMIT_SECONDS)
         run = pair.run_of(job)
