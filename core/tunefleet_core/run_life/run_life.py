@@ -87,7 +87,14 @@ class RunLife:
         """Return whether a checkpoint of this step would not replace one that may be in use as it is lost."""
         return step > self._lost_until
 
-    def validated(self, step: int, numbers: Mapping[str, float], write: Callable[[Path], None]) -> bool:
+    def validated(
+        self,
+        step: int,
+        numbers: Mapping[str, float],
+        write: Callable[[Path], None],
+        *,
+        take_part: Callable[[], None] | None = None,
+    ) -> bool:
         """Judge a validation, and tell it; return whether the run is to stop, which it tells too.
 
         Args:
@@ -95,6 +102,7 @@ class RunLife:
             numbers: What was found, by the names of BEST_BY.
             write: Writes the weights into an empty folder, where these are the best so far. Of
                 several processes the first one does.
+            take_part: Called on the others meanwhile, where each holds a part of the weights.
         """
         if self.best is None:
             return False
@@ -104,6 +112,8 @@ class RunLife:
             if self._is_first:
                 with write_whole_folder(self._best_folder) as folder:
                     write(folder)
+            elif take_part is not None:
+                take_part()
             self._context.tell(JobEvent(best_checkpoint=found))
         return self.is_over
 

@@ -60,6 +60,15 @@ def test_one_device_trains_as_trl_does(
     record("trained", f"deepspeed/sft/{adaptation}//qwen3", test)
 
 
+def test_fifty_steps_stay_with_trl(base: Path, tmp_path: Path) -> None:
+    """As mlx is held to trl, so that one job file means one training on all three."""
+    order = lab.make_order(base, tmp_path / "zero", adaptation="full", steps=50)
+    zero, trl = lab.losses(lab.here(order)), lab.losses(lab.by_trl(order, tmp_path / "trl"))
+    assert len(zero) == len(trl) == 50
+    assert zero[1] == pytest.approx(trl[1], rel=1e-4)
+    assert zero[50] == pytest.approx(trl[50], rel=2e-2)
+
+
 def test_tied_weights_are_one_weight(tied_base: Path, tmp_path: Path) -> None:
     """In the run, in the file, and in the numbers of the record, which a fresh load gives too."""
     from transformers import AutoModelForCausalLM

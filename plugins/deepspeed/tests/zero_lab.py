@@ -32,6 +32,7 @@ __all__ = [
     "part",
     "resumed",
     "run",
+    "run_here",
     "succeeded",
     "validation_losses",
 ]
@@ -85,11 +86,16 @@ def succeeded(order: RunOrder, *, processes: int = 2) -> process_lab.Hosted:
 def here(order: RunOrder) -> MemoryContext:
     """Run an order in this process, alone."""
     context = MemoryContext(order)
+    run_here(context)
+    return context
+
+
+def run_here(context: MemoryContext) -> None:
+    """The same in a context that is there already."""
     try:
         DeepSpeedRank().run(context)
     finally:
         part()
-    return context
 
 
 def part() -> None:
@@ -98,7 +104,8 @@ def part() -> None:
     The libraries remember groups and configuration beyond their end.
     """
     unset_hf_deepspeed_config()
-    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
+    for name in ("ACCELERATE_USE_DEEPSPEED", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)
     if dist.is_initialized():
         dist.destroy_process_group()
     groups._WORLD_GROUP = None

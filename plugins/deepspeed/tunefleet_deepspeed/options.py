@@ -27,14 +27,17 @@ SCHEMA: dict[str, object] = {
     "type": "object",
     "properties": {
         "zero_stage": {
+            "type": "integer",
             "enum": [1, 2, 3],
             "description": "What is split over the devices: the optimiser, gradients too, weights too.",
         },
         "offload_optimizer": {
+            "type": "string",
             "enum": _places(),
             "description": "Where the optimiser's state is kept and stepped instead of on the device.",
         },
         "offload_weights": {
+            "type": "string",
             "enum": _places(),
             "description": "Where weights are kept that no layer needs now. Needs zero_stage 3.",
         },

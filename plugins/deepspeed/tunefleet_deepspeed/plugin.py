@@ -30,7 +30,11 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
                 Capability.CAPABILITY_CHECKPOINT_ON_REQUEST,
                 Capability.CAPABILITY_INSPECT,
                 Capability.CAPABILITY_PREFLIGHT,
+                Capability.CAPABILITY_SAMPLES,
+                Capability.CAPABILITY_BEST_CHECKPOINT,
                 Capability.CAPABILITY_TIMED_CHECKPOINTS,
+                Capability.CAPABILITY_ROLLBACK,
+                Capability.CAPABILITY_GENERAL_SET,
             ],
             distributed_methods=["sft"],
             choices={

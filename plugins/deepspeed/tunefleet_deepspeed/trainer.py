@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 from deepspeed.runtime.zero.utils import ZeRORuntimeException
+from safetensors.torch import load_file, save_file
 
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rendering import first_line
 from tunefleet_deepspeed.checkpoints import WeightsOnlyEngine
+from tunefleet_deepspeed.gathering import gather_trained
 from tunefleet_trl.processes import is_first
 from tunefleet_trl.trainer import RunTrainer
 
 __all__ = ["ZeroTrainer"]
 
+_WEIGHTS = "trained.safetensors"
 _RECOVERY_SCRIPTS = "zero_to_*.py"
 """Programs that the library puts into every checkpoint; what a run leaves is whole without them."""
 
@@ -25,6 +29,8 @@ class ZeroTrainer(RunTrainer):
 
     deepspeed: Any
     """The engine, once training has begun."""
+    trained: Mapping[str, Any]
+    """What was trained, whole and on the host, once training has ended: of the first process alone."""
 
     def settle_weights(self) -> None:
         """Leave the number type alone: the engine steps on float32 copies of what it trains."""
@@ -43,6 +49,15 @@ class ZeroTrainer(RunTrainer):
         if is_first(self._context.order):
             for script in folder.glob(_RECOVERY_SCRIPTS):
                 script.unlink()
+
+    def write_weights(self, folder: Path | None) -> None:
+        weights = gather_trained(self.model, keeps=folder is not None)
+        if folder is not None:
+            save_file(weights, folder / _WEIGHTS)
+
+    def load_weights_of(self, folder: Path) -> None:
+        """Take the weights of another step as what was trained; the engine is gone by then."""
+        self.trained = load_file(folder / _WEIGHTS)
 
     def read_training_state(self, folder: Path) -> None:
         """Go on from what `write_training_state` wrote, of as many processes as there are now.

@@ -18,7 +18,7 @@ from tunefleet_deepspeed.joining import USES_OUR_STATE, join, leave, tell_librar
 from tunefleet_deepspeed.options import engine_config, zero_options
 from tunefleet_deepspeed.preflight import preflight
 from tunefleet_deepspeed.trainer import ZeroTrainer
-from tunefleet_trl.life import RowPlaces, attach_life, with_rollbacks
+from tunefleet_trl.life import DivergedError, RowPlaces, attach_life, restore_best, with_rollbacks
 from tunefleet_trl.loading import Hardware, load_base, prepare_hardware
 from tunefleet_trl.outcome import base_numbers_of, write_output
 from tunefleet_trl.processes import is_first
@@ -53,13 +53,18 @@ def _train_once(
     trainer = _trainer(context, renderer, rows, hardware)
     attach_life(context, trainer, renderer, hardware)
     trainer.row_places = RowPlaces(rows.train)
-    trainer.train(resume_from_checkpoint=order.resume_from or None)
-    weights = gather_trained(trainer.model, keeps=is_first(order))
+    try:
+        trainer.train(resume_from_checkpoint=order.resume_from or None)
+    except DivergedError:
+        trainer.let_go()  # before there is another engine
+        raise
+    trainer.trained = gather_trained(trainer.model, keeps=is_first(order))
     trainer.let_go()
     leave(order)
     if not is_first(order):
         return RunOutput(step=trainer.state.global_step)
-    return _write_whole(context, trainer, weights, renderer, rows, hardware=hardware)
+    restore_best(context, trainer)
+    return _write_whole(context, trainer, renderer, rows, hardware=hardware)
 
 
 def _trainer(context: RunContext, renderer: Renderer, rows: TrainingRows, hardware: Hardware) -> Any:
@@ -97,7 +102,6 @@ def _try_first(context: RunContext, renderer: Renderer, trainer: Any) -> None:
 def _write_whole(
     context: RunContext,
     trainer: ZeroTrainer,
-    weights: dict[str, Any],
     renderer: Renderer,
     rows: TrainingRows,
     *,
@@ -112,7 +116,7 @@ def _write_whole(
     whole = Hardware(kind="cpu", dtype=hardware.dtype)
     base = load_base(spec.base, whole)
     base_numbers = base_numbers_of(context, base, rows)
-    trainer.model = put_trained(base, weights, spec)
+    trainer.model = put_trained(base, trainer.trained, spec)
     return write_output(context, trainer, renderer, rows, hardware=whole, base_numbers=base_numbers)
 
 

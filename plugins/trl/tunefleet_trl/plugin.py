@@ -23,6 +23,7 @@ _OPTIONS_SCHEMA = {
     "type": "object",
     "properties": {
         "kernels": {
+            "type": "string",
             "enum": ["auto", "library"],
             "description": "`auto`: FlashAttention 2, padding-free batches and Liger where device, model and "
             "method take them and they are installed. `library`: what transformers does by itself.",

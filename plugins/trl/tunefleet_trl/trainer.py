@@ -222,11 +222,17 @@ class RunTraining:
     def write_training_state(self, folder: Path) -> None:
         """Write weights, optimiser and schedule. Every process is here: they may hold a part each."""
         if is_first(self._context.order):
-            if self._is_full:
-                save_weights(self.model, folder)
-            else:
-                save_adapter(self.model, folder, self._context.order.resolved_spec.base)
+            self.write_weights(folder)
             self._save_optimizer_and_scheduler(str(folder))
+
+    def write_weights(self, folder: Path | None) -> None:
+        """Write what is trained. Every process calls it where a state is kept; the first one has a folder."""
+        if folder is None:
+            return
+        if self._is_full:
+            save_weights(self.model, folder)
+        else:
+            save_adapter(self.model, folder, self._context.order.resolved_spec.base)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -31,7 +31,7 @@ def attach_life(context: RunContext, trainer: Any, renderer: Renderer, hardware:
     trainer.args.learning_rate *= life.rate_factor  # where a checkpoint is loaded, its own rate is scaled
     trainer.args.max_grad_norm = life.recovery.max_grad_norm(trainer.args.max_grad_norm)
     if life.best is not None:
-        trainer.add_callback(KeepingBest(context, trainer, life))
+        trainer.add_callback(KeepingBest(trainer, life))
     if train.checkpoint.HasField("every_minutes"):
         trainer.add_callback(TimedSaving(context, train.checkpoint.every_minutes))
     if train.data.general:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from tunefleet_core.backend import RunContext
 from tunefleet_core.run_life import RunLife
-from tunefleet_trl.adaptation import is_full
-from tunefleet_trl.adapter_files import save_adapter
-from tunefleet_trl.model_files import save_weights
 
 __all__ = ["KeepingBest", "restore_best"]
 
@@ -22,8 +19,7 @@ _NAMES = {"validation_loss": "eval_loss", "token_accuracy": "eval_mean_token_acc
 class KeepingBest(TrainerCallback):
     """Judges every validation."""
 
-    def __init__(self, context: RunContext, trainer: Any, life: RunLife) -> None:
-        self._spec = context.order.resolved_spec
+    def __init__(self, trainer: Any, life: RunLife) -> None:
         self._trainer = trainer
         self._life = life
 
@@ -37,16 +33,11 @@ class KeepingBest(TrainerCallback):
     ) -> None:
         found = metrics or {}
         numbers = {name: found[theirs] for name, theirs in _NAMES.items() if theirs in found}
-        is_over = self._life.validated(state.global_step, numbers, self._write)
+        write = self._trainer.write_weights
+        is_over = self._life.validated(state.global_step, numbers, write, take_part=partial(write, None))
         if is_over and state.global_step < state.max_steps:
             control.should_training_stop = True
             self._life.stopped_early(state.global_step)
-
-    def _write(self, folder: Path) -> None:
-        if is_full(self._spec):
-            save_weights(self._trainer.model, folder)
-        else:
-            save_adapter(self._trainer.model, folder, self._spec.base)
 
 
 def restore_best(context: RunContext, trainer: Any) -> None:
