@@ -70,7 +70,7 @@ RANGES: tuple[Rule, ...] = (
         15,
         usual="5",
         why="that much noise on the embeddings hides the words",
-        source="Jain et al. 2023, arXiv:2310.05914, section 3: 5, 10 and 15 were tried",
+        source="Jain et al. 2023, arXiv:2310.05914: 5, 10 and 15 were tried",
     ),
     _range(
         "optim.min_lr_ratio",
@@ -78,7 +78,7 @@ RANGES: tuple[Rule, ...] = (
         0.5,
         usual="0, at most 0.1",
         why="the rate hardly falls, and the last steps move as far as the first",
-        source="Hoffmann et al. 2022, arXiv:2203.15556, section 4: a tenth of the peak",
+        source="Hoffmann et al. 2022, arXiv:2203.15556: a tenth of the peak",
     ),
     _range(
         "optim.decay_ratio",
@@ -86,7 +86,7 @@ RANGES: tuple[Rule, ...] = (
         0.5,
         usual="0.2",
         why="the schedule wsd gains most of what it gains while the rate falls",
-        source="Haegele et al. 2024, arXiv:2405.18392, section 3",
+        source="Haegele et al. 2024, arXiv:2405.18392",
     ),
     _range(
         "optim.beta1",
@@ -94,7 +94,7 @@ RANGES: tuple[Rule, ...] = (
         0.95,
         usual="0.9",
         why="it is how long a gradient is remembered",
-        source="Kingma and Ba 2014, arXiv:1412.6980, section 2",
+        source="Kingma and Ba 2014, arXiv:1412.6980",
     ),
     _range(
         "optim.beta2",
@@ -102,7 +102,7 @@ RANGES: tuple[Rule, ...] = (
         0.9999,
         usual="0.999; 0.95 for large models, 0.99 for lion",
         why="it is how long the size of a gradient is remembered",
-        source="Touvron et al. 2023, arXiv:2302.13971, section 2.3",
+        source="Touvron et al. 2023, arXiv:2302.13971: 0.95",
     ),
     _range(
         "optim.epsilon",
@@ -110,7 +110,7 @@ RANGES: tuple[Rule, ...] = (
         1e-5,
         usual="1e-8",
         why="above it small gradients move nothing, below it tiny ones move far",
-        source="Kingma and Ba 2014, arXiv:1412.6980, section 2",
+        source="Kingma and Ba 2014, arXiv:1412.6980",
     ),
     _range(
         "adapter.lora.lora_plus_ratio",
@@ -118,7 +118,7 @@ RANGES: tuple[Rule, ...] = (
         32,
         usual="1; 16 where the task is far from what the base knows",
         why="B learns that many times as fast as A, and diverges first",
-        source="Hayou et al. 2024, arXiv:2402.12354, section 5",
+        source="Hayou et al. 2024, arXiv:2402.12354",
     ),
     _range(
         "method.grpo.num_generations",
@@ -142,7 +142,7 @@ RANGES: tuple[Rule, ...] = (
         64,
         usual="4",
         why="each answer is held against the others, and each costs as much",
-        source="Ahmadian et al. 2024, arXiv:2402.14740, section 4: 2 and 4",
+        source="Ahmadian et al. 2024, arXiv:2402.14740: 2 and 4",
     ),
     _range(
         "method.rloo.temperature",

@@ -190,7 +190,7 @@ def test_both_kinds_of_labels_count_the_same_unless_told_otherwise(base: Path, t
 def test_a_step_that_stands_out_names_its_rows(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    from tunefleet_trl.life.run_life import RunLife
+    from tunefleet_core.run_life import RunLife
 
     monkeypatch.setattr(RunLife, "judge", lambda life, step, loss, grad_norm: 1.0)  # every step does
     spec = spec_of("dpo", steps=2)
