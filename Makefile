@@ -50,6 +50,7 @@ $(APART_STAMP): $(BACKENDS_STAMP)
 	@$(BIN)/tunefleet plugins install gguf
 	@$(BIN)/tunefleet plugins install mlx
 	@$(BIN)/tunefleet plugins install deepspeed
+	@$(BIN)/tunefleet plugins install vllm
 	@$(BIN)/tunefleet plugins install tracking
 	@touch $@
 

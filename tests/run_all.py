@@ -32,7 +32,7 @@ TOOLS = ROOT / ".tools" / "pytest"
 FLEETS = ("chaos", "contract", "docs", "e2e")
 """Folders of tests that start whole fleets."""
 BESIDE = "fleets"
-APART = ("compress", "deepspeed", "gguf", "mlx", "tracking")
+APART = ("compress", "deepspeed", "gguf", "mlx", "tracking", "vllm")
 """Plugins with an environment that few tests need: left to `--all`, and to `--only` with its name."""
 MOST_AGAIN = 5
 """So many failures may be the company they ran in; more are a fault, and nothing runs again."""
@@ -146,6 +146,7 @@ def suites() -> list[Suite]:
                 "plugins/deepspeed/tests/light",
                 "plugins/gguf/tests/light",
                 "plugins/mlx/tests/light",
+                "plugins/vllm/tests/light",
             ),
             **light,
         ),

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import cast
 
 import yaml
+from google.protobuf import json_format
 
 from tunefleet.job.v1.spec_pb2 import JobSpec
+from tunefleet.type.v1.engine_pb2 import EngineSettings
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.spec import parse_job_file, parse_job_text, spec_to_yaml
 
-__all__ = ["read_job"]
+__all__ = ["read_job", "read_settings"]
 
 _INDEX = re.compile(r"^(?P<name>[^\[\]]+)\[(?P<index>\d+)\]$")
 
@@ -34,14 +36,32 @@ def read_job(path: str, overrides: Sequence[str]) -> JobSpec:
     if not overrides:
         return spec
     content = cast("dict[str, object]", yaml.safe_load(spec_to_yaml(spec)))
+    _apply(content, overrides)
+    # JSON is YAML: the reader of job files judges the result, whatever was set.
+    text = json.dumps(content)
+    return parse_job_text(text, base_dir=Path.cwd(), origin=f"{path} with --set")
+
+
+def read_settings(overrides: Sequence[str]) -> EngineSettings:
+    """Return settings of an engine, such as `tensor_parallel=2` or `options.max-num-seqs=64`.
+
+    Raises:
+        TunefleetError: FIELD_INVALID for what is no setting, or no value of one.
+    """
+    content: dict[str, object] = {}
+    _apply(content, overrides)
+    try:
+        return json_format.ParseDict(content, EngineSettings())
+    except json_format.ParseError as error:
+        raise TunefleetError.field("--set", str(error)) from error
+
+
+def _apply(content: dict[str, object], overrides: Sequence[str]) -> None:
     for override in overrides:
         field, equals, value = override.partition("=")
         if not equals or not field:
             raise TunefleetError.field("--set", f"'{override}' is not path=value.")
         _set(content, field.split("."), _value(value), whole=field)
-    # JSON is YAML: the reader of job files judges the result, whatever was set.
-    text = json.dumps(content)
-    return parse_job_text(text, base_dir=Path.cwd(), origin=f"{path} with --set")
 
 
 def _set(content: dict[str, object], path: Sequence[str], value: object, *, whole: str) -> None:

@@ -91,6 +91,7 @@ def _assignment(item: DesiredAssignment, spec: SpecRow | None) -> Assignment:
 
 
 def _deployment(row: DeploymentRow) -> DeploymentAssignment:
+    spec = DeploymentSpec.FromString(row.spec)
     return DeploymentAssignment(
         deployment=row.name,
         deployment_uid=row.uid,
@@ -99,7 +100,8 @@ def _deployment(row: DeploymentRow) -> DeploymentAssignment:
         adapter_manifest_digest=row.adapter_manifest_digest,
         engine_model=row.engine_model,
         device_ids=row.device_ids,
-        max_context_tokens=DeploymentSpec.FromString(row.spec).max_context_tokens,
+        max_context_tokens=spec.max_context_tokens,
+        engine_settings=spec.engine_settings,
     )
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tunefleet.backend.v1.backend_pb2 import Capability
+from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
 from tunefleet.backend.v1.inspect_pb2 import AuditResult
 from tunefleet.dataset.v1.audit_pb2 import MaskAudit
 from tunefleet.fleet.v1.fleet_pb2 import AuditQuestion, BaseQuestion, Service, ServiceKind
@@ -28,7 +28,7 @@ from tunefleet_coordinator.places import Place, choose_place
 from tunefleet_coordinator.trackers import require_trackers
 from tunefleet_coordinator.trained_model import TrainedModel, is_of_fleet
 from tunefleet_core.backend import device_distance, has_capability
-from tunefleet_core.catalog import Family, FamilyRegistry, FormatRegistry
+from tunefleet_core.catalog import EngineParsers, Family, FamilyRegistry, FormatRegistry
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.lifecycle import ServiceRow, World
 from tunefleet_core.resolve import (
@@ -148,7 +148,7 @@ class Resolver:
 
     async def engine_for(
         self, asked: str, trained_with: str, *, stored_as: str = "", facts: BaseFacts | None = None
-    ) -> str:
+    ) -> BackendManifest:
         """Return the engine of a deployment: the one asked for, else the best the fleet has.
 
         A backend serves what it trained itself if it can; otherwise only an engine that can
@@ -178,10 +178,10 @@ class Resolver:
         if stored_as:
             usable = engines_that_load(stored_as, usable, asked, facts=facts)
         if asked:
-            found = [manifest.name for manifest in usable if manifest.name == asked]
+            found = [manifest for manifest in usable if manifest.name == asked]
         else:
-            found = [manifest.name for manifest in usable if manifest.name == trained_with] or [
-                manifest.name
+            found = [manifest for manifest in usable if manifest.name == trained_with] or [
+                manifest
                 for manifest in usable
                 if has_capability(manifest, Capability.CAPABILITY_CONTRACT_CHECK)
             ]
@@ -194,6 +194,20 @@ class Resolver:
                 metadata={"backend": name},
             )
         return found[0]
+
+    def parsers_of(self, engine: str, facts: BaseFacts, template: ChatTemplate | None) -> EngineParsers:
+        """Return what an engine calls the parsers of a base's family, in the chat form that was trained.
+
+        Thoughts are looked for only where every answer has some: vLLM's parser takes an answer
+        without any for one that is all thought, and leaves nothing to say.
+        """
+        form = template.source.partition("/")[2] if template is not None else ""
+        if facts.model_type not in self._families.model_types():
+            return EngineParsers()
+        family = self._family(facts)
+        parsers = family.parsers_of(engine, variant=form)
+        own = next((item.thinking for item in family.variants if item.name == form), None)
+        return parsers if (own or family.thinking) == "always" else replace(parsers, reasoning="")
 
     async def trained_model(self, project: str, reference: str) -> TrainedModel:
         """Return a model by `models/<name>` or full name.

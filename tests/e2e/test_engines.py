@@ -15,16 +15,19 @@ from local_fleet import TICKETS, LocalFleet, missing_backend
 pytestmark = [
     pytest.mark.backend,
     pytest.mark.slow,  # environments of engines are installed for `make test-all` alone
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
 ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(bool(missing_backend(name)), reason=missing_backend(name)))
-    for name in ("mlx",)
+    for name in ("mlx", "vllm")
 ]
-PROCESS = {"mlx": "tunefleet_mlx.engine"}
+PROCESS = {"mlx": "tunefleet_mlx.engine", "vllm": "vllm.entrypoints.openai.api_server"}
 """A word of the command line of each engine."""
+QUICKLY = {"vllm": ("--set", "options.enforce-eager=true")}
+"""What makes an engine start sooner."""
+_START_SECONDS = 300.0
 _MOST_NATS = 0.02  # what the contract allows between the tuned model and the engine in float32
 
 
@@ -48,15 +51,13 @@ async def tickets(fleet: LocalFleet) -> LocalFleet:
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
 async def served(tickets: LocalFleet, request: pytest.FixtureRequest) -> AsyncIterator[Served]:
     """The adapter on one engine; taken down again, and the engine with it."""
-    made = await tickets.done(
-        "deploy", "models/tickets", "--engine", request.param, "--name", request.param, "--wait"
-    )
-    deployment = made.document("Deployment")
-    yield Served(
-        fleet=tickets, engine=request.param, name=deployment["name"], contract=deployment["contract"]
-    )
-    await tickets.done("deployments", "delete", request.param)
-    word = PROCESS[request.param]
+    name = request.param
+    await tickets.done("deploy", "models/tickets", "--engine", name, "--name", name, *QUICKLY.get(name, ()))
+    await tickets.until(lambda: _state(tickets, name, "READY"), "it is served", _START_SECONDS)
+    deployment = (await tickets.done("deployments", "get", name)).document("Deployment")
+    yield Served(fleet=tickets, engine=name, name=deployment["name"], contract=deployment["contract"])
+    await tickets.done("deployments", "delete", name)
+    word = PROCESS[name]
     await tickets.until(lambda: not tickets.processes(word), "the engine is gone", 30)
 
 
@@ -83,3 +84,26 @@ async def test_the_stock_client_gets_what_was_learned_through_the_gateway(served
     assert said.startswith('{"')
     assert "".join(pieces) == said
     assert len(pieces) > 1
+
+
+async def test_an_engine_that_is_killed_comes_back_and_answers_as_before(served: Served) -> None:
+    *prompt, _ = json.loads((TICKETS / "test.jsonl").read_text().splitlines()[0])["messages"]
+    fleet, name = served.fleet, served.engine
+
+    def ask() -> str:
+        token = fleet.token("admin")
+        with openai.OpenAI(base_url=f"{fleet.gateway}/v1", api_key=token, max_retries=0) as client:
+            answer = client.chat.completions.create(model=name, messages=prompt, temperature=0, max_tokens=40)
+            return answer.choices[0].message.content
+
+    before = await asyncio.to_thread(ask)
+    (process,) = fleet.processes(PROCESS[name])
+    process.kill()
+    await fleet.until(lambda: _state(fleet, name, "STARTING"), "its end is noticed", 30)
+    await fleet.until(lambda: _state(fleet, name, "READY"), "it is served again", _START_SECONDS)
+    assert await asyncio.to_thread(ask) == before
+
+
+async def _state(fleet: LocalFleet, name: str, state: str) -> bool:
+    shown = (await fleet.done("deployments", "get", name)).document("Deployment")
+    return shown["state"] == f"DEPLOYMENT_STATE_{state}"

@@ -88,6 +88,16 @@ def _decoders() -> dict[str, Any]:
     return {name: entry for name, entry in _model_classes().items() if name in names}
 
 
+def _options() -> list[str]:
+    """Return the long options of the server's own parser, without dashes."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser())
+    found = {text for action in parser._actions for text in action.option_strings if text.startswith("--")}
+    return sorted(text.removeprefix("--") for text in found if not text.startswith("--no-"))
+
+
 def main() -> None:
     from vllm.config.lora import MaxLoRARanks
     from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
@@ -109,6 +119,7 @@ def main() -> None:
         "architectures": sorted(takes),
         "lora_architectures": sorted(name for name, yes in takes.items() if yes),
         "unread_architectures": sorted(name for name, yes in takes.items() if yes is None),
+        "options": _options(),
     }
     print(json.dumps(found))
 

@@ -22,11 +22,24 @@ _POLL_SECONDS = 0.2
 @click.argument("model")
 @click.option("--name", metavar="NAME", help="Name on the gateway (else the model's own).")
 @click.option("--engine", metavar="ENGINE", default="", help="Engine (else the best for the host).")
+@click.option(
+    "--set",
+    "settings",
+    metavar="FIELD=VALUE",
+    multiple=True,
+    help="A setting of its engine: tensor_parallel=2, options.max-num-seqs=64.",
+)
 @click.option("--wait", is_flag=True, help="Until it takes traffic.")
 @click.option("--timeout", type=click.IntRange(1), default=600, show_default=True, help="Seconds to wait.")
 @command_options
 def deploy(
-    invocation: Invocation, model: str, name: str | None, engine: str, wait: bool, timeout: int
+    invocation: Invocation,
+    model: str,
+    name: str | None,
+    engine: str,
+    settings: tuple[str, ...],
+    wait: bool,
+    timeout: int,
 ) -> None:
     """Serve MODEL: the name of a trained one, a folder, or a Hub id.
 
@@ -37,10 +50,13 @@ def deploy(
     from tunefleet_cli.model_reference import model_reference
     from tunefleet_cli.output.sheets import show_deployment
     from tunefleet_cli.output.states import deployment_state
+    from tunefleet_cli.overrides import read_settings
     from tunefleet_client import short_name
     from tunefleet_core.errors import error_from_status
 
-    spec = DeploymentSpec(model=model_reference(model), engine=engine)
+    spec = DeploymentSpec(
+        model=model_reference(model), engine=engine, engine_settings=read_settings(settings)
+    )
 
     async def create(client: Client) -> Deployment:
         created = await client.deployments.create(spec, deployment_id=name)

@@ -7,8 +7,9 @@ import uuid
 
 from tunefleet.deployment.v1 import deployment_service_pb2 as pb
 from tunefleet.deployment.v1 import deployment_service_pb2_grpc as deployment_grpc
-from tunefleet.deployment.v1.deployment_pb2 import Deployment
+from tunefleet.deployment.v1.deployment_pb2 import Deployment, DeploymentSpec
 from tunefleet.fleet.v1.fleet_pb2 import BaseQuestion
+from tunefleet.job.v1.resolved_pb2 import ChatTemplate
 from tunefleet.job.v1.spec_pb2 import TrainSpec
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_coordinator.admission import Admission
@@ -21,8 +22,9 @@ from tunefleet_coordinator.trained_model import TrainedModel, is_of_fleet
 from tunefleet_coordinator.views import deployment_view
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.lifecycle import Accepted, DeploymentDeleteRequested, DeploymentRow, DeploymentSubmitted
-from tunefleet_core.resolve import require_deployable, require_same_base
+from tunefleet_core.resolve import require_deployable, require_same_base, settle_engine
 from tunefleet_core.rpc import RpcContext
+from tunefleet_core.spec import written_rank
 
 __all__ = ["DeploymentServicer"]
 
@@ -90,12 +92,15 @@ class DeploymentServicer(deployment_grpc.DeploymentServiceServicer):
         model = request.spec.model
         digest = trained_with = written_as = ""
         adapted: TrainSpec | None = None
+        template: ChatTemplate | None = None
         if is_of_fleet(model):
             trained = await self._resolver.trained_model(project, model)
             trained.require_writer("spec.model")
             stem = trained.row.name.rpartition("/")[2]
             engine_model = f"{stem}@{trained.row.manifest_digest[:_DIGEST_SHOWN]}"
             trained_with = trained.resolved.backend.name
+            if trained.resolved.HasField("chat_template"):
+                template = trained.resolved.chat_template
             if trained.is_whole:
                 written_as = trained.resolved.spec.export.quantize.format
                 if written_as:  # before its folder is read, which may be in no form that we read
@@ -114,15 +119,28 @@ class DeploymentServicer(deployment_grpc.DeploymentServiceServicer):
             request.spec.engine, trained_with, stored_as=stored_as, facts=facts
         )
         if adapted is not None:
-            require_deployable(adapted, engine)
+            require_deployable(adapted, engine.name)
+        spec = DeploymentSpec()
+        spec.CopyFrom(request.spec)
+        settings = settle_engine(
+            request.spec.engine_settings,
+            engine,
+            base=facts,
+            parsers=self._resolver.parsers_of(engine.name, facts, template)
+            if engine.engine_settings
+            else None,
+            template=template,
+            rank=written_rank(adapted.adapter.lora) if adapted is not None else 0,
+        )
+        spec.engine_settings.CopyFrom(settings)
         return DeploymentSubmitted(
             at=self._kernel.moment(),
             request=request_of(request, "CreateDeployment"),
             uid=uuid.uuid4().hex,
             project=project,
             deployment_id=deployment_id,
-            spec=request.spec.SerializeToString(),
-            engine=engine,
+            spec=spec.SerializeToString(deterministic=True),
+            engine=engine.name,
             base_facts=facts.SerializeToString(),
             adapter_manifest_digest=digest,
             engine_model=engine_model,

@@ -45,6 +45,7 @@ def backend_manifest(
     method_limits: Iterable[MethodLimit] = (),
     choices: Mapping[str, Sequence[str]] | None = None,
     distributed_methods: Iterable[str] = (),
+    engine_settings: Iterable[str] = (),
     trackers: Iterable[str] = (),
     tracker_entry: str = "",
 ) -> BackendManifest:
@@ -56,7 +57,8 @@ def backend_manifest(
     methods are training methods beside `sft`, the limits types of model that one is not for; the
     choices are fields of a training spec that it honours beyond what every backend does
     (`choices.BASICS`), field to values, none for any. The distributed methods are
-    those that it runs on several devices, a process for each. The trackers are those that it can
+    those that it runs on several devices, a process for each; the engine settings fields of
+    `EngineSettings` that its engine honours. The trackers are those that it can
     tell the numbers of runs to, by the function that `tracker_entry` names.
 
     Example:
@@ -87,6 +89,7 @@ def backend_manifest(
         method_limits=method_limits,
         choices=train_choices(choices or {}),
         distributed_methods=sorted(distributed_methods),
+        engine_settings=sorted(engine_settings),
         trackers=sorted(trackers),
         tracker_entry=tracker_entry,
         exported_scopes=[

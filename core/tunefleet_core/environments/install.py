@@ -38,6 +38,7 @@ _TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # PyTorch's own CPU w
 _SIZE = re.compile(r"^# size: (.+)$", re.MULTILINE)
 _RESOLVE_TORCH = "# resolve-torch-dependencies"
 _BUILD_SETTINGS = " --config-settings"
+_HASH = " --hash="
 
 Progress = Callable[[str], None]
 
@@ -118,7 +119,12 @@ def _build(folder: Path, python: Path, lock: str, progress: Progress) -> None:
     if rest:
         progress(f"Installing {len(rest)} pinned packages")
         built = [pin for pin in rest if _BUILD_SETTINGS in pin]
-        _pip(python, ["--no-deps", *(pin for pin in rest if pin not in built)])
+        hashed = [pin for pin in rest if _HASH in pin]
+        _pip(python, ["--no-deps", *(pin for pin in rest if pin not in built and pin not in hashed)])
+        if hashed:  # pip reads a hash from a file alone
+            file = folder / "hashed.txt"
+            file.write_text("\n".join(hashed) + "\n")
+            _pip(python, ["--no-deps", "--require-hashes", "--requirement", str(file)])
         _pip_build(python, folder / "built.txt", built, progress)
     _pip(python, [*tunefleet_requirement()])
 

@@ -10,10 +10,11 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 
 from tunefleet.fleet.v1.fleet_pb2 import ServiceKind
+from tunefleet.type.v1.engine_pb2 import EngineSettings
 from tunefleet_core.lifecycle.ledger import DeviceKey
 from tunefleet_core.lifecycle.rows import ACTIVE, CPU, BackendFacts, DeviceFacts, ServiceRow
 
-__all__ = ["CapacityIndex", "active_backend", "active_backends", "usable_devices"]
+__all__ = ["CapacityIndex", "active_backend", "active_backends", "parallel_devices", "usable_devices"]
 
 
 def active_backend(service: ServiceRow, name: str) -> BackendFacts | None:
@@ -85,3 +86,12 @@ class CapacityIndex:
         for backend in self._listed.pop(name, ()):
             names = self._idle[backend]
             del names[bisect_left(names, name)]
+
+
+def parallel_devices(settings: EngineSettings) -> int:
+    """Return how many devices an engine needs."""
+    counts = (settings.tensor_parallel, settings.pipeline_parallel, settings.data_parallel)
+    found = 1
+    for count in counts:
+        found *= max(count, 1)
+    return found

@@ -14,10 +14,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tunefleet.backend.v1.backend_pb2 import Capability
-from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
+from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec, DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import ServiceKind
 from tunefleet.job.v1.state_pb2 import JobState
-from tunefleet_core.lifecycle.capacity import active_backend, active_backends, usable_devices
+from tunefleet.type.v1.engine_pb2 import EngineSettings
+from tunefleet_core.lifecycle.capacity import (
+    active_backend,
+    active_backends,
+    parallel_devices,
+    usable_devices,
+)
 from tunefleet_core.lifecycle.draft import Draft
 from tunefleet_core.lifecycle.events import attempt_started
 from tunefleet_core.lifecycle.queue import Shape, Turn, shape_of
@@ -186,9 +192,15 @@ def _engine_mate(draft: Draft, service: ServiceRow, deployment: DeploymentRow) -
     """Return a live deployment of a service whose engine the deployment could share."""
     for other in draft.deployments_of_service(service.name):
         fits = deployment.engine in ("", other.engine) and other.base_facts == deployment.base_facts
-        if other.is_live and fits:
+        if other.is_live and fits and _runs_as(other) == _runs_as(deployment):
             return other
     return None
+
+
+def _runs_as(deployment: DeploymentRow) -> tuple[int, EngineSettings]:
+    """Return how an engine would have to run to serve a deployment."""
+    spec = DeploymentSpec.FromString(deployment.spec)
+    return spec.max_context_tokens, spec.engine_settings
 
 
 def _fitting_engine(
@@ -205,7 +217,8 @@ def _fitting_engine(
         usable = usable_devices(service, backend)
         if usable and usable[0].kind == CPU:
             return backend.name, ()  # engines share the processor and book nothing
+        needed = parallel_devices(_runs_as(deployment)[1])
         free = _free_devices(draft, service, backend)
-        if free:
-            return backend.name, free[:1]
+        if len(free) >= needed:
+            return backend.name, free[:needed]
     return None

@@ -7,6 +7,7 @@ backend for the audit, and finishes. Workers and servers read only the result.
 from tunefleet_core.resolve.audited import combine_masks, files_of
 from tunefleet_core.resolve.companions import WantedCompanion, companions_of
 from tunefleet_core.resolve.draft import Draft, draft_evaluate, draft_train
+from tunefleet_core.resolve.engine_settings import settle_engine
 from tunefleet_core.resolve.export import own_dtype, require_same_base, resolve_export
 from tunefleet_core.resolve.finish import (
     ChosenBackend,
@@ -34,6 +35,7 @@ __all__ = [
     "companions_of",
     "digest_of",
     "engines_that_load",
+    "settle_engine",
     "files_of",
     "draft_evaluate",
     "draft_train",

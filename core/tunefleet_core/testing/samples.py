@@ -308,7 +308,7 @@ def deployment(
         uid=uid or f"uid-of-{deployment_id}",
         project="default",
         deployment_id=deployment_id,
-        spec=b"spec",
+        spec=b"",
         engine=engine,
         base_facts=base,
         adapter_manifest_digest="adapter",

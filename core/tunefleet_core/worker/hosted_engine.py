@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 from collections import deque
 from pathlib import Path
 
@@ -18,6 +20,8 @@ __all__ = ["HostedEngine"]
 _READY_POLL_SECONDS = 0.1
 _HEALTH_SECONDS = 30.0
 _MOST_SILENT = 3
+_LAST_LINES_SECONDS = 2.0
+_EXIT_POLL_SECONDS = 0.05
 _TERM_GRACE_SECONDS = 5.0
 _KEPT_LINES = 30
 
@@ -68,12 +72,16 @@ class HostedEngine:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 cwd=self._order.work_dir or None,
+                start_new_session=True,  # a group of its own, with whatever it starts
             )
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._keep_lines(self._process))
+                lines = group.create_task(self._keep_lines(self._process))
                 health = group.create_task(self._follow_health(command))
                 await self._wait_for_end(self._process)
                 health.cancel()
+                _end_group(self._process)
+                await asyncio.wait((lines,), timeout=_LAST_LINES_SECONDS)
+                lines.cancel()
         except TunefleetError as error:
             self._error = error
         except OSError as error:
@@ -165,7 +173,7 @@ class HostedEngine:
     async def _wait_for_end(self, process: asyncio.subprocess.Process) -> None:
         async with asyncio.TaskGroup() as group:
             stopping = group.create_task(self._stopping.wait())
-            ended = group.create_task(process.wait())
+            ended = group.create_task(_exit_of(process))
             await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
                 await _end_process(process)
@@ -205,14 +213,29 @@ async def _read_line(stream: asyncio.StreamReader) -> bytes:
         return b"[a line was too long and dropped]\n"
 
 
+def _end_group(process: asyncio.subprocess.Process) -> None:
+    """Kill what an engine started and left: vLLM's workers outlive a server that was killed, with its pipe.
+
+    What is in no group of its own any more is found by the marker of its server.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+async def _exit_of(process: asyncio.subprocess.Process) -> None:
+    """Wait for the exit of a process. Its own `wait` also waits for whoever else holds its output."""
+    while process.returncode is None:
+        await asyncio.sleep(_EXIT_POLL_SECONDS)
+
+
 async def _end_process(process: asyncio.subprocess.Process) -> None:
     try:
         process.terminate()
         try:
             async with asyncio.timeout(_TERM_GRACE_SECONDS):
-                await process.wait()
+                await _exit_of(process)
         except TimeoutError:
             process.kill()
-            await process.wait()
+            await _exit_of(process)
     except ProcessLookupError:
-        await process.wait()
+        await _exit_of(process)

@@ -28,6 +28,7 @@ def test_manifest_names_a_driver_that_can_be_imported_without_torch() -> None:
         Capability.CAPABILITY_SERVE,
         Capability.CAPABILITY_LORA_HOTSWAP,
         Capability.CAPABILITY_CONTRACT_CHECK,
+        Capability.CAPABILITY_ADAPTER_TEMPLATES,
     }
     module, _, attribute = manifest.engine_entry.partition(":")
     code = (

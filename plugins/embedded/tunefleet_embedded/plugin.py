@@ -24,6 +24,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
                 Capability.CAPABILITY_SERVE,
                 Capability.CAPABILITY_LORA_HOTSWAP,
                 Capability.CAPABILITY_CONTRACT_CHECK,
+                Capability.CAPABILITY_ADAPTER_TEMPLATES,
             ],
             device_kinds=["cpu", "cuda", "metal"],
             engine_entry="tunefleet_embedded.driver:EmbeddedDriver",

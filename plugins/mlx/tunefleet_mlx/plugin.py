@@ -50,6 +50,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
                 Capability.CAPABILITY_SERVE,
                 Capability.CAPABILITY_LORA_HOTSWAP,
                 Capability.CAPABILITY_CONTRACT_CHECK,
+                Capability.CAPABILITY_ADAPTER_TEMPLATES,
             ],
             device_kinds=["metal", "cpu"],
             rank_entry="tunefleet_mlx.rank:MlxRank",

@@ -192,7 +192,8 @@ class DeploymentRunner:
             self.assignment.engine_model,
             contract,
             max_context_tokens=self.assignment.max_context_tokens or base.max_positions,
-            served_dtype=_stored_dtype(base) if self._context.has_accelerator else "",
+            served_dtype=self.assignment.engine_settings.dtype
+            or (_stored_dtype(base) if self._context.has_accelerator else ""),
         )
 
     async def _died_under(self, life: EngineLife, error: TunefleetError) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tunefleet.backend.v1.server_pb2 import EngineOrder
 from tunefleet.fleet.v1.fleet_pb2 import DeploymentAssignment
+from tunefleet.type.v1.engine_pb2 import EngineSettings
 from tunefleet_core.artifacts import write_whole_file
 from tunefleet_services.hosts import HostRecord
 
@@ -41,6 +42,7 @@ class EngineSpec:
             `base_path` is known once its files are laid out here.
         base_model: What the base was called, a Hub id if `base_commit` is given.
         base_commit: Its Hub commit: what is not on this machine yet is fetched.
+        settings: `tunefleet.type.v1.EngineSettings`, hex.
     """
 
     engine: str
@@ -53,6 +55,7 @@ class EngineSpec:
     base_model: str = ""
     base_commit: str = ""
     manifest_digest: str = ""
+    settings: str = ""
 
     @classmethod
     def of(cls, assignment: DeploymentAssignment) -> EngineSpec:
@@ -70,6 +73,7 @@ class EngineSpec:
             base_model=base.model,
             base_commit=base.commit,
             manifest_digest=base.manifest_digest,
+            settings=_hex(assignment.engine_settings),
         )
 
     def suits(self, assignment: DeploymentAssignment) -> bool:
@@ -80,6 +84,7 @@ class EngineSpec:
             and self.manifest_digest == assignment.base.manifest_digest
             and (bool(self.manifest_digest) or self.base_path == assignment.base.path)
             and self.max_context_tokens == assignment.max_context_tokens
+            and self.settings == _hex(assignment.engine_settings)
         )
         # An adapter brings its own name; the base answers to the one it was started with.
         is_named = bool(assignment.adapter_manifest_digest) or self.served_name == assignment.engine_model
@@ -87,7 +92,10 @@ class EngineSpec:
 
     def order(self, work_dir: Path) -> EngineOrder:
         """Return the order that starts the engine."""
+        settings = EngineSettings.FromString(bytes.fromhex(self.settings))
         return EngineOrder(
+            settings=settings,
+            chat_template=settings.chat_template,
             engine=self.engine,
             base_path=self.base_path,
             served_name=self.served_name,
@@ -97,6 +105,10 @@ class EngineSpec:
             base_model=self.base_model,
             base_commit=self.base_commit,
         )
+
+
+def _hex(settings: EngineSettings) -> str:
+    return settings.SerializeToString(deterministic=True).hex()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Make a tiny base and train two adapters on it, for real: run by the trl environment's Python.
 
-    python train_adapters.py FOLDER
+    python train_adapters.py FOLDER [SIZE OF A HEAD]
 
 Leaves FOLDER/base, FOLDER/colours and FOLDER/numbers: adapters with their contract.json,
 written by the trl backend as in any run.
@@ -26,7 +26,8 @@ NUMBERS = (("one", "eins"), ("two", "zwei"), ("three", "drei"), ("four", "vier")
 def main() -> None:
     """Train both adapters."""
     folder = Path(sys.argv[1])
-    base = lab.build_base(folder / "base", model_type="qwen3")
+    sizes = {"head_dim": int(sys.argv[2])} if len(sys.argv) > 2 else {}  # engines have their smallest
+    base = lab.build_base(folder / "base", model_type="qwen3", **sizes)
     for name, words in (("colours", lab.PAIRS), ("numbers", NUMBERS)):
         work = folder / f"{name}-run"
         work.mkdir()

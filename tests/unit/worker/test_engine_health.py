@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tunefleet.backend.v1.server_pb2 import AdapterOrder, EngineOrder, EngineState
@@ -55,3 +58,20 @@ async def test_an_engine_that_falls_silent_is_ended(tmp_path: Path, monkeypatch:
 async def test_an_engine_has_the_time_to_start_that_its_driver_gives_it(tmp_path: Path) -> None:
     engine = await driven(tmp_path, FakeFallsSilent([], start_seconds=0.3))
     assert "not ready after 0 s" in engine.describe().error.message
+
+
+class FakeWithChildren(FakeFallsSilent):
+    """A driver of a process that starts another, which outlives it and keeps its output open."""
+
+    def command(self, order: EngineOrder, port: int) -> EngineCommand:
+        child = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {_SLEEPS!r}]).pid)"
+        return EngineCommand(argv=(sys.executable, "-c", child), address=f"http://127.0.0.1:{port}")
+
+
+async def test_what_an_engine_left_ends_with_it(tmp_path: Path) -> None:
+    async with asyncio.timeout(20):
+        engine = await driven(tmp_path, FakeWithChildren([]))
+    assert "exit code 0" in engine.describe().error.message
+    child = int(next(line for line in (tmp_path / "one.log").read_text().splitlines() if line.isdecimal()))
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(child).wait(timeout=5)

@@ -33,6 +33,7 @@ class EngineRegistry:
         lora_architectures: Those of them that take adapters at run time.
         unread_architectures: Those that could not be asked about adapters.
         model_types: The same by config.json's `model_type`, for an engine that goes by it.
+        options: Long options of its command line, without dashes; it may take any beginning of one.
     """
 
     engine: str
@@ -46,6 +47,7 @@ class EngineRegistry:
     lora_architectures: tuple[str, ...] = ()
     unread_architectures: tuple[str, ...] = ()
     model_types: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     @property
     def version(self) -> str:

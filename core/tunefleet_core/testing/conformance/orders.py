@@ -145,6 +145,7 @@ class Orders:
             chat_template=tiny_base.CHAT_TEMPLATE,
             work_dir=str(self.folder / name),
             device_ids=["cpu-0"],
+            settings=self.profile.engine_settings,
         )
 
     def _resolved(self, role: str) -> ResolvedSpec:

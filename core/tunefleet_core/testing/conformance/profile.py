@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tunefleet.backend.v1.backend_pb2 import Capability
+from tunefleet.type.v1.engine_pb2 import EngineSettings
 
 __all__ = ["Profile", "Transport", "capability_word"]
 
@@ -32,6 +33,7 @@ class Profile:
         unsupported: Capabilities it does not declare, without prefix, each with the
             reason why; shown where their tests are skipped.
         options: `backend_options` of every run.
+        engine_settings: How its engine runs, such as room for adapters where it must be told.
         python: Interpreter of the environment that holds it.
         command: Command line that serves the contract, for backends that do not use the
             Python base. `{socket}`, `{lease_seconds}` and `{owner_pid}` are filled in.
@@ -50,6 +52,7 @@ class Profile:
     backend: str
     unsupported: Mapping[str, str] = field(default_factory=dict[str, str])
     options: Mapping[str, object] = field(default_factory=dict[str, object])
+    engine_settings: EngineSettings = field(default_factory=EngineSettings)
     python: str = sys.executable
     command: tuple[str, ...] = ()
     endpoint: str = ""

@@ -17,7 +17,14 @@ from pathlib import Path
 
 __all__ = ["CHAT_TEMPLATE", "TARGET_MODULES", "write_adapter", "write_base", "write_rows"]
 
-_HIDDEN, _INNER, _LAYERS, _HEADS, _KV_HEADS, _HEAD_SIZE = 32, 64, 2, 2, 1, 16
+_HIDDEN, _INNER, _LAYERS, _HEADS, _KV_HEADS, _HEAD_SIZE = (
+    32,
+    64,
+    2,
+    2,
+    1,
+    32,
+)  # vLLM has no smaller heads on a CPU
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _VOCABULARY = 256 + len(_SPECIAL)
 _PAD_ID, _END_ID = 256, 258

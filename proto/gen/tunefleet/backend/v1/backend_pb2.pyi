@@ -83,6 +83,10 @@ class _CapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capability
     """Goes on from the last good checkpoint when the training is lost:
     `train.divergence`.
     """
+    CAPABILITY_ADAPTER_TEMPLATES: _Capability.ValueType  # 70
+    """Its engine renders each adapter with the adapter's own chat template;
+    without it one template is for all that an engine serves.
+    """
     CAPABILITY_GENERAL_SET: _Capability.ValueType  # 61
     """Scores general rows while it trains: `train.data.general`."""
 
@@ -145,6 +149,10 @@ CAPABILITY_ROLLBACK: Capability.ValueType  # 60
 """Goes on from the last good checkpoint when the training is lost:
 `train.divergence`.
 """
+CAPABILITY_ADAPTER_TEMPLATES: Capability.ValueType  # 70
+"""Its engine renders each adapter with the adapter's own chat template;
+without it one template is for all that an engine serves.
+"""
 CAPABILITY_GENERAL_SET: Capability.ValueType  # 61
 """Scores general rows while it trains: `train.data.general`."""
 Global___Capability: _TypeAlias = Capability  # noqa: Y015
@@ -179,6 +187,7 @@ class BackendManifest(_message.Message):
     TRACKER_ENTRY_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     DISTRIBUTED_METHODS_FIELD_NUMBER: _builtins.int
+    ENGINE_SETTINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, a slug: `trl`."""
     contract_version: _builtins.int
@@ -265,6 +274,12 @@ class BackendManifest(_message.Message):
         host, a rank process for each. Empty: its runs take one device.
         """
 
+    @_builtins.property
+    def engine_settings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields of `EngineSettings` that its engine honours. What is not here is
+        refused when a deployment asks for it. Open set.
+        """
+
     def __init__(
         self,
         *,
@@ -290,10 +305,11 @@ class BackendManifest(_message.Message):
         tracker_entry: _builtins.str = ...,
         choices: _abc.Iterable[Global___TrainChoice] | None = ...,
         distributed_methods: _abc.Iterable[_builtins.str] | None = ...,
+        engine_settings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options_schema", b"options_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "distributed_methods", b"distributed_methods", "engine_entry", b"engine_entry", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "method_limits", b"method_limits", "methods", b"methods", "name", b"name", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "tracker_entry", b"tracker_entry", "trackers", b"trackers", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "distributed_methods", b"distributed_methods", "engine_entry", b"engine_entry", "engine_settings", b"engine_settings", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "method_limits", b"method_limits", "methods", b"methods", "name", b"name", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "tracker_entry", b"tracker_entry", "trackers", b"trackers", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from tunefleet.type.v1 import engine_pb2 as _engine_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -63,6 +64,7 @@ class EngineOrder(_message.Message):
     DEVICE_IDS_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     BASE_COMMIT_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     engine: _builtins.str
     """Name of the engine, unique on its host."""
     base_path: _builtins.str
@@ -83,6 +85,10 @@ class EngineOrder(_message.Message):
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Devices the engine may use."""
 
+    @_builtins.property
+    def settings(self) -> _engine_pb2.EngineSettings:
+        """How it runs."""
+
     def __init__(
         self,
         *,
@@ -95,10 +101,11 @@ class EngineOrder(_message.Message):
         device_ids: _abc.Iterable[_builtins.str] | None = ...,
         base_model: _builtins.str = ...,
         base_commit: _builtins.str = ...,
+        settings: _engine_pb2.EngineSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_commit", b"base_commit", "base_model", b"base_model", "base_path", b"base_path", "chat_template", b"chat_template", "device_ids", b"device_ids", "engine", b"engine", "max_context_tokens", b"max_context_tokens", "served_name", b"served_name", "work_dir", b"work_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_commit", b"base_commit", "base_model", b"base_model", "base_path", b"base_path", "chat_template", b"chat_template", "device_ids", b"device_ids", "engine", b"engine", "max_context_tokens", b"max_context_tokens", "served_name", b"served_name", "settings", b"settings", "work_dir", b"work_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from tunefleet.type.v1 import engine_pb2 as _engine_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -172,22 +173,28 @@ class DeploymentSpec(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    ENGINE_SETTINGS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`models/<name>` of a trained adapter, or a folder or Hub id of a base."""
     engine: _builtins.str
     """Engine name. Empty: the best for the host."""
     max_context_tokens: _builtins.int
     """Longest context in tokens; 0: the model's own."""
+    @_builtins.property
+    def engine_settings(self) -> _engine_pb2.EngineSettings:
+        """How the engine runs it. Answers hold what was decided too."""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         engine: _builtins.str = ...,
         max_context_tokens: _builtins.int = ...,
+        engine_settings: _engine_pb2.EngineSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["engine_settings", b"engine_settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "max_context_tokens", b"max_context_tokens", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "engine_settings", b"engine_settings", "max_context_tokens", b"max_context_tokens", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,6 +19,7 @@ from tunefleet.job.v1 import resolved_pb2 as _resolved_pb2
 from tunefleet.job.v1 import state_pb2 as _state_pb2
 from tunefleet.model.v1 import base_pb2 as _base_pb2
 from tunefleet.type.v1 import device_pb2 as _device_pb2
+from tunefleet.type.v1 import engine_pb2 as _engine_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -500,6 +501,7 @@ class DeploymentAssignment(_message.Message):
     ENGINE_MODEL_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     DEVICE_IDS_FIELD_NUMBER: _builtins.int
+    ENGINE_SETTINGS_FIELD_NUMBER: _builtins.int
     deployment: _builtins.str
     """The deployment, `projects/*/deployments/*`."""
     deployment_uid: _builtins.str
@@ -520,6 +522,10 @@ class DeploymentAssignment(_message.Message):
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Devices booked for its engine; empty on a processor."""
 
+    @_builtins.property
+    def engine_settings(self) -> _engine_pb2.EngineSettings:
+        """How its engine runs, all decided."""
+
     def __init__(
         self,
         *,
@@ -531,10 +537,11 @@ class DeploymentAssignment(_message.Message):
         engine_model: _builtins.str = ...,
         max_context_tokens: _builtins.int = ...,
         device_ids: _abc.Iterable[_builtins.str] | None = ...,
+        engine_settings: _engine_pb2.EngineSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "engine_settings", b"engine_settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_manifest_digest", b"adapter_manifest_digest", "base", b"base", "deployment", b"deployment", "deployment_uid", b"deployment_uid", "device_ids", b"device_ids", "engine", b"engine", "engine_model", b"engine_model", "max_context_tokens", b"max_context_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_manifest_digest", b"adapter_manifest_digest", "base", b"base", "deployment", b"deployment", "deployment_uid", b"deployment_uid", "device_ids", b"device_ids", "engine", b"engine", "engine_model", b"engine_model", "engine_settings", b"engine_settings", "max_context_tokens", b"max_context_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
