@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import pytest
 from chaos_fleet import ChaosFleet, echo_job
 
@@ -10,9 +13,21 @@ from tunefleet.job.v1.state_pb2 import JobState
 pytestmark = [pytest.mark.chaos]
 
 
+@pytest.fixture
+async def fleet(root: Path) -> AsyncIterator[ChaosFleet]:
+    """A fleet whose runs wait long enough for two processes to start on a machine with much to do."""
+    patient = ChaosFleet(root, lease_seconds=15.0)
+    try:
+        await patient.start_coordinator()
+        await patient.start_trainer()
+        yield patient
+    finally:
+        await patient.close()
+
+
 async def test_a_request_outlives_coordinator_and_trainer_service(fleet: ChaosFleet) -> None:
     async with fleet.client() as client:
-        job = await client.jobs.create(echo_job(steps=400, every_steps=100_000, step_seconds=0.05))
+        job = await client.jobs.create(echo_job(steps=4_000, every_steps=100_000, step_seconds=0.05))
         await fleet.run_begun(job)
 
         async def works() -> bool:

@@ -37,7 +37,7 @@ async def test_watcher_whose_channel_is_closed_ten_times_sees_each_event_once(
 
 async def test_one_watch_across_ten_killed_coordinators_sees_each_event_once(fleet: ChaosFleet) -> None:
     async with fleet.client() as client:
-        job = await client.jobs.create(echo_job(steps=150, seed=5, step_seconds=0.1))
+        job = await client.jobs.create(echo_job(steps=3_000, seed=5, step_seconds=0.1))
         async with fleet.watching(client, job.name) as timeline:
             for _ in range(_CUTS):
                 seen = len(timeline.events)
