@@ -34,6 +34,8 @@ FLEETS = ("chaos", "contract", "docs", "e2e")
 BESIDE = "fleets"
 APART = ("compress", "deepspeed", "gguf", "mlx", "tracking", "vllm")
 """Plugins with an environment that few tests need: left to `--all`, and to `--only` with its name."""
+_AT_ONCE = 3
+"""Suites at a time: one of them waits for its fleets most of the time, so two have two cores."""
 MOST_AGAIN = 5
 """So many failures may be the company they ran in; more are a fault, and nothing runs again."""
 TEST_REQUIREMENTS = (
@@ -238,7 +240,7 @@ def _failed(cache: Path) -> tuple[str, ...]:
 
 
 def run_beside(suites: list[Suite], *, everything: bool) -> list[Result]:
-    """Run suites two at a time. The fleets show how far they are, the others what they said at the end."""
+    """Run suites three at a time. The fleets show how far they are, the others what they said at the end."""
     printing = Lock()
 
     def one(suite: Suite) -> Result:
@@ -253,7 +255,7 @@ def run_beside(suites: list[Suite], *, everything: bool) -> list[Result]:
                 sys.stdout.flush()
         return result
 
-    with ThreadPoolExecutor(max_workers=2) as lanes:
+    with ThreadPoolExecutor(max_workers=_AT_ONCE) as lanes:
         return list(lanes.map(one, suites))
 
 
