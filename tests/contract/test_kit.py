@@ -83,8 +83,9 @@ def test_at_least_half_of_the_cases_are_errors(suite: type) -> None:
 
 
 def test_every_capability_that_can_be_asked_for_is_asked_for() -> None:
-    # Nothing asks for these three by itself: they show in how a run, an engine or a first minute goes.
+    # Nothing asks for these by itself: they show in how a run, an engine or a first minute goes.
     by_behaviour = {
+        Capability.CAPABILITY_ADAPTER_TEMPLATES,
         Capability.CAPABILITY_CHECKPOINT_RESUME,
         Capability.CAPABILITY_CONTRACT_CHECK,
         Capability.CAPABILITY_PREFLIGHT,
