@@ -29,11 +29,12 @@ from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / ".tools" / "pytest"
-FLEETS = ("chaos", "contract", "docs", "e2e")
-"""Folders of tests that start whole fleets."""
+FLEETS = ("chaos", "contract", "docs")
+"""Folders of tests that start fleets of processes and kill them."""
 BESIDE = "fleets"
 APART = ("compress", "deepspeed", "gguf", "mlx", "tracking", "vllm")
 """Plugins with an environment that few tests need: left to `--all`, and to `--only` with its name."""
+LONGEST_FIRST = ("fleets", "trl", "deepspeed", "e2e", "light")
 _AT_ONCE = 3
 """Suites at a time: one of them waits for its fleets most of the time, so two have two cores."""
 MOST_AGAIN = 5
@@ -138,10 +139,11 @@ def suites() -> list[Suite]:
     light = {"python": sys.executable, "environment": {"TUNEFLEET_TEST_TRL_PYTHON": trl}}
     return [
         Suite(name=BESIDE, paths=tuple(f"tests/{name}" for name in FLEETS), **light),
+        Suite(name="e2e", paths=("tests/e2e",), **light),
         Suite(
             name="light",
             paths=(
-                *(f"tests/{name}" for name in folders if name not in FLEETS),
+                *(f"tests/{name}" for name in folders if name not in (*FLEETS, "e2e")),
                 "plugins/echo/tests",
                 "plugins/families/tests",
                 "plugins/formats/tests",
@@ -162,7 +164,7 @@ def suites() -> list[Suite]:
             )
             # Of the families what needs a model or a tokenizer: the rest runs where they are installed.
             for name, parts in (
-                ("trl", ("",)),  # the longest first
+                ("trl", ("",)),
                 ("embedded", ("",)),
                 ("formats", ("test_real_bitsandbytes.py", "test_real_embedded.py")),
                 (
@@ -292,6 +294,8 @@ def main() -> None:
         apart = tuple(name for name in APART if name == arguments.only)
     chosen = [suite for suite in suites() if arguments.only in (None, suite.name)]
     chosen += map(suite_apart, apart)
+    order = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    chosen.sort(key=lambda suite: order.get(suite.name, len(order)))
     results = run_beside(chosen, everything=arguments.all)
     run_again_alone(results, everything=arguments.all)
     totals = Totals()
