@@ -9,7 +9,7 @@ from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
 from tunefleet.fleet.v1.fleet_pb2 import Service, ServiceKind
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet_coordinator.nobody import no_service, not_installed, too_few_devices, unknown_backend
-from tunefleet_core.backend import has_capability
+from tunefleet_core.backend import has_capability, require_capabilities
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.resolve import ChosenBackend
 
@@ -27,13 +27,17 @@ class Place:
 
 
 def choose_place(spec: JobSpec, services: Sequence[Service]) -> Place:
-    """Choose the backend: the one named, else the first that reads rows, where there are devices enough.
+    """Choose the backend: the one named, else one that does the job and reads rows, with devices enough.
+
+    Of several the one made for the devices of its host, and then the one that can do more. Where none
+    does the job, one that would read its rows: what is resolved next says what it lacks.
 
     Raises:
         TunefleetError: UNAVAILABLE, BACKEND_NOT_INSTALLED, FIELD_INVALID (`resources.devices`).
     """
     refusal: TunefleetError | None = None
     trainer: Service | None = None
+    unable: Place | None = None
     most = 0
     for service in services:
         if service.kind != ServiceKind.SERVICE_KIND_TRAINER:
@@ -53,7 +57,7 @@ def choose_place(spec: JobSpec, services: Sequence[Service]) -> Place:
             if spec.resources.devices > max(1, len(sizes)):
                 refusal = too_few_devices(spec.resources.devices, most, manifest)
                 continue
-            return Place(
+            place = Place(
                 service=service.name,
                 backend=ChosenBackend(
                     manifest=manifest,
@@ -62,20 +66,34 @@ def choose_place(spec: JobSpec, services: Sequence[Service]) -> Place:
                     memory_bytes=min(sizes, default=0),  # which of them it gets is not known yet
                 ),
             )
+            if spec.backend or _does(spec, manifest):
+                return place
+            unable = unable or place
     if trainer is None:
         raise no_service("trainer")
+    if unable is not None:
+        return unable
     raise refusal or unknown_backend(spec.backend, services)
 
 
-def _fitness(service: Service, manifest: BackendManifest) -> int:
-    """Return how well a host suits a backend, 0 best: which of the devices it names, in its order, is there.
+def _does(spec: JobSpec, manifest: BackendManifest) -> bool:
+    try:
+        require_capabilities(spec, manifest)
+    except TunefleetError:
+        return False
+    return True
+
+
+def _fitness(service: Service, manifest: BackendManifest) -> tuple[int, int]:
+    """Return how well a host suits a backend, least best: which of its devices, in its order, is there.
 
     One that is made for Apple machines and also works on a CPU does not take the jobs of a host
     whose CPU another one is made for.
     """
     there = {device.kind for device in service.host.devices}
     kinds = list(manifest.device_kinds)
-    return next((index for index, kind in enumerate(kinds) if kind in there), len(kinds))
+    missing = next((index for index, kind in enumerate(kinds) if kind in there), len(kinds))
+    return missing, -len(manifest.capabilities)
 
 
 def _usable(service: Service, manifest: BackendManifest) -> tuple[str, list[int]]:

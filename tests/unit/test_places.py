@@ -65,3 +65,27 @@ def test_a_host_s_jobs_go_to_the_backend_that_is_made_for_its_devices(
     named = job(1)
     named.backend = "mlx"
     assert choose_place(named, fleet).backend.manifest.name == "mlx"
+
+
+def test_a_job_goes_to_the_backend_that_does_it_and_else_to_the_one_that_does_more() -> None:
+    able = [Capability.CAPABILITY_TRAIN, Capability.CAPABILITY_INSPECT]
+    more = [*able, Capability.CAPABILITY_EVALUATE, Capability.CAPABILITY_MERGE]
+    narrow, broad = (
+        samples.service(
+            f"services/{name}", devices={"cpu-0": "cpu"}, backends=[samples.backend(name, capabilities=can)]
+        )
+        for name, can in (("deepspeed", able), ("trl", more))
+    )
+    both = samples.service(
+        "services/both", devices={"cpu-0": "cpu"}, backends=[*narrow.backends, *broad.backends]
+    )
+    score = JobSpec(name="x")
+    score.evaluate.model.model = "models/y"
+    for fleet in ((both,), (narrow, broad)):
+        assert choose_place(score, fleet).backend.manifest.name == "trl"
+    assert choose_place(job(1), (both,)).backend.manifest.name == "trl"
+    assert choose_place(score, (narrow,)).backend.manifest.name == "deepspeed", (
+        "whose refusal says what it lacks"
+    )
+    score.backend = "deepspeed"
+    assert choose_place(score, (both,)).backend.manifest.name == "deepspeed"
