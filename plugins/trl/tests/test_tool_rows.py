@@ -199,7 +199,7 @@ def test_a_template_with_other_tools_is_another_template_to_rows_with_tools(
 
 
 def test_an_evaluation_compares_calls_as_the_model_writes_them(base: Path, tmp_path: Path) -> None:
-    from tunefleet_trl.evaluation import _question
+    from tunefleet_core.evaluation.run import _question
 
     data = lab.write_rows(tmp_path / "test.jsonl", [ROW | {"messages": ROW["messages"][:2]}, ROW])
     resolved = lab.resolved(base, data=[], spec=lab.train_spec())
