@@ -41,7 +41,7 @@ def test_what_the_schema_takes_becomes_a_configuration(
 ) -> None:
     spec = job(**options)
     check_backend_options(spec, manifest)
-    zero = engine_config(zero_options(spec), work_dir="/work", pins_memory=False)["zero_optimization"]
+    zero = engine_config(zero_options(spec), work_dir="run", pins_memory=False)["zero_optimization"]
     assert zero["stage"] == options.get("zero_stage", 3)
     assert ("offload_optimizer" in zero) is ("offload_optimizer" in options)
     assert ("offload_param" in zero) is ("offload_weights" in options)
@@ -73,9 +73,9 @@ def test_a_worker_refuses_weights_elsewhere_that_are_not_split() -> None:
 
 def test_a_disk_is_a_folder_of_the_run() -> None:
     options = ZeroOptions(offload_optimizer="nvme", offload_weights="nvme")
-    zero = engine_config(options, work_dir="/work", pins_memory=True)["zero_optimization"]
+    zero = engine_config(options, work_dir="run", pins_memory=True)["zero_optimization"]
     for name in ("offload_optimizer", "offload_param"):
-        assert zero[name] == {"device": "nvme", "pin_memory": True, "nvme_path": "/work/offloaded"}
+        assert zero[name] == {"device": "nvme", "pin_memory": True, "nvme_path": "run/offloaded"}
 
 
 @pytest.mark.parametrize(
