@@ -20,7 +20,7 @@ from tunefleet_core.backend.manifest import (
     training_scope,
 )
 from tunefleet_core.backend.needs import require_capabilities, require_trainable_base
-from tunefleet_core.backend.openai_engine import OpenAiDriver, devices_of
+from tunefleet_core.backend.openai_engine import OpenAiDriver, devices_of, template_file
 
 __all__ = [
     "EngineCommand",
@@ -43,4 +43,5 @@ __all__ = [
     "serving_scope",
     "trained_formats",
     "training_scope",
+    "template_file",
 ]

@@ -12,13 +12,14 @@ import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, cast
 
 from tunefleet.backend.v1.server_pb2 import AdapterOrder, EngineOrder
 from tunefleet_core.backend.contract import EngineCommand
 from tunefleet_core.errors import Reason, TunefleetError
 
-__all__ = ["OpenAiDriver", "devices_of"]
+__all__ = ["OpenAiDriver", "devices_of", "template_file"]
 
 _HEALTH_SECONDS = 2.0
 _TOKEN_SECONDS = 30.0
@@ -114,6 +115,15 @@ class OpenAiDriver(ABC):
         request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
         with self._opener.open(request, timeout=seconds) as response:
             return bytes(response.read())
+
+
+def template_file(order: EngineOrder) -> Path | None:
+    """Write the chat template of an order beside its other files; None if it has none."""
+    if not order.chat_template:
+        return None
+    file = Path(order.work_dir) / f"{order.engine}.jinja"
+    file.write_bytes(order.chat_template.encode())  # as bytes: no line end may change
+    return file
 
 
 def devices_of(device_ids: Sequence[str]) -> str:

@@ -8,11 +8,12 @@ from tunefleet_core.rendering.contract_record import adapter_record, contract_re
 from tunefleet_core.rendering.mask_audit import audit, prefix_breaks
 from tunefleet_core.rendering.once import renderer_of, rows_of_file
 from tunefleet_core.rendering.preflight import (
-    disk_full,
-    folders_kept,
     is_preflight_wanted,
+    longest_rows,
+    naming_full_disk_of,
     prompt_to_try,
-    size_in_words,
+    require_number,
+    require_room,
     stop_if_asked,
 )
 from tunefleet_core.rendering.renderer import (
@@ -63,6 +64,8 @@ __all__ = [
     "held",
     "judge_over_long",
     "load_tokenizer",
+    "longest_rows",
+    "naming_full_disk_of",
     "of_source",
     "prefix_breaks",
     "reference_needs",
@@ -73,6 +76,8 @@ __all__ = [
     "renderer_of",
     "require_fields",
     "require_shown",
+    "require_number",
+    "require_room",
     "rows_of_file",
     "scorers_of",
     "shown_by",
@@ -80,10 +85,7 @@ __all__ = [
     "general_rows",
     "training_rows",
     "unusable_base",
-    "disk_full",
-    "folders_kept",
     "is_preflight_wanted",
     "prompt_to_try",
-    "size_in_words",
     "stop_if_asked",
 ]

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tunefleet.backend.v1.run_pb2 import StopMode
+from tunefleet.job.v1.event_pb2 import Preflight
 from tunefleet.job.v1.spec_pb2 import CheckpointPolicy
 from tunefleet_core.backend import RunContext, RunStopped
-from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.errors import Reason, TunefleetError, from_exception
 from tunefleet_core.rendering.answered import first_prompt
 from tunefleet_core.rendering.renderer import Renderer, TemplateRefusedError
 from tunefleet_core.rendering.rows import data_of_role
 
 __all__ = [
-    "disk_full",
-    "folders_kept",
     "is_preflight_wanted",
+    "longest_rows",
+    "naming_full_disk_of",
     "prompt_to_try",
-    "size_in_words",
+    "require_number",
+    "require_room",
     "stop_if_asked",
 ]
 
 _DEFAULT_KEEP = 3
+_FULL_BYTES = 1 << 16
+"""Less than this is left of a disk that is full."""
 
 
 def is_preflight_wanted(context: RunContext) -> bool:
@@ -31,19 +39,69 @@ def is_preflight_wanted(context: RunContext) -> bool:
     return not is_declined and not context.order.resume_from
 
 
-def folders_kept(policy: CheckpointPolicy, *, total_steps: int, every_steps: int) -> int:
-    """Return how many folders of a checkpoint's size are on the disk at most: kept, being written, output."""
+def longest_rows(lengths: Sequence[int], count: int) -> list[int]:
+    """Return the numbers of the longest rows, the longest first, by their lengths in tokens."""
+    return sorted(range(len(lengths)), key=lambda row: -lengths[row])[:count]
+
+
+def require_number(loss: float) -> None:
+    """Refuse a run whose loss is no number before its first step.
+
+    Raises:
+        TunefleetError: BACKEND_FAILED.
+    """
+    if not math.isfinite(loss):
+        raise TunefleetError(
+            Reason.BACKEND_FAILED,
+            f"The loss of the longest rows is {loss} before anything was learned.",
+            hint="Set train.dtype to float32, or check the weights of the base.",
+        )
+
+
+@contextmanager
+def naming_full_disk_of(work: Path, found: Preflight) -> Generator[None]:
+    """Tell a disk that is full by its name, whatever a library that writes there calls it.
+
+    Raises:
+        TunefleetError: DISK_FULL.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Libraries class a full disk as anything; what is left of it says what it was.
+        free = shutil.disk_usage(work).free
+        if from_exception(error).reason is Reason.DISK_FULL or free < _FULL_BYTES:
+            raise _disk_full(work, free, found.checkpoint_bytes, 1) from error
+        raise
+
+
+def require_room(work: Path, found: Preflight, policy: CheckpointPolicy, *, steps: int, every: int) -> None:
+    """Refuse a run whose checkpoints and output do not fit on the disk.
+
+    Args:
+        work: A folder on that disk.
+        found: Has the size of a checkpoint in bytes.
+        policy: How many are kept.
+        steps: Steps of the whole run.
+        every: Steps between two checkpoints.
+
+    Raises:
+        TunefleetError: DISK_FULL with both sizes.
+    """
     keep = policy.keep if policy.HasField("keep") else _DEFAULT_KEEP
-    written = total_steps // max(1, every_steps)
-    return min(keep + 1, written) + 1
+    # Kept, being written, output.
+    count = min(keep + 1, steps // max(1, every)) + 1
+    free = shutil.disk_usage(work).free
+    if free < count * found.checkpoint_bytes:
+        raise _disk_full(work, free, found.checkpoint_bytes, count)
 
 
-def disk_full(work: Path, free: int, each: int, count: int) -> TunefleetError:
+def _disk_full(work: Path, free: int, each: int, count: int) -> TunefleetError:
     """Return the refusal of a run whose folders do not fit: `count` of `each` bytes, 0: not known."""
-    need = f"{count} folders of {size_in_words(each)} each" if each else "a checkpoint"
+    need = f"{count} folders of {_size(each)} each" if each else "a checkpoint"
     return TunefleetError(
         Reason.DISK_FULL,
-        f"The disk at {work} has {size_in_words(free)} free, and the run writes {need}.",
+        f"The disk at {work} has {_size(free)} free, and the run writes {need}.",
         hint="Free space on this disk, or lower train.checkpoint.keep.",
         metadata={
             "path": str(work),
@@ -86,7 +144,7 @@ def stop_if_asked(context: RunContext) -> None:
         raise RunStopped("stopped before the first step")
 
 
-def size_in_words(count: int) -> str:
+def _size(count: int) -> str:
     """Return a number of bytes for people."""
     for unit, limit in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= limit:

@@ -7,7 +7,6 @@ trial: weights, optimiser and schedule are as they were, by the way that a resum
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -19,7 +18,15 @@ import torch
 from tunefleet.job.v1.event_pb2 import Preflight, RunPhase
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError, from_exception
-from tunefleet_core.rendering import Renderer, disk_full, folders_kept, prompt_to_try, stop_if_asked
+from tunefleet_core.rendering import (
+    Renderer,
+    longest_rows,
+    naming_full_disk_of,
+    prompt_to_try,
+    require_number,
+    require_room,
+    stop_if_asked,
+)
 from tunefleet_deepspeed.trainer import ZeroTrainer
 from tunefleet_trl.answering import likeliest_answer
 from tunefleet_trl.memory import peak_memory_bytes
@@ -65,8 +72,7 @@ def preflight(context: RunContext, trainer: ZeroTrainer, renderer: Renderer) -> 
 
 def _try_step(trainer: ZeroTrainer, found: Preflight) -> None:
     lengths = trainer.row_lengths()
-    longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    rows = longest[: trainer.args.per_device_train_batch_size]
+    rows = longest_rows(lengths, trainer.args.per_device_train_batch_size)
     found.longest_row_tokens = lengths[rows[0]]
     begun = time.monotonic()
     tokens = trainer.count_tokens()
@@ -79,12 +85,7 @@ def _try_step(trainer: ZeroTrainer, found: Preflight) -> None:
         raise trainer.out_of_memory(found.longest_row_tokens, error, what=what) from error
     trainer.forget_metrics(tokens)
     found.step_seconds = time.monotonic() - begun
-    if not math.isfinite(loss):
-        raise TunefleetError(
-            Reason.BACKEND_FAILED,
-            f"The loss of the longest rows is {loss} before anything was learned.",
-            hint="Set train.dtype to float32, or check the weights of the base.",
-        )
+    require_number(loss)
 
 
 @contextmanager
@@ -110,26 +111,16 @@ def _try_saving(context: RunContext, trainer: ZeroTrainer, found: Preflight) -> 
         found.save_seconds = time.monotonic() - begun
         found.checkpoint_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         wait_for_all(context.order)
-    kept = folders_kept(
-        context.order.resolved_spec.spec.train.checkpoint,
-        total_steps=trainer.state.max_steps,
-        every_steps=trainer.args.save_steps,
-    )
-    free = shutil.disk_usage(work).free
-    if free < kept * found.checkpoint_bytes:
-        raise disk_full(work, free, found.checkpoint_bytes, kept)
+    policy = context.order.resolved_spec.spec.train.checkpoint
+    require_room(work, found, policy, steps=trainer.state.max_steps, every=trainer.args.save_steps)
 
 
 def _write(context: RunContext, trainer: ZeroTrainer, folder: Path) -> None:
-    try:
-        with writing_together(context.order, lambda: _made(folder)) as shared:
-            trainer.write_checkpoint(shared)
-    except Exception as error:
-        # Libraries class a full disk as anything; what is left of it says what it was.
-        free = shutil.disk_usage(context.order.work_dir).free
-        if from_exception(error).reason is Reason.DISK_FULL or free < 1 << 16:
-            raise disk_full(Path(context.order.work_dir), free, 0, 1) from error
-        raise
+    with (
+        naming_full_disk_of(Path(context.order.work_dir), Preflight()),
+        writing_together(context.order, lambda: _made(folder)) as shared,
+    ):
+        trainer.write_checkpoint(shared)
 
 
 @contextmanager

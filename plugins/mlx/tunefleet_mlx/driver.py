@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from tunefleet.backend.v1.server_pb2 import AdapterOrder, EngineOrder
-from tunefleet_core.backend import EngineCommand, OpenAiDriver, devices_of
+from tunefleet_core.backend import EngineCommand, OpenAiDriver, devices_of, template_file
 
 __all__ = ["MlxDriver"]
 
@@ -19,9 +18,7 @@ class MlxDriver(OpenAiDriver):
         options = ["--model", order.base_path, "--served-name", order.served_name, "--port", str(port)]
         if order.max_context_tokens:
             options += ["--max-context", str(order.max_context_tokens)]
-        if order.chat_template:
-            file = Path(order.work_dir) / f"{order.engine}.jinja"
-            file.write_bytes(order.chat_template.encode())  # as bytes: no line end may change
+        if file := template_file(order):
             options += ["--chat-template", str(file)]
         device = devices_of(order.device_ids)
         if device:

@@ -6,7 +6,6 @@ step draws its random numbers from its own number, so nothing is left of the tri
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable
@@ -14,12 +13,14 @@ from pathlib import Path
 
 from tunefleet.job.v1.event_pb2 import Preflight, RunPhase
 from tunefleet_core.backend import RunContext
-from tunefleet_core.errors import Reason, TunefleetError, from_exception
+from tunefleet_core.errors import Reason, from_exception
 from tunefleet_core.rendering import (
     Renderer,
-    disk_full,
-    folders_kept,
+    longest_rows,
+    naming_full_disk_of,
     prompt_to_try,
+    require_number,
+    require_room,
     stop_if_asked,
 )
 from tunefleet_core.run_health import MemoryUse, out_of_memory
@@ -67,7 +68,7 @@ def preflight(
 
 def _try_step(trainer: Trainer, found: Preflight) -> None:
     lengths, plan = trainer.row_lengths(), trainer.plan
-    longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])[: plan.micro]
+    longest = longest_rows(lengths, plan.micro)
     found.longest_row_tokens = lengths[longest[0]]
     begun = time.monotonic()
     try:
@@ -83,12 +84,7 @@ def _try_step(trainer: Trainer, found: Preflight) -> None:
         )
         raise out_of_memory(use, error, what="A step on the longest rows") from error
     found.step_seconds = time.monotonic() - begun
-    if not math.isfinite(loss):
-        raise TunefleetError(
-            Reason.BACKEND_FAILED,
-            f"The loss of the longest rows is {loss} before anything was learned.",
-            hint="Set train.dtype to float32, or check the weights of the base.",
-        )
+    require_number(loss)
 
 
 def _try_saving(
@@ -99,25 +95,14 @@ def _try_saving(
     folder = work / "preflight"
     begun = time.monotonic()
     try:
-        folder.mkdir(parents=True)
-        write_checkpoint(folder)
-        found.checkpoint_bytes = sum(path.stat().st_size for path in folder.iterdir())
-        trainer.resume(folder)
+        with naming_full_disk_of(work, found):
+            folder.mkdir(parents=True)
+            write_checkpoint(folder)
+            found.checkpoint_bytes = sum(path.stat().st_size for path in folder.iterdir())
+            trainer.resume(folder)
         found.save_seconds = time.monotonic() - begun
-    except Exception as error:
-        # Libraries class a full disk as anything; what is left of it says what it was.
-        free = shutil.disk_usage(work).free
-        if from_exception(error).reason is Reason.DISK_FULL or free < 1 << 16:
-            raise disk_full(work, free, found.checkpoint_bytes, 1) from error
-        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     plan = trainer.plan
-    kept = folders_kept(
-        context.order.resolved_spec.spec.train.checkpoint,
-        total_steps=plan.total_steps,
-        every_steps=plan.save_every,
-    )
-    free = shutil.disk_usage(work).free
-    if free < kept * found.checkpoint_bytes:
-        raise disk_full(work, free, found.checkpoint_bytes, kept)
+    policy = context.order.resolved_spec.spec.train.checkpoint
+    require_room(work, found, policy, steps=plan.total_steps, every=plan.save_every)

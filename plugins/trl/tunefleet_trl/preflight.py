@@ -29,13 +29,15 @@ from safetensors.torch import load_file
 from tunefleet.backend.v1.run_pb2 import RunOrder
 from tunefleet.job.v1.event_pb2 import Preflight, RunPhase
 from tunefleet_core.backend import RunContext
-from tunefleet_core.errors import Reason, TunefleetError, from_exception
+from tunefleet_core.errors import Reason, from_exception
 from tunefleet_core.rendering import (
     RenderedRow,
     Renderer,
-    disk_full,
-    folders_kept,
+    longest_rows,
+    naming_full_disk_of,
     prompt_to_try,
+    require_number,
+    require_room,
     stop_if_asked,
 )
 from tunefleet_trl.answering import likeliest_answer
@@ -135,7 +137,7 @@ def _try_step(order: RunOrder, trainer: Any, found: Preflight, *, rows: int) -> 
     Every process does the same: a backward pass is an exchange with the others.
     """
     lengths = trainer.row_lengths()
-    longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])[:rows]
+    longest = longest_rows(lengths, rows)
     found.longest_row_tokens = lengths[longest[0]]
     begun = time.monotonic()
     optimizer = trainer.create_optimizer()
@@ -156,12 +158,7 @@ def _forward_and_backward(trainer: Any, batch: Any) -> None:
     # The library's loop sets it before each step; models that scale their own loss read it.
     trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
     loss = trainer.training_step(trainer.model_wrapped, copy(batch), trainer.trained_in(batch))
-    if not torch.isfinite(loss):
-        raise TunefleetError(
-            Reason.BACKEND_FAILED,
-            f"The loss of the longest rows is {loss.item()} before anything was learned.",
-            hint="Set train.dtype to float32, or check the weights of the base.",
-        )
+    require_number(loss.item())
 
 
 def _try_saving(context: RunContext, trainer: Any, found: Preflight) -> None:
@@ -170,25 +167,17 @@ def _try_saving(context: RunContext, trainer: Any, found: Preflight) -> None:
     folder = work / "preflight"
     begun = time.monotonic()
     try:
-        with writing_together(context.order, lambda: _made(folder)) as shared:
-            trainer.write_checkpoint(shared)
-        if is_first(context.order):
-            _read_back(folder, found)
-            found.save_seconds = time.monotonic() - begun
-    except Exception as error:
-        # Libraries class a full disk as anything; what is left of it says what it was.
-        free = shutil.disk_usage(work).free
-        if from_exception(error).reason is Reason.DISK_FULL or free < 1 << 16:
-            raise disk_full(work, free, found.checkpoint_bytes, 1) from error
-        raise
+        with naming_full_disk_of(work, found):
+            with writing_together(context.order, lambda: _made(folder)) as shared:
+                trainer.write_checkpoint(shared)
+            if is_first(context.order):
+                _read_back(folder, found)
+                found.save_seconds = time.monotonic() - begun
     finally:
         if is_first(context.order):
             shutil.rmtree(folder, ignore_errors=True)
     policy = context.order.resolved_spec.spec.train.checkpoint
-    kept = folders_kept(policy, total_steps=trainer.state.max_steps, every_steps=trainer.args.save_steps)
-    free = shutil.disk_usage(work).free
-    if free < kept * found.checkpoint_bytes:
-        raise disk_full(work, free, found.checkpoint_bytes, kept)
+    require_room(work, found, policy, steps=trainer.state.max_steps, every=trainer.args.save_steps)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from tunefleet.backend.v1.server_pb2 import EngineOrder
 from tunefleet.type.v1.engine_pb2 import EngineSettings, Speculation
-from tunefleet_core.backend import devices_of
+from tunefleet_core.backend import devices_of, template_file
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.parity import TOP_TOKENS
 
@@ -58,8 +58,8 @@ def engine_options(order: EngineOrder, port: int) -> list[str]:
     options += ["--host", "127.0.0.1", "--port", str(port), "--max-logprobs", str(TOP_TOKENS)]
     if order.max_context_tokens:
         options += ["--max-model-len", str(order.max_context_tokens)]
-    if order.chat_template:
-        options += ["--chat-template", str(_template_file(order))]
+    if file := template_file(order):
+        options += ["--chat-template", str(file)]
     options += ["--dtype", settings.dtype or _dtype(order)]
     options += [*_memory(settings), *_parallel(settings), *_adapters(settings), *_parsers(settings)]
     if settings.HasField("speculation"):
@@ -83,12 +83,6 @@ def engine_environment(order: EngineOrder) -> dict[str, str]:
     else:
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(_CPU_CACHE_GIB)
     return environment
-
-
-def _template_file(order: EngineOrder) -> Path:
-    file = Path(order.work_dir) / f"{order.engine}.jinja"
-    file.write_bytes(order.chat_template.encode())  # as bytes: no line end may change
-    return file
 
 
 def _dtype(order: EngineOrder) -> str:
