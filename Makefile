@@ -10,7 +10,6 @@ BASE_STAMP := $(VENV)/.base-stamp
 DEV_STAMP := $(VENV)/.dev-stamp
 TOOLS_STAMP := $(TOOLS)/.stamp
 BACKENDS_STAMP := .envs/.stamp
-APART_STAMP := .envs/.apart-stamp
 
 .PHONY: help setup demo test test-all lint proto format bench docs clean
 
@@ -45,13 +44,9 @@ $(BACKENDS_STAMP): $(BASE_STAMP) $(wildcard plugins/*/pyproject.toml) $(wildcard
 	@$(BIN)/tunefleet plugins install embedded
 	@touch $@
 
-$(APART_STAMP): $(BACKENDS_STAMP)
-	@$(BIN)/tunefleet plugins install compress
-	@$(BIN)/tunefleet plugins install gguf
-	@$(BIN)/tunefleet plugins install mlx
-	@$(BIN)/tunefleet plugins install deepspeed
-	@$(BIN)/tunefleet plugins install vllm
-	@$(BIN)/tunefleet plugins install tracking
+# What few tests need: `tests/run_all.py --all` asks for these while it runs the others.
+.envs/.%-stamp: $(BACKENDS_STAMP)
+	@$(BIN)/tunefleet plugins install $*
 	@touch $@
 
 setup: $(DEV_STAMP) $(TOOLS_STAMP) $(BACKENDS_STAMP)  ## Make everything that development needs
@@ -62,7 +57,7 @@ demo:  ## Fine-tune, serve and chat, from nothing, on this machine
 test: $(DEV_STAMP) $(BACKENDS_STAMP)  ## The tests a newcomer runs: real processes, under 10 minutes
 	@$(BIN)/python tests/run_all.py
 
-test-all: $(DEV_STAMP) $(BACKENDS_STAMP) $(APART_STAMP)  ## Every test, the slow ones and more seeds too
+test-all: $(DEV_STAMP) $(BACKENDS_STAMP)  ## Every test, the slow ones and more seeds too
 	@$(BIN)/python tests/run_all.py --all
 
 lint: $(DEV_STAMP) $(TOOLS_STAMP)  ## Style, types, layers, protos

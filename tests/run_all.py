@@ -5,8 +5,9 @@
 
 Light tests run in the environment of the services. Tests of backends run in the
 backend's own environment, as the backend does. Tests of whole fleets mostly wait for the
-processes they start and kill, so all the others run beside them. A few tests that failed
-beside others run once more, alone: what fails again is red, what passes is named as unstable.
+processes they start and kill, so all the others run beside them. Environments that few tests
+need are installed meanwhile. A few tests that failed beside others run once more, alone: what
+fails again is red, what passes is named as unstable.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -32,9 +33,10 @@ TOOLS = ROOT / ".tools" / "pytest"
 FLEETS = ("chaos", "contract", "docs")
 """Folders of tests that start fleets of processes and kill them."""
 BESIDE = "fleets"
-APART = ("compress", "deepspeed", "gguf", "mlx", "tracking", "vllm")
-"""Plugins with an environment that few tests need: left to `--all`, and to `--only` with its name."""
-LONGEST_FIRST = ("fleets", "trl", "deepspeed", "e2e", "light")
+END_TO_END = "e2e"
+APART = ("deepspeed", "mlx", "vllm", "compress", "tracking", "gguf")
+"""Plugins with an environment that few tests need, in the order in which `--all` installs them."""
+LONGEST_FIRST = ("fleets", "trl", "light", "deepspeed", "e2e", "mlx")
 _AT_ONCE = 3
 """Suites at a time: one of them waits for its fleets most of the time, so two have two cores."""
 MOST_AGAIN = 5
@@ -49,14 +51,25 @@ TEST_REQUIREMENTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """Tests that run in one environment."""
+    """Tests that run in one environment.
+
+    Attributes:
+        backend: Whose environment that is; empty: that of the services.
+        needs: Backends that have to be installed before the suite begins.
+        config: Each plugin has pytest's settings in its own project file.
+    """
 
     name: str
-    python: str
     paths: tuple[str, ...]
     environment: dict[str, str]
+    backend: str = ""
+    needs: tuple[str, ...] = ()
     config: str = "pyproject.toml"
-    """Each plugin has pytest's settings in its own project file."""
+
+    @property
+    def python(self) -> str:
+        """The interpreter that the tests run by."""
+        return backend_python(self.backend) if self.backend else sys.executable
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,6 +101,39 @@ class Result:
     failed: tuple[str, ...] = ()
 
 
+class Environments:
+    """Installs backends, one after another, while suites run that do not need them."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        lane = ThreadPoolExecutor(max_workers=1)
+        self._installs: dict[str, Future[str]] = {name: lane.submit(_install, name) for name in names}
+        lane.shutdown(wait=False)
+
+    def are_settled(self, names: Iterable[str]) -> bool:
+        """Return whether all of these are installed, or have failed to be."""
+        return all(self._installs[name].done() for name in names if name in self._installs)
+
+    def failure(self, names: Iterable[str]) -> str:
+        """Wait until all of these are settled; return what installers said that failed."""
+        return "".join(self._installs[name].result() for name in names if name in self._installs)
+
+
+def _install(name: str) -> str:
+    """Install a backend, unless it is there and no lock has changed; return what was said if it failed."""
+    start = time.monotonic()
+    done = subprocess.run(
+        ["make", "--no-print-directory", f".envs/.{name}-stamp"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    print(f"== install {name}: exit {done.returncode}, {time.monotonic() - start:.0f} s", flush=True)
+    return f"Installing {name} failed:\n{done.stdout}" if done.returncode else ""
+
+
 def backend_python(name: str) -> str:
     """Return the interpreter of an installed backend's environment."""
     index = Path(os.environ.get("TUNEFLEET_ENVS", ROOT / ".envs")) / "index.json"
@@ -111,19 +157,20 @@ def suite_apart(name: str) -> Suite:
 
     The other one brings libraries in versions that this environment does not have.
     """
-    python, tools = backend_python(name), ROOT / ".tools" / "pytest-alone"
+    trl, tools = backend_python("trl"), ROOT / ".tools" / "pytest-alone"
     if not (tools / ".complete").exists():
-        command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        command = [trl, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*command, "--target", str(tools), "pytest>=8.3"], check=True)
         (tools / ".complete").touch()
     return Suite(
         name=name,
-        python=python,
+        backend=name,
+        needs=(name,),
         paths=(f"plugins/{name}/tests",),
         environment={
             "PYTHONPATH": str(tools),
             "OMP_NUM_THREADS": "1",
-            "TUNEFLEET_TEST_TRL_PYTHON": backend_python("trl"),  # makes models where there is no torch
+            "TUNEFLEET_TEST_TRL_PYTHON": trl,  # makes models where there is no torch
         },
         config=f"plugins/{name}/pyproject.toml",
     )
@@ -136,14 +183,14 @@ def suites() -> list[Suite]:
     search = os.pathsep.join((test_tools(), *data))
     heavy = {"PYTHONPATH": search, "OMP_NUM_THREADS": "1"}
     folders = sorted(path.name for path in (ROOT / "tests").iterdir() if any(path.rglob("test_*.py")))
-    light = {"python": sys.executable, "environment": {"TUNEFLEET_TEST_TRL_PYTHON": trl}}
+    light = {"TUNEFLEET_TEST_TRL_PYTHON": trl}
     return [
-        Suite(name=BESIDE, paths=tuple(f"tests/{name}" for name in FLEETS), **light),
-        Suite(name="e2e", paths=("tests/e2e",), **light),
+        Suite(name=BESIDE, paths=tuple(f"tests/{name}" for name in FLEETS), environment=light),
+        Suite(name=END_TO_END, paths=("tests/e2e",), environment=light, needs=APART),
         Suite(
             name="light",
             paths=(
-                *(f"tests/{name}" for name in folders if name not in (*FLEETS, "e2e")),
+                *(f"tests/{name}" for name in folders if name not in (*FLEETS, END_TO_END)),
                 "plugins/echo/tests",
                 "plugins/families/tests",
                 "plugins/formats/tests",
@@ -152,12 +199,12 @@ def suites() -> list[Suite]:
                 "plugins/mlx/tests/light",
                 "plugins/vllm/tests/light",
             ),
-            **light,
+            environment=light,
         ),
         *(
             Suite(
                 name=name,
-                python=trl,
+                backend="trl",
                 paths=tuple(f"plugins/{name}/tests/{part}" for part in parts),
                 environment=heavy,
                 config=f"plugins/{name}/pyproject.toml",
@@ -241,11 +288,30 @@ def _failed(cache: Path) -> tuple[str, ...]:
         return ()
 
 
-def run_beside(suites: list[Suite], *, everything: bool) -> list[Result]:
-    """Run suites three at a time. The fleets show how far they are, the others what they said at the end."""
-    printing = Lock()
+def run_beside(
+    suites: Sequence[Suite], *, everything: bool, environments: Environments | None = None
+) -> list[Result]:
+    """Run suites three at a time. The fleets show how far they are, the others what they said at the end.
+
+    The first that has what it needs comes next. One whose environment cannot be installed is red.
+    """
+    installed = environments or Environments()
+    waiting, results = list(suites), list[Result]()
+    picking, printing = Lock(), Lock()
+
+    def following() -> Suite | None:
+        with picking:
+            ready = (suite for suite in waiting if installed.are_settled(suite.needs))
+            found = next(ready, waiting[0] if waiting else None)
+            if found is not None:
+                waiting.remove(found)
+            return found
 
     def one(suite: Suite) -> Result:
+        if failure := installed.failure(suite.needs):
+            with printing:
+                print(f"\n== {suite.name}: not run. {failure}", flush=True)
+            return Result(suite=suite, is_green=False, totals=Totals(failed=1))
         if suite.name == BESIDE:
             return run(suite, everything=everything)
         with tempfile.TemporaryFile("w+") as output:
@@ -257,8 +323,14 @@ def run_beside(suites: list[Suite], *, everything: bool) -> list[Result]:
                 sys.stdout.flush()
         return result
 
+    def work() -> None:
+        while (suite := following()) is not None:
+            results.append(one(suite))
+
     with ThreadPoolExecutor(max_workers=_AT_ONCE) as lanes:
-        return list(lanes.map(one, suites))
+        for lane in [lanes.submit(work) for _ in range(_AT_ONCE)]:
+            lane.result()
+    return results
 
 
 def run_again_alone(results: list[Result], *, everything: bool) -> None:
@@ -290,13 +362,14 @@ def main() -> None:
     if arguments.all:
         os.environ["TUNEFLEET_TEST_SEEDS"] = os.environ.get("TUNEFLEET_TEST_SEEDS", "all")
     apart = APART if arguments.all else ()
-    if arguments.only:  # what others need is not asked for
+    environments = Environments(apart if not arguments.only else ())
+    if arguments.only:  # it runs with what is installed
         apart = tuple(name for name in APART if name == arguments.only)
     chosen = [suite for suite in suites() if arguments.only in (None, suite.name)]
     chosen += map(suite_apart, apart)
     order = {name: number for number, name in enumerate(LONGEST_FIRST)}
     chosen.sort(key=lambda suite: order.get(suite.name, len(order)))
-    results = run_beside(chosen, everything=arguments.all)
+    results = run_beside(chosen, everything=arguments.all, environments=environments)
     run_again_alone(results, everything=arguments.all)
     totals = Totals()
     for result in results:

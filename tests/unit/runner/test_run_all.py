@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,7 +46,6 @@ def _run_suite(run_all: ModuleType, tmp_path: Path, source: str) -> list[Any]:
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")
     suite = run_all.Suite(
         name="made",
-        python=sys.executable,
         paths=(file.name,),
         environment={"MADE": str(tmp_path / "seen")},
         config="pytest.ini",
@@ -100,3 +101,40 @@ def test_a_file_that_cannot_be_collected_stays_red(run_all: ModuleType, suite_of
     run_all.run_again_alone(results, everything=True)
     assert not results[0].is_green
     assert results[0].totals.failed == 1
+
+
+def test_what_needs_an_environment_waits_for_it_and_the_others_do_not(
+    run_all: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others_done = threading.Event()
+    begun: list[str] = []
+
+    def run(suite: Any, *, everything: bool, output: Any = None) -> Any:
+        begun.append(suite.name)
+        if len(begun) == 5:
+            others_done.set()
+        return run_all.Result(suite=suite, is_green=True)
+
+    def install(name: str) -> str:
+        assert others_done.wait(timeout=60)
+        return ""
+
+    monkeypatch.setattr(run_all, "run", run)
+    monkeypatch.setattr(run_all, "_install", install)
+    named = partial(run_all.Suite, paths=(), environment={})
+    chosen = [named(name="waits", needs=("far",)), *(named(name=f"ready{number}") for number in range(5))]
+    environments = run_all.Environments(["far"])
+    results = run_all.run_beside(chosen, everything=True, environments=environments)
+    assert begun[-1] == "waits"
+    assert len(results) == 6
+
+
+def test_an_environment_that_cannot_be_installed_makes_its_suite_red(
+    run_all: ModuleType, suite_of: SuiteOf, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "Makefile").write_text(".envs/.far-stamp:\n\t@echo no space left; exit 1\n")
+    suite = run_all.Suite(name="far", paths=(), environment={}, needs=("far",))
+    (result,) = run_all.run_beside([suite], everything=True, environments=run_all.Environments(["far"]))
+    assert not result.is_green
+    assert result.totals.failed == 1
+    assert "no space left" in capfd.readouterr().out
