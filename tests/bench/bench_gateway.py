@@ -138,7 +138,7 @@ async def compare(direct: str, gateway: str, streams: int, pairs: int) -> dict[s
 
 async def run_gateway(engine: str) -> None:
     route = Route(
-        model="m", engine_address=engine, engine_model="m@1", project="p", create_time=datetime.now(UTC)
+        model="m", engine_addresses=(engine,), engine_model="m@1", project="p", create_time=datetime.now(UTC)
     )
     table = RouteTable.of([route], [hashlib.sha256(TOKEN.encode()).hexdigest()])
     async with asyncio.TaskGroup() as group:

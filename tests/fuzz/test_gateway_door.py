@@ -46,7 +46,7 @@ def address() -> Iterator[str]:
     digest = hashlib.sha256(_TOKEN.encode()).hexdigest()
     route = Route(
         model="m",
-        engine_address="http://127.0.0.1:9",
+        engine_addresses=("http://127.0.0.1:9",),
         engine_model="m",
         project="default",
         create_time=datetime(2026, 1, 1, tzinfo=UTC),

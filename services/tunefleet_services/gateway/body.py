@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn, cast
 
@@ -26,10 +27,12 @@ class RequestBody:
     Attributes:
         model: The model's name, as the client says it.
         is_stream: Whether the client asked for a stream.
+        fields: The whole of it, as read.
     """
 
     model: str
     is_stream: bool
+    fields: Mapping[str, object]
     _text: str
     _model_span: tuple[int, int]
 
@@ -56,7 +59,8 @@ def parse_body(data: bytes) -> RequestBody:
     if not isinstance(model, str) or not model:
         raise _wrong_model("Field 'model' is not a non-empty string.")
     is_stream = "stream" in members and members["stream"][0] is True
-    return RequestBody(model=model, is_stream=is_stream, _text=text, _model_span=(start, end))
+    fields = {name: value for name, (value, _, _) in members.items()}
+    return RequestBody(model=model, is_stream=is_stream, fields=fields, _text=text, _model_span=(start, end))
 
 
 def parse_object(data: bytes) -> dict[str, object]:

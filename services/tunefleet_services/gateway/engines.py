@@ -2,6 +2,8 @@
 
 A pooled connection may have been closed by the engine in the instant it is used again, so
 a request that got not one byte back is sent once more, on a connection that is surely new.
+Until the first byte of a body is here a client has been told nothing, so an engine that goes
+away before is made up for by another replica, if there is one; afterwards nothing is sent twice.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import aiohttp
 from yarl import URL
 
 from tunefleet_services.gateway.errors import GatewayError
+from tunefleet_services.gateway.replicas import Replicas
 from tunefleet_services.gateway.routes import Route
 from tunefleet_services.gateway.settings import GatewaySettings
 
-__all__ = ["EngineRequest", "Engines"]
+__all__ = ["EngineAnswer", "EngineRequest", "Engines"]
 
 # Below the 5 s after which uvicorn, under most engines, closes an idle connection.
 _POOL_IDLE_SECONDS = 4.0
@@ -37,6 +40,7 @@ class EngineRequest:
         headers: All headers beside those of the transport.
         body: The body, with the engine's name of the model.
         is_stream: Whether the answer comes in pieces, which bounds the silence allowed.
+        affinity: What it has in common with others, as of `affinity_of`.
     """
 
     route: Route
@@ -44,62 +48,115 @@ class EngineRequest:
     headers: Mapping[str, str]
     body: bytes
     is_stream: bool
+    affinity: bytes = b""
+
+
+class EngineAnswer:
+    """An answer whose body has begun, or is empty. Whoever got it closes it."""
+
+    __slots__ = ("_address", "_first", "_is_open", "_replicas", "response")
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, first: bytes, address: str, replicas: Replicas
+    ) -> None:
+        self.response = response
+        self._first = first
+        self._address = address
+        self._replicas = replicas
+        self._is_open = True
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.response.status
+
+    async def read(self) -> bytes:
+        """Return the next bytes of the body; empty at its end."""
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        return await self.response.content.readany()
+
+    def is_at_end(self) -> bool:
+        """Say whether `read` has nothing more to return."""
+        return not self._first and self.response.content.at_eof()
+
+    def close(self) -> None:
+        """End the engine's work too, unless the answer was read to its end."""
+        if self._is_open:
+            self._is_open = False
+            self.response.close()
+            self._replicas.give_back(self._address)
+
+
+class _Gone(Exception):
+    """An engine cannot be reached, or left before the first byte of a body."""
 
 
 class Engines:
     """Sends requests to engines. Made by `Engines.opened`, inside a running event loop."""
 
     def __init__(
-        self, pooled: aiohttp.ClientSession, unpooled: aiohttp.ClientSession, settings: GatewaySettings
+        self,
+        pooled: aiohttp.ClientSession,
+        unpooled: aiohttp.ClientSession,
+        settings: GatewaySettings,
+        replicas: Replicas,
     ) -> None:
         self._pooled = pooled
         self._unpooled = unpooled
         self._settings = settings
+        self._replicas = replicas
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, settings: GatewaySettings) -> AsyncGenerator[Engines]:
+    async def opened(cls, settings: GatewaySettings, replicas: Replicas) -> AsyncGenerator[Engines]:
         """Open the pool, and close its connections at the end."""
         # No limit of connections: the gateway bounds requests in flight.
         pool = aiohttp.TCPConnector(limit=0, keepalive_timeout=_POOL_IDLE_SECONDS)
         fresh = aiohttp.TCPConnector(limit=0, force_close=True)
         async with _session(pool) as pooled, _session(fresh) as unpooled:
-            yield cls(pooled, unpooled, settings)
+            yield cls(pooled, unpooled, settings, replicas)
 
-    async def send(self, request: EngineRequest) -> aiohttp.ClientResponse:
-        """Send a request and wait for the head of the answer. The caller closes the response.
+    async def send(self, request: EngineRequest) -> EngineAnswer:
+        """Send a request and wait for the first bytes of the answer's body. The caller closes it.
 
         Raises:
-            GatewayError: 503 if the engine cannot be reached twice or went away before it
-                answered, 504 if it stayed silent, 502 if its answer is not HTTP.
+            GatewayError: 503 if no engine of the route can be reached, or each went away before
+                it answered; 504 if one stayed silent, 502 if its answer is not HTTP.
         """
-        try:
+        error: _Gone | None = None
+        for address in self._replicas.order(request.route.engine_addresses, request.affinity):
+            self._replicas.take(address)
             try:
-                return await self._post(self._pooled, request)
-            except aiohttp.ClientConnectionError as error:
-                if not _is_unanswered(error):
+                response = await self._reach(address, request)
+                try:
+                    first = await response.content.readany()
+                except BaseException:
+                    response.close()
                     raise
-                return await self._post(self._unpooled, request)
-        except aiohttp.ConnectionTimeoutError as error:
-            raise unavailable(request.route) from error
-        except TimeoutError as error:
-            raise silent(request.route) from error
-        except aiohttp.ClientConnectionError as error:
-            raise unavailable(request.route) from error
-        except aiohttp.ClientError as error:
-            raise GatewayError(
-                502,
-                f"The engine of model '{request.route.model}' did not answer in HTTP. "
-                "See its log: `tunefleet deployments list` names the server.",
-                code="engine_answer_invalid",
-                error_type="server_error",
-            ) from error
+                return EngineAnswer(response, first, address, self._replicas)
+            except BaseException as caught:
+                self._replicas.give_back(address)
+                error = _class(caught, request.route)
+                self._replicas.avoid(address)
+        raise unavailable(request.route) from error
 
-    async def _post(self, session: aiohttp.ClientSession, request: EngineRequest) -> aiohttp.ClientResponse:
+    async def _reach(self, address: str, request: EngineRequest) -> aiohttp.ClientResponse:
+        try:
+            return await self._post(self._pooled, address, request)
+        except aiohttp.ClientConnectionError as error:
+            if not _is_unanswered(error):
+                raise
+            return await self._post(self._unpooled, address, request)
+
+    async def _post(
+        self, session: aiohttp.ClientSession, address: str, request: EngineRequest
+    ) -> aiohttp.ClientResponse:
         settings = self._settings
         body = request.body
         return await session.post(
-            URL(request.route.engine_address).with_path(request.path),
+            URL(address).with_path(request.path),
             data=body if len(body) <= _SEND_WHOLE_BYTES else io.BytesIO(body),
             headers=request.headers,
             # An engine that redirects would choose where users' prompts go.
@@ -110,6 +167,33 @@ class Engines:
                 sock_read=settings.idle_seconds if request.is_stream else settings.answer_seconds,
             ),
         )
+
+
+def _class(error: BaseException, route: Route) -> _Gone:
+    """Return that an engine is gone, if an error says so; another replica may answer then.
+
+    Raises:
+        GatewayError: 504 if it is silent: it works on the request, and a second copy would only
+            burden the fleet; 502 for what is not HTTP.
+        BaseException: What is no error of the engine, as a client that left.
+    """
+    # A wait for a connection that was too long is an engine that is not there; both are a TimeoutError.
+    is_silent = isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError)
+    if is_silent:
+        raise silent(route) from error
+    if isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError):
+        gone = _Gone(str(error))
+        gone.__cause__ = error
+        return gone
+    if isinstance(error, aiohttp.ClientError):
+        raise GatewayError(
+            502,
+            f"The engine of model '{route.model}' did not answer in HTTP. "
+            "See its log: `tunefleet deployments list` names the server.",
+            code="engine_answer_invalid",
+            error_type="server_error",
+        ) from error
+    raise error
 
 
 def unavailable(route: Route) -> GatewayError:

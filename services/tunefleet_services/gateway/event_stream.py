@@ -6,24 +6,23 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
-import aiohttp
-
 from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_services.gateway.engines import EngineAnswer
 
 __all__ = ["events_of"]
 
 _LONGEST_EVENT_BYTES = 1 << 20
 
 
-async def events_of(content: aiohttp.StreamReader) -> AsyncGenerator[dict[str, Any]]:
-    """Read an event stream to its `[DONE]`.
+async def events_of(answer: EngineAnswer) -> AsyncGenerator[dict[str, Any]]:
+    """Read the event stream of an answer to its `[DONE]`.
 
     Raises:
         TunefleetError: UNAVAILABLE if it ends before, BACKEND_FAILED if it is no such stream.
         aiohttp.ClientError, OSError: The connection broke.
     """
     waiting = b""
-    while chunk := await content.readany():
+    while chunk := await answer.read():
         *lines, waiting = (waiting + chunk).split(b"\n")
         if len(waiting) > _LONGEST_EVENT_BYTES:
             raise _not_understood("an event without an end")

@@ -14,8 +14,9 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
+from tunefleet_services.gateway.affinity import affinity_of
 from tunefleet_services.gateway.body import parse_body
-from tunefleet_services.gateway.engines import EngineRequest, Engines, silent, unavailable
+from tunefleet_services.gateway.engines import EngineAnswer, EngineRequest, Engines, silent, unavailable
 from tunefleet_services.gateway.errors import GatewayError, error_document
 from tunefleet_services.gateway.exchange import CLIENT_GONE_STATUS, Exchange, current_exchange
 from tunefleet_services.gateway.metrics import Metrics
@@ -90,35 +91,29 @@ class Forwarder:
                 body.for_engine(route.engine_model),
                 path=request.path,
                 is_stream=body.is_stream,
+                fields=body.fields,
             )
             upstream = await self._engines.send(asked)
             try:
                 if request.path == _EMBEDDINGS and upstream.status in _HAS_NO_SUCH_PATH:
                     raise _makes_no_embeddings(route)
-                return await self._copy(request, route, upstream)
+                return await self._copy(request, upstream)
             finally:
-                # Ends the engine's work too, unless the answer was read to its end.
                 upstream.close()
 
-    async def _copy(
-        self, request: web.Request, route: Route, upstream: aiohttp.ClientResponse
-    ) -> web.StreamResponse:
+    async def _copy(self, request: web.Request, upstream: EngineAnswer) -> web.StreamResponse:
         """Copy an answer. Nothing is sent before its first byte is here: until then, an error can be."""
         exchange = current_exchange()
-        try:
-            chunk = await upstream.content.readany()
-        except TimeoutError as error:
-            raise silent(route) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise unavailable(route) from error
+        chunk = await upstream.read()  # is here already
         exchange.mark_first_byte()
-        exchange.status = upstream.status
-        headers = _answer_headers(upstream, exchange)
-        if upstream.content.at_eof():
+        exchange.status = status = upstream.status
+        reason = upstream.response.reason
+        headers = _answer_headers(upstream.response, exchange)
+        if upstream.is_at_end():
             # All of it is here: head and body leave in one packet instead of two.
             exchange.bytes_sent = len(chunk)
-            return web.Response(status=upstream.status, reason=upstream.reason, headers=headers, body=chunk)
-        downstream = web.StreamResponse(status=upstream.status, reason=upstream.reason, headers=headers)
+            return web.Response(status=status, reason=reason, headers=headers, body=chunk)
+        downstream = web.StreamResponse(status=status, reason=reason, headers=headers)
         last = b""
         try:
             await downstream.prepare(request)
@@ -127,7 +122,7 @@ class Forwarder:
                 exchange.bytes_sent += len(chunk)
                 last = chunk
                 try:
-                    chunk = await upstream.content.readany()
+                    chunk = await upstream.read()
                 except (aiohttp.ClientError, OSError):  # a TimeoutError is an OSError
                     exchange.outcome = "engine_gone"
                     await _cut(request, downstream, last)
@@ -165,30 +160,46 @@ async def _cut(request: web.Request, downstream: web.StreamResponse, last: bytes
 
 
 def engine_request(
-    request: web.Request, route: Route, body: bytes, *, path: str, is_stream: bool
+    request: web.Request,
+    route: Route,
+    body: bytes,
+    *,
+    path: str,
+    is_stream: bool,
+    fields: Mapping[str, object],
 ) -> EngineRequest:
-    """Return what is sent to an engine for a request of a client."""
+    """Return what is sent to an engine for a request of a client; `fields` is its body as it came."""
     headers = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
     headers["Content-Type"] = "application/json"
     headers["Accept-Encoding"] = "identity"  # beside each other, packing costs more than it saves
     headers["X-Request-Id"] = current_exchange().request_id
-    return EngineRequest(route=route, path=path, headers=headers, body=body, is_stream=is_stream)
+    return EngineRequest(
+        route=route,
+        path=path,
+        headers=headers,
+        body=body,
+        is_stream=is_stream,
+        affinity=affinity_of(route.engine_model, fields) if len(route.engine_addresses) > 1 else b"",
+    )
 
 
-async def read_answer(upstream: aiohttp.ClientResponse, route: Route) -> web.Response:
+async def read_answer(upstream: EngineAnswer, route: Route) -> web.Response:
     """Return an engine's refusal as it is, read whole.
 
     Raises:
         GatewayError: 503 if the engine went away, 504 if it fell silent.
     """
+    data = b""
     try:
-        data = await upstream.content.read(_LONGEST_REFUSAL_BYTES)
+        while len(data) < _LONGEST_REFUSAL_BYTES and (chunk := await upstream.read()):
+            data += chunk
     except TimeoutError as error:
         raise silent(route) from error
     except (aiohttp.ClientError, OSError) as error:
         raise unavailable(route) from error
-    headers = _answer_headers(upstream, current_exchange())
-    return web.Response(status=upstream.status, reason=upstream.reason, headers=headers, body=data)
+    response = upstream.response
+    headers = _answer_headers(response, current_exchange())
+    return web.Response(status=response.status, reason=response.reason, headers=headers, body=data)
 
 
 def _makes_no_embeddings(route: Route) -> GatewayError:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from tunefleet_core.errors import TunefleetError
+from tunefleet_services.gateway.replicas import Replicas
 
 __all__ = ["Grant", "Route", "RouteTable", "RouteTableHolder"]
 
@@ -23,18 +24,19 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Where a gateway sends a model name; the fields of `fleet/v1` Route.
+    """Where a gateway sends a model name; the fields of `fleet/v1` Route, replicas together.
 
     Attributes:
         model: Name as clients say it.
-        engine_address: Base address of the engine, as `http://127.0.0.1:8000`, without `/v1`.
-        engine_model: Name inside the engine.
+        engine_addresses: Base address of each engine that serves it, as `http://127.0.0.1:8000`,
+            without `/v1`.
+        engine_model: Name inside the engines.
         project: The project it belongs to.
         create_time: When it became ready; with a time zone.
     """
 
     model: str
-    engine_address: str
+    engine_addresses: tuple[str, ...]
     engine_model: str
     project: str
     create_time: datetime
@@ -96,8 +98,9 @@ class RouteTable:
         """Build a table.
 
         Args:
-            routes: The routes. Of two with one model name the newer serves: a deployment that
-                follows another is ready before the first is taken down.
+            routes: The routes. Those with one project, name and engine model are replicas of one
+                another. Of others with one name the newer serves: a deployment that follows
+                another is ready before the first is taken down.
             token_digests: SHA-256 of each API token that is accepted without bounds, hex.
             grants: Digest and bounds of further tokens.
 
@@ -107,8 +110,7 @@ class RouteTable:
         """
         by_model: dict[str, Route] = {}
         by_project: dict[str, dict[str, Route]] = {}
-        for route in routes:
-            _check(route)
+        for route in _with_replicas(routes):
             for seen in (by_model, by_project.setdefault(route.project, {})):
                 known = seen.get(route.model)
                 if known is None or known.create_time <= route.create_time:
@@ -127,12 +129,16 @@ class RouteTable:
 
 
 class RouteTableHolder:
-    """Holds the table in force. Replacing it is one assignment: no request sees half of it."""
+    """Holds the table in force. Replacing it is one assignment: no request sees half of it.
 
-    __slots__ = ("_table",)
+    Both doors of a gateway share it, and with it what is known of how busy engines are.
+    """
+
+    __slots__ = ("_table", "replicas")
 
     def __init__(self, table: RouteTable | None = None) -> None:
         self._table = table or RouteTable()
+        self.replicas = Replicas()
 
     @property
     def table(self) -> RouteTable:
@@ -144,16 +150,34 @@ class RouteTableHolder:
         self._table = table
 
 
+def _with_replicas(routes: Iterable[Route]) -> Iterable[Route]:
+    """Return the routes, those of one project, name and engine model as one."""
+    merged: dict[tuple[str, str, str], Route] = {}
+    for route in routes:
+        _check(route)
+        key = (route.project, route.model, route.engine_model)
+        known = merged.get(key)
+        if known is not None:
+            addresses = dict.fromkeys((*known.engine_addresses, *route.engine_addresses))
+            newest = max(known.create_time, route.create_time)
+            route = replace(route, engine_addresses=tuple(sorted(addresses)), create_time=newest)
+        merged[key] = route
+    return merged.values()
+
+
 def _check(route: Route) -> None:
     if not route.model:
         raise TunefleetError.field("routes.model", "is empty")
     if not route.engine_model:
         raise TunefleetError.field("routes.engine_model", f"is empty for model '{route.model}'")
-    if not _is_base_address(route.engine_address):
-        raise TunefleetError.field(
-            "routes.engine_address",
-            f"'{route.engine_address}' of model '{route.model}' is not http(s)://host[:port]",
-        )
+    if not route.engine_addresses:
+        raise TunefleetError.field("routes.engine_address", f"is empty for model '{route.model}'")
+    for address in route.engine_addresses:
+        if not _is_base_address(address):
+            raise TunefleetError.field(
+                "routes.engine_address",
+                f"'{address}' of model '{route.model}' is not http(s)://host[:port]",
+            )
 
 
 def _is_base_address(address: str) -> bool:

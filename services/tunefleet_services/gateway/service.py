@@ -155,7 +155,7 @@ def _usable(routes: Iterable[WireRoute]) -> list[Route]:
     for wire in routes:
         route = Route(
             model=wire.model,
-            engine_address=wire.engine_address,
+            engine_addresses=(wire.engine_address,),
             engine_model=wire.engine_model,
             project=wire.project,
             create_time=wire.create_time.ToDatetime(tzinfo=UTC),

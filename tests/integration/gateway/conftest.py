@@ -119,7 +119,7 @@ def table() -> Callable[..., RouteTable]:
         routes = [
             Route(
                 model=model,
-                engine_address=address,
+                engine_addresses=(address,),
                 engine_model=f"{model}@42",
                 project="default",
                 create_time=datetime(2026, 1, 1, tzinfo=UTC),

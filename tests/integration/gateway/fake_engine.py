@@ -14,6 +14,7 @@ in the field `fake` of a request, which the gateway must pass on like any other 
     thought       think this before the first piece
     calls         call these tools, each `{"id", "name", "arguments"}`, after the pieces
     cut           end because of the length
+    only_engine   do all of this only if this is the address; another engine answers as usual
     hops          send hop-by-hop and CORS headers and a request id of its own
 
 A caller that cannot add a field says the same as JSON in its last message, after `fake:`.
@@ -97,6 +98,8 @@ class FakeEngine:
         self, request: web.Request, body: dict[str, Any], seen: dict[str, Any]
     ) -> web.StreamResponse:
         fake = body.get("fake") or _asked(body)
+        if fake.get("only_engine", f"http://{request.host}") != f"http://{request.host}":
+            fake = {}
         if fake.get("silent"):
             await asyncio.Event().wait()
         if "status" in fake:

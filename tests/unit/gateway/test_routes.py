@@ -16,7 +16,7 @@ from tunefleet_services.gateway.admission import grant_of
 def route(**changes):
     fields = {
         "model": "tickets",
-        "engine_address": "http://127.0.0.1:8000",
+        "engine_addresses": ("http://127.0.0.1:8000",),
         "engine_model": "tickets@42",
         "project": "default",
         "create_time": datetime(2026, 1, 1, tzinfo=UTC),
@@ -29,6 +29,21 @@ def test_of_two_routes_with_one_name_the_newer_serves_in_either_order():
     new = route(engine_model="tickets@43", create_time=datetime(2026, 1, 2, tzinfo=UTC))
     for routes in ([old, new], [new, old]):
         assert RouteTable.of(routes, []).routes == {"tickets": new}
+
+
+def test_routes_to_one_engine_model_are_its_replicas_and_those_of_an_older_one_are_not():
+    day = [datetime(2026, 1, at, tzinfo=UTC) for at in (1, 2, 3)]
+    routes = [
+        route(engine_model="tickets@41", engine_addresses=("http://a",), create_time=day[0]),
+        route(engine_addresses=("http://b",), create_time=day[2]),
+        route(engine_addresses=("http://c",), create_time=day[1]),
+        route(engine_addresses=("http://d",), project="research", create_time=day[0]),
+    ]
+    table = RouteTable.of(routes, [])
+    both = route(engine_addresses=("http://b", "http://c"), create_time=day[2])
+    assert table.routes == {"tickets": both}
+    assert table.routes_of("default") == {"tickets": both}
+    assert table.routes_of("research")["tickets"].engine_addresses == ("http://d",)
 
 
 @pytest.mark.parametrize(
@@ -50,12 +65,13 @@ def test_of_two_routes_with_one_name_the_newer_serves_in_either_order():
 )
 def test_an_address_that_is_no_base_address_is_refused(address):
     with pytest.raises(TunefleetError, match="is not http"):
-        RouteTable.of([route(engine_address=address)], [])
+        RouteTable.of([route(engine_addresses=(address,))], [])
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8000/", "http://[::1]:80", "https://engine.lan"])
 def test_base_addresses_are_taken(address):
-    assert RouteTable.of([route(engine_address=address)], []).routes["tickets"].engine_address == address
+    found = RouteTable.of([route(engine_addresses=(address,))], []).routes["tickets"]
+    assert found.engine_addresses == (address,)
 
 
 @pytest.mark.parametrize("field", ["model", "engine_model"])

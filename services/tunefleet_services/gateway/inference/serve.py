@@ -53,7 +53,7 @@ async def serve_inference(
         ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.so_reuseport", 0),  # a port that is taken must be an error
     ]
-    async with Engines.opened(settings) as engines:
+    async with Engines.opened(settings, routes.replicas) as engines:
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=options)
         servicer = InferenceServicer(
             routes=routes, engines=engines, settings=settings, metrics=metrics, access_log=access_log

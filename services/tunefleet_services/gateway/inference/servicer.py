@@ -16,7 +16,8 @@ from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rpc import RpcContext
 from tunefleet_services.gateway.access_log import AccessLog
 from tunefleet_services.gateway.admission import grant_of
-from tunefleet_services.gateway.engines import EngineRequest, Engines, silent, unavailable
+from tunefleet_services.gateway.affinity import affinity_of
+from tunefleet_services.gateway.engines import EngineAnswer, EngineRequest, Engines, silent, unavailable
 from tunefleet_services.gateway.errors import GatewayError
 from tunefleet_services.gateway.event_stream import events_of
 from tunefleet_services.gateway.exchange import CLIENT_GONE_STATUS, Exchange
@@ -73,7 +74,6 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
                     async for response in _answer(upstream, route, exchange):
                         yield response
                 finally:
-                    # Ends the generation too, unless the answer was read to its end.
                     upstream.close()
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: RpcContext) -> pb.TokenizeResponse:
@@ -114,14 +114,22 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
 
     async def _send(
         self, exchange: Exchange, route: Route, path: str, body: bytes, *, is_stream: bool
-    ) -> aiohttp.ClientResponse:
+    ) -> EngineAnswer:
         headers = {
             "Content-Type": "application/json",
             "Accept-Encoding": "identity",
             "X-Request-Id": exchange.request_id,
         }
+        has_choice = is_stream and len(route.engine_addresses) > 1
         return await self._engines.send(
-            EngineRequest(route=route, path=path, headers=headers, body=body, is_stream=is_stream)
+            EngineRequest(
+                route=route,
+                path=path,
+                headers=headers,
+                body=body,
+                is_stream=is_stream,
+                affinity=affinity_of(route.engine_model, json.loads(body)) if has_choice else b"",
+            )
         )
 
     @contextmanager
@@ -151,11 +159,11 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
 
 
 async def _answer(
-    upstream: aiohttp.ClientResponse, route: Route, exchange: Exchange
+    upstream: EngineAnswer, route: Route, exchange: Exchange
 ) -> AsyncGenerator[pb.ChatResponse]:
     last = pb.ChatResponse()
     try:
-        async for event in events_of(upstream.content):
+        async for event in events_of(upstream):
             if "error" in event:
                 raise from_engine(route, 500, json.dumps(event).encode())
             text = _take(event, last)
@@ -191,10 +199,10 @@ def _take(event: dict[str, Any], last: pb.ChatResponse) -> str:
     return text
 
 
-async def _read(upstream: aiohttp.ClientResponse, limit: int) -> bytes:
+async def _read(upstream: EngineAnswer, limit: int) -> bytes:
     data = b""
     try:
-        while len(data) < limit and (chunk := await upstream.content.readany()):
+        while len(data) < limit and (chunk := await upstream.read()):
             data += chunk
     except (aiohttp.ClientError, OSError):  # what came of an error says enough
         pass

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from tunefleet_core.errors import TunefleetError
 from tunefleet_services.gateway.body import parse_body, parse_object
-from tunefleet_services.gateway.engines import Engines, silent, unavailable
+from tunefleet_services.gateway.engines import EngineAnswer, Engines, silent, unavailable
 from tunefleet_services.gateway.errors import GatewayError, error_of
 from tunefleet_services.gateway.event_stream import events_of
 from tunefleet_services.gateway.exchange import CLIENT_GONE_STATUS, current_exchange
@@ -59,7 +59,12 @@ class ResponsePages:
             chat_body(asked, body.model)  # a wrong request begins no deployment
             route = await self._routes.find(request, body.model)
             ask = engine_request(
-                request, route, chat_body(asked, route.engine_model), path=_CHAT, is_stream=True
+                request,
+                route,
+                chat_body(asked, route.engine_model),
+                path=_CHAT,
+                is_stream=True,
+                fields=asked,
             )
             upstream = await self._engines().send(ask)
             try:
@@ -75,7 +80,6 @@ class ResponsePages:
             except TunefleetError as error:
                 raise error_of(error) from error
             finally:
-                # Ends the generation too, unless the answer was read to its end.
                 upstream.close()
 
     async def _stream(
@@ -117,14 +121,12 @@ class ResponsePages:
         return answer
 
 
-async def _events(
-    assembly: Assembly, upstream: aiohttp.ClientResponse, route: Route
-) -> AsyncGenerator[dict[str, Any]]:
+async def _events(assembly: Assembly, upstream: EngineAnswer, route: Route) -> AsyncGenerator[dict[str, Any]]:
     """Yield the events of a response as the engine's chunks come."""
     exchange = current_exchange()
     has_begun = False
     try:
-        async for chunk in events_of(upstream.content):
+        async for chunk in events_of(upstream):
             if "error" in chunk:
                 raise _failed(route, chunk["error"])
             if not has_begun:
