@@ -20,7 +20,7 @@ from tunefleet_services.gateway.access_log import AccessLog
 from tunefleet_services.gateway.admission import admit_source, admit_token, token_of
 from tunefleet_services.gateway.engines import Engines
 from tunefleet_services.gateway.errors import GatewayError, error_of
-from tunefleet_services.gateway.exchange import CLIENT_GONE_STATUS, Exchange
+from tunefleet_services.gateway.exchange import CLIENT_GONE_STATUS, Exchange, current_exchange
 from tunefleet_services.gateway.forward import Forwarder
 from tunefleet_services.gateway.limits import TokenLimits
 from tunefleet_services.gateway.metrics import Metrics
@@ -146,7 +146,11 @@ class _Gateway:
         return web.json_response({"status": "ok"})
 
     async def show_metrics(self, request: web.Request) -> web.Response:
-        text = self.metrics.render(log_lines_dropped=self._log.dropped)
+        text = self.metrics.render(
+            log_lines_dropped=self._log.dropped,
+            outstanding=self._table.replicas.outstanding,
+            project=current_exchange().project,
+        )
         return web.Response(
             body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )

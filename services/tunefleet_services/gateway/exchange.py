@@ -12,6 +12,9 @@ from typing import Literal
 
 from aiohttp import web
 
+from tunefleet_services.gateway.histogram import Pieces
+from tunefleet_services.gateway.routes import Route
+
 __all__ = ["CLIENT_GONE_STATUS", "Exchange", "Outcome", "current_exchange"]
 
 CLIENT_GONE_STATUS = 499
@@ -34,7 +37,10 @@ class Exchange:
         request_id: The one that the client gave, if it is fit for a header and a log; else a new one.
         model: Name as the client said it.
         is_known_model: Whether a route of that name exists; other names never become metric labels.
+        route: The route that was found for the model.
         first_byte_seconds: From the request's arrival to the first byte of an engine's answer.
+        pieces: Of an answer that is a stream: when its pieces came.
+        usage: Tokens of prompt and completion, if the engine counted them.
     """
 
     request_id: str
@@ -47,7 +53,10 @@ class Exchange:
     status: int = 0
     bytes_sent: int = 0
     outcome: Outcome = "answered"
+    route: Route | None = None
     first_byte_seconds: float | None = None
+    pieces: Pieces | None = None
+    usage: tuple[int, int] | None = None
     started: float = field(default_factory=time.perf_counter)
 
     @classmethod
@@ -61,7 +70,11 @@ class Exchange:
 
     def mark_first_byte(self) -> None:
         """Note that the answer begins now."""
-        self.first_byte_seconds = time.perf_counter() - self.started
+        self.first_byte_seconds = self.seconds()
+
+    def seconds(self) -> float:
+        """Return the time since the request arrived."""
+        return time.perf_counter() - self.started
 
     def record(self) -> Mapping[str, object]:
         """Return the access log record; times in milliseconds."""
@@ -76,7 +89,7 @@ class Exchange:
             "status": self.status,
             "outcome": self.outcome,
             "bytes": self.bytes_sent,
-            "ms": round((time.perf_counter() - self.started) * 1e3, 3),
+            "ms": round(self.seconds() * 1e3, 3),
             "first_byte_ms": None if first is None else round(first * 1e3, 3),
         }
 

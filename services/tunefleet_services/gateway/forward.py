@@ -19,12 +19,14 @@ from tunefleet_services.gateway.body import parse_body
 from tunefleet_services.gateway.engines import EngineAnswer, EngineRequest, Engines, silent, unavailable
 from tunefleet_services.gateway.errors import GatewayError, error_document
 from tunefleet_services.gateway.exchange import CLIENT_GONE_STATUS, Exchange, current_exchange
+from tunefleet_services.gateway.histogram import Pieces
 from tunefleet_services.gateway.metrics import Metrics
 from tunefleet_services.gateway.reading import read_body
 from tunefleet_services.gateway.routes import Route
 from tunefleet_services.gateway.routing import ModelRoutes
 from tunefleet_services.gateway.settings import GatewaySettings
 from tunefleet_services.gateway.slots import slot
+from tunefleet_services.gateway.usage import usage_at_end
 
 __all__ = ["Forwarder", "engine_request", "read_answer"]
 
@@ -57,6 +59,9 @@ _NOT_COPIED = frozenset(
 )
 # Into an empty buffer: far below the 64 KiB at which asyncio and aiohttp begin to wait.
 _NEVER_BLOCKS_BYTES = 16 * 1024
+_EVENT_STREAM = "text/event-stream"
+# Where engines say how many tokens there were: the last event before the end mark, or the end of an object.
+_TAIL_BYTES = 4096
 _LONGEST_REFUSAL_BYTES = 256 * 1024
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
@@ -112,21 +117,29 @@ class Forwarder:
         if upstream.is_at_end():
             # All of it is here: head and body leave in one packet instead of two.
             exchange.bytes_sent = len(chunk)
+            exchange.usage = usage_at_end(chunk)
             return web.Response(status=status, reason=reason, headers=headers, body=chunk)
         downstream = web.StreamResponse(status=status, reason=reason, headers=headers)
-        last = b""
+        if downstream.content_type == _EVENT_STREAM:
+            exchange.pieces = pieces = Pieces()
+        else:
+            pieces = None
+        before = last = b""
         try:
             await downstream.prepare(request)
             while chunk:
                 await self._write(request, downstream, chunk)
                 exchange.bytes_sent += len(chunk)
-                last = chunk
+                before, last = last, chunk
                 try:
                     chunk = await upstream.read()
+                    if pieces is not None and chunk:
+                        pieces.note(chunk)
                 except (aiohttp.ClientError, OSError):  # a TimeoutError is an OSError
                     exchange.outcome = "engine_gone"
                     await _cut(request, downstream, last)
                     return downstream
+            exchange.usage = usage_at_end(before[-_TAIL_BYTES:] + last[-_TAIL_BYTES:])
             await downstream.write_eof()
         except (ConnectionError, TimeoutError):  # the client left, or takes nothing any more
             exchange.outcome = "client_gone"
@@ -148,7 +161,7 @@ class Forwarder:
 async def _cut(request: web.Request, downstream: web.StreamResponse, last: bytes) -> None:
     """End an answer so that nobody takes it for a complete one."""
     # Inside an event there is no place for another: its line would swallow it.
-    if downstream.content_type == "text/event-stream" and last.endswith(_EVENT_ENDS):
+    if downstream.content_type == _EVENT_STREAM and last.endswith(_EVENT_ENDS):
         error = error_document(
             "The engine went away in the middle of the answer. Send the request again.",
             error_type="server_error",

@@ -1,38 +1,56 @@
 """Counters of the gateway, in Prometheus' text form.
 
-Written by hand: four metrics do not deserve a dependency in a light process. A model
-name becomes a label only if a route has it, so a client cannot grow the page.
+Written by hand: its own counts are plain numbers of one event loop, where a client library takes
+a lock for each token. A name becomes a label only if a route has it, and the label sets that
+are kept are bounded, so neither a client nor years of deployments can grow the page.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from tunefleet_services.gateway.exchange import Exchange
+from tunefleet_services.gateway.histogram import TIME_BUCKETS_SECONDS, Histogram
 
-__all__ = ["FIRST_BYTE_BUCKETS_SECONDS", "Metrics"]
-
-FIRST_BYTE_BUCKETS_SECONDS = (
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    120.0,
-)
-"""Upper bounds of the time to first byte; the last bucket is without bound."""
+__all__ = ["Metrics"]
 
 _PREFIX = "tunefleet_gateway_"
+_MOST_MODELS = 500
+"""Models of which counts are kept, those that were asked last. One that comes back begins at 0, as after a
+restart."""
+_HISTOGRAMS = {
+    "time_to_first_token_seconds": "From a request's arrival to the first bytes of its stream.",
+    "inter_token_seconds": "Between two pieces of a stream, as they came from the engine.",
+    "answer_seconds": "From a request's arrival to the end of its answer.",
+}
+_TOKENS = {
+    "prompt_tokens_total": "Tokens of prompts, as engines counted them.",
+    "completion_tokens_total": "Tokens of answers, as engines counted them.",
+    "answers_without_usage_total": "Answers without a count of tokens: streams have one only if asked.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """Of a model; all empty for what concerns none."""
+
+    project: str = ""
+    model: str = ""
+    adapter: str = ""
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What is known of one model."""
+
+    requests: Counter[tuple[int, str]] = field(default_factory=Counter[tuple[int, str]])
+    tokens: Counter[str] = field(default_factory=Counter[str])
+    times: dict[str, Histogram] = field(default_factory=dict[str, Histogram])
+
+    def histogram(self, name: str) -> Histogram:
+        return self.times.setdefault(name, Histogram())
 
 
 class Metrics:
@@ -41,60 +59,96 @@ class Metrics:
     def __init__(self) -> None:
         self.in_flight = 0
         """Requests that are being passed on now."""
-        self._requests: Counter[tuple[str, int]] = Counter()
-        self._cut: Counter[str] = Counter()
-        self._first_byte: dict[str, _Histogram] = {}
+        self._models: dict[_Labels, _Counts] = {}
 
     def count(self, exchange: Exchange) -> None:
         """Count a request at its end."""
-        model = exchange.model if exchange.is_known_model else ""
-        self._requests[model, exchange.status] += 1
-        if exchange.outcome == "engine_gone":
-            self._cut[model] += 1
-        if exchange.first_byte_seconds is not None:
-            self._first_byte.setdefault(model, _Histogram()).add(exchange.first_byte_seconds)
+        counts = self._of(exchange)
+        counts.requests[exchange.status, exchange.outcome] += 1
+        if exchange.first_byte_seconds is None:
+            return
+        counts.histogram("answer_seconds").add(exchange.seconds())
+        if exchange.pieces is not None:
+            counts.histogram("time_to_first_token_seconds").add(exchange.first_byte_seconds)
+            counts.histogram("inter_token_seconds").add_all(exchange.pieces.gaps)
+        if exchange.usage is not None:
+            prompt, completion = exchange.usage
+            counts.tokens["prompt_tokens_total"] += prompt
+            counts.tokens["completion_tokens_total"] += completion
+        elif exchange.outcome == "answered" and exchange.status == 200:
+            counts.tokens["answers_without_usage_total"] += 1
 
-    def render(self, *, log_lines_dropped: int) -> str:
-        """Return the page for `GET /metrics`."""
-        return "\n".join(self._lines(log_lines_dropped)) + "\n"
+    def render(
+        self, *, log_lines_dropped: int, outstanding: Mapping[str, int] | None = None, project: str = ""
+    ) -> str:
+        """Return the page for `GET /metrics`.
 
-    def _lines(self, log_lines_dropped: int) -> Iterator[str]:
-        yield from _head("requests_total", "counter", "Requests by model and status; 499: client gone.")
-        for (model, status), count in sorted(self._requests.items()):
-            yield _sample("requests_total", {"model": model, "status": str(status)}, count)
-        yield from _head("answers_cut_total", "counter", "Answers that the engine did not finish.")
-        for model, count in sorted(self._cut.items()):
-            yield _sample("answers_cut_total", {"model": model}, count)
+        Args:
+            log_lines_dropped: Lines of the access log that were not written.
+            outstanding: Requests that each engine works on, by its address.
+            project: Whose models are shown, and nothing beside; empty: everything.
+        """
+        shown = {
+            labels: counts
+            for labels, counts in sorted(self._models.items(), key=lambda item: str(item[0]))
+            if not project or labels.project == project
+        }
+        lines = list(_of_models(shown))
+        if not project:
+            lines += self._of_gateway(log_lines_dropped, outstanding or {})
+        return "\n".join(lines) + "\n"
+
+    def _of(self, exchange: Exchange) -> _Counts:
+        route = exchange.route
+        labels = _Labels() if route is None else _Labels(route.project, route.model, route.engine_model)
+        counts = self._models.pop(labels, None) or _Counts()
+        if len(self._models) >= _MOST_MODELS:
+            del self._models[next(iter(self._models))]
+        self._models[labels] = counts  # at the end: what was asked last is kept longest
+        return counts
+
+    def _of_gateway(self, log_lines_dropped: int, outstanding: Mapping[str, int]) -> Iterator[str]:
         yield from _head("requests_in_flight", "gauge", "Requests that are being passed on.")
         yield _sample("requests_in_flight", {}, self.in_flight)
+        yield from _head(
+            "engine_requests_outstanding", "gauge", "Requests that an engine works on for this gateway."
+        )
+        for address, count in sorted(outstanding.items()):
+            yield _sample("engine_requests_outstanding", {"engine": address}, count)
         yield from _head("log_lines_dropped_total", "counter", "Access log lines that were not written.")
         yield _sample("log_lines_dropped_total", {}, log_lines_dropped)
-        yield from _head(
-            "first_byte_seconds", "histogram", "From a request's arrival to its answer's first byte."
-        )
-        for model, histogram in sorted(self._first_byte.items()):
-            yield from histogram.lines("first_byte_seconds", model)
 
 
-class _Histogram:
-    __slots__ = ("_counts", "_sum_seconds")
+def _of_models(shown: Mapping[_Labels, _Counts]) -> Iterator[str]:
+    named = [(_named(labels), counts) for labels, counts in shown.items()]
+    yield from _head("requests_total", "counter", "Requests by status and how they ended; 499: client gone.")
+    for labels, counts in named:
+        for (status, outcome), count in sorted(counts.requests.items()):
+            yield _sample("requests_total", {**labels, "status": str(status), "outcome": outcome}, count)
+    for name, text in _TOKENS.items():
+        yield from _head(name, "counter", text)
+        for labels, counts in named:
+            if name in counts.tokens:
+                yield _sample(name, labels, counts.tokens[name])
+    for name, text in _HISTOGRAMS.items():
+        yield from _head(name, "histogram", text)
+        for labels, counts in named:
+            if name in counts.times:
+                yield from _histogram(name, labels, counts.times[name])
 
-    def __init__(self) -> None:
-        self._counts = [0] * (len(FIRST_BYTE_BUCKETS_SECONDS) + 1)
-        self._sum_seconds = 0.0
 
-    def add(self, seconds: float) -> None:
-        self._counts[bisect_left(FIRST_BYTE_BUCKETS_SECONDS, seconds)] += 1
-        self._sum_seconds += seconds
+def _named(labels: _Labels) -> Mapping[str, str]:
+    return {"project": labels.project, "model": labels.model, "adapter": labels.adapter}
 
-    def lines(self, name: str, model: str) -> Iterator[str]:
-        total = 0
-        bounds = [*(str(bound) for bound in FIRST_BYTE_BUCKETS_SECONDS), "+Inf"]
-        for bound, count in zip(bounds, self._counts, strict=True):
-            total += count  # buckets of Prometheus are cumulative
-            yield _sample(f"{name}_bucket", {"model": model, "le": bound}, total)
-        yield _sample(f"{name}_sum", {"model": model}, round(self._sum_seconds, 6))
-        yield _sample(f"{name}_count", {"model": model}, total)
+
+def _histogram(name: str, labels: Mapping[str, str], histogram: Histogram) -> Iterator[str]:
+    total = 0
+    bounds = [*(str(bound) for bound in TIME_BUCKETS_SECONDS), "+Inf"]
+    for bound, count in zip(bounds, histogram.counts, strict=True):
+        total += count  # buckets of Prometheus are cumulative
+        yield _sample(f"{name}_bucket", {**labels, "le": bound}, total)
+    yield _sample(f"{name}_sum", labels, round(histogram.seconds, 6))
+    yield _sample(f"{name}_count", labels, total)
 
 
 def _head(name: str, kind: str, text: str) -> Iterator[str]:

@@ -40,6 +40,7 @@ class ModelPages:
         route = self._routes.table.routes_of(exchange.project).get(model)
         if route is not None:
             exchange.is_known_model = True
+            exchange.route = route
             return web.json_response(_model(route))
         found = await self._fine_tuning.model_of(request, model) if self._fine_tuning else None
         if found is None:

@@ -45,6 +45,7 @@ class ModelRoutes:
             raise model_not_found(model, self._routes, exchange.project)
         exchange.is_known_model = True
         exchange.engine_model = route.engine_model
+        exchange.route = route
         return route
 
 

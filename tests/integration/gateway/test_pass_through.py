@@ -9,6 +9,7 @@ import json
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tunefleet_services.gateway import AccessLog, GatewaySettings, RouteTableHolder, serve_gateway
 
@@ -185,10 +186,38 @@ async def test_log_and_metrics_tell_each_request(engine, gateway, table):
         assert (await running.record_of(made))["outcome"] == "refused"
         async with session.get(running.address + "/metrics", headers=auth) as page:
             text = await page.text()
-        assert 'tunefleet_gateway_requests_total{model="tickets",status="200"} 1' in text
-        assert 'tunefleet_gateway_requests_total{model="",status="404"} 1' in text
-        assert 'tunefleet_gateway_first_byte_seconds_bucket{model="tickets",le="+Inf"} 1' in text
+        of_model = 'project="default",model="tickets",adapter="tickets@42"'
+        assert f'requests_total{{{of_model},status="200",outcome="answered"}} 1' in text
+        assert 'model="",adapter="",status="404",outcome="refused"} 1' in text
+        assert f'answer_seconds_bucket{{{of_model},le="+Inf"}} 1' in text
+        assert f"prompt_tokens_total{{{of_model}}} 3" in text
+        assert f"completion_tokens_total{{{of_model}}} 8" in text
+        assert "time_to_first_token_seconds_bucket" not in text  # nothing was streamed
         assert "nobody" not in text
+
+
+async def test_metrics_time_the_pieces_of_streams_and_count_their_tokens(engine, gateway, table):
+    async with gateway(table(tickets=engine.address)) as running, aiohttp.ClientSession() as session:
+        url, auth = running.address + CHAT, running.auth
+        fake = {"tokens": 20, "interval_ms": 5}
+        usage = {"stream_options": {"include_usage": True}}
+        for more in ({}, usage):
+            async with session.post(url, json=chat(stream=True, fake=fake, **more), headers=auth) as answer:
+                assert (await answer.read()).endswith(b"data: [DONE]\n\n")
+        async with session.get(running.address + "/metrics", headers=auth) as page:
+            text = await page.text()
+    found = {
+        sample.name.removeprefix("tunefleet_gateway_"): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert found["time_to_first_token_seconds_count"] == 2
+    # At most 19 pieces after the first of each stream, and the event that tells the usage of the second:
+    # those that come together with the first are not timed.
+    assert 0 < found["inter_token_seconds_count"] <= 39
+    assert 0 < found["inter_token_seconds_sum"] <= found["answer_seconds_sum"]
+    assert (found["prompt_tokens_total"], found["completion_tokens_total"]) == (3, 8)
+    assert found["answers_without_usage_total"] == 1
 
 
 async def test_a_client_that_takes_nothing_any_more_is_let_go(engine, gateway, table):

@@ -21,6 +21,7 @@ from tunefleet_services.gateway.engines import EngineAnswer, EngineRequest, Engi
 from tunefleet_services.gateway.errors import GatewayError
 from tunefleet_services.gateway.event_stream import events_of
 from tunefleet_services.gateway.exchange import CLIENT_GONE_STATUS, Exchange
+from tunefleet_services.gateway.histogram import Pieces
 from tunefleet_services.gateway.inference.openai import chat_body, tokenize_body
 from tunefleet_services.gateway.inference.refusals import deployment_not_found, from_engine, from_gateway
 from tunefleet_services.gateway.metrics import Metrics
@@ -110,6 +111,7 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
             raise deployment_not_found(model)
         exchange.is_known_model = True
         exchange.engine_model = route.engine_model
+        exchange.route = route
         return route
 
     async def _send(
@@ -170,12 +172,17 @@ async def _answer(
             if text:
                 if exchange.first_byte_seconds is None:
                     exchange.mark_first_byte()
+                    exchange.pieces = Pieces()
+                elif exchange.pieces is not None:
+                    exchange.pieces.note(b"")
                 exchange.bytes_sent += len(text)
                 yield pb.ChatResponse(text=text)
     except TimeoutError as error:
         raise silent(route) from error
     except (aiohttp.ClientError, OSError) as error:
         raise unavailable(route) from error
+    if last.HasField("usage"):
+        exchange.usage = (last.usage.prompt_tokens, last.usage.completion_tokens)
     yield last
 
 

@@ -207,6 +207,12 @@ class Assembly:
         number, self._numbered = self._numbered, self._numbered + 1
         return {"type": kind, "sequence_number": number, **content}
 
+    @property
+    def tokens(self) -> tuple[int, int] | None:
+        """Tokens of prompt and answer; None if the engine did not count them."""
+        counted = self._counted()
+        return None if counted is None else (counted["input_tokens"], counted["output_tokens"])
+
     def _counted(self) -> Event | None:
         if self._usage is None:
             return None

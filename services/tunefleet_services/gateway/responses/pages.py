@@ -17,6 +17,7 @@ from tunefleet_services.gateway.errors import GatewayError, error_of
 from tunefleet_services.gateway.event_stream import events_of
 from tunefleet_services.gateway.exchange import CLIENT_GONE_STATUS, current_exchange
 from tunefleet_services.gateway.forward import engine_request, read_answer
+from tunefleet_services.gateway.histogram import Pieces
 from tunefleet_services.gateway.metrics import Metrics
 from tunefleet_services.gateway.reading import read_body
 from tunefleet_services.gateway.responses.assembly import Assembly
@@ -132,14 +133,18 @@ async def _events(assembly: Assembly, upstream: EngineAnswer, route: Route) -> A
             if not has_begun:
                 has_begun = True
                 exchange.mark_first_byte()
+                exchange.pieces = Pieces()
                 for event in assembly.begin():
                     yield event
+            elif exchange.pieces is not None:
+                exchange.pieces.note(b"")
             for event in assembly.take(chunk):
                 yield event
     except TimeoutError as error:
         raise silent(route) from error
     except (aiohttp.ClientError, OSError) as error:
         raise (_went_away() if has_begun else unavailable(route)) from error
+    exchange.usage = assembly.tokens
     for event in assembly.end():
         yield event
 
