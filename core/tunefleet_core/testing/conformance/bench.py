@@ -7,10 +7,10 @@ import hashlib
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from google.protobuf.message import Message
 
@@ -46,6 +46,7 @@ class Bench:
         self._closing = asyncio.Event()
         self._holder: asyncio.Task[None] | None = None
         self._engine: Engine | None = None
+        self._shared: dict[object, object] = {}
 
     # --- its life ----------------------------------------------------------------------
 
@@ -182,6 +183,15 @@ class Bench:
             yield run
         finally:
             await self.stop(order.run)
+
+    async def shared(self, make: Callable[[Bench], Awaitable[_T]]) -> _T:
+        """Return what tests share and leave as it is, made on first use.
+
+        A run costs a backend on torch seconds of imports, and many tests only read of one.
+        """
+        if make not in self._shared:
+            self._shared[make] = await make(self)
+        return cast("_T", self._shared[make])
 
     async def engine(self) -> Engine:
         """Return the engine that tests share, started on first use and ready."""

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from tunefleet.backend.v1 import backend_service_pb2 as pb
 from tunefleet.backend.v1.backend_pb2 import Capability
-from tunefleet.backend.v1.run_pb2 import Run, RunOrder, StopMode
+from tunefleet.backend.v1.run_pb2 import RunOrder, StopMode
 from tunefleet.job.v1.event_pb2 import AttemptOutcome, JobEvent
 from tunefleet_core.testing.conformance.bench import Bench, in_words
 from tunefleet_core.testing.conformance.cases import Suite, case
 from tunefleet_core.testing.conformance.identity import TIMES
 from tunefleet_core.testing.conformance.orders import ENDLESS_STEPS, EVERY_STEPS, STEPS
 from tunefleet_core.testing.conformance.profile import Transport
+from tunefleet_core.testing.conformance.shared_runs import paused_run, resumed, resumed_run, whole_run
 from tunefleet_core.testing.conformance.transports import worker_process
 
 __all__ = ["Checkpoint", "Pause", "SaveOnRequest"]
@@ -27,31 +28,25 @@ class Checkpoint(Suite):
 
     @case(*_RESUME)
     async def test_checkpoints_are_whole_and_told(self, bench: Bench) -> None:
-        order = bench.orders.run()
-        run = await bench.finish(order)
-        told = [
-            event.checkpoint_saved for event in await bench.events(order.run) if event.checkpoint_saved.path
-        ]
-        assert [saved.step for saved in told] == [saved.step for saved in run.checkpoints]
-        assert {EVERY_STEPS, 2 * EVERY_STEPS} <= {saved.step for saved in run.checkpoints}
-        for saved in run.checkpoints:
-            assert any((Path(order.work_dir) / saved.path).rglob("*")), f"{saved.path} is empty"
+        ended = await bench.shared(whole_run)
+        events = await bench.events(ended.order.run)
+        told = [event.checkpoint_saved for event in events if event.checkpoint_saved.path]
+        assert [saved.step for saved in told] == [saved.step for saved in ended.run.checkpoints]
+        assert {EVERY_STEPS, 2 * EVERY_STEPS} <= {saved.step for saved in ended.run.checkpoints}
+        for saved in ended.run.checkpoints:
+            assert any((ended.work / saved.path).rglob("*")), f"{saved.path} is empty"
 
     @case(*_RESUME)
     async def test_a_resumed_run_ends_as_one_that_was_not_stopped(self, bench: Bench) -> None:
-        whole = bench.orders.run()
-        run = await bench.finish(whole)
-        again = resumed(bench, whole, run, step=EVERY_STEPS)
-        ended = await bench.finish(again)
-        assert ended.outcome == _SUCCEEDED, in_words(ended)
-        assert bench.output_digests(again) == bench.output_digests(whole)
+        again = await bench.shared(resumed_run)
+        assert again.run.outcome == _SUCCEEDED, in_words(again.run)
+        whole = await bench.shared(whole_run)
+        assert bench.output_digests(again.order) == bench.output_digests(whole.order)
 
     @case(*_RESUME, is_error=True)
     async def test_a_resumed_run_does_no_step_twice(self, bench: Bench) -> None:
-        whole = bench.orders.run()
-        again = resumed(bench, whole, await bench.finish(whole), step=EVERY_STEPS)
-        await bench.finish(again)
-        told = [event.metrics for event in await bench.events(again.run) if event.metrics.HasField("loss")]
+        events = await bench.events((await bench.shared(resumed_run)).order.run)
+        told = [event.metrics for event in events if event.metrics.HasField("loss")]
         assert [metrics.step for metrics in told] == list(range(EVERY_STEPS + 1, STEPS + 1))
 
     @case(*_RESUME, is_error=True)
@@ -66,8 +61,7 @@ class Checkpoint(Suite):
 
     @case(*_RESUME, is_error=True, transports=(Transport.WORKER,))
     async def test_a_run_whose_worker_was_killed_ends_as_if_it_was_not(self, bench: Bench) -> None:
-        whole = bench.orders.run()
-        await bench.finish(whole)
+        whole = (await bench.shared(whole_run)).order
         killed = bench.orders.run()
         async with worker_process(bench.profile) as worker:
             with bench.on(worker.calls):
@@ -103,8 +97,7 @@ class SaveOnRequest(Suite):
 
     @case(*_ON_REQUEST)
     async def test_a_run_that_was_saved_on_request_ends_as_one_that_was_not(self, bench: Bench) -> None:
-        whole, saved = bench.orders.run(), bench.orders.run()
-        await bench.finish(whole)
+        whole, saved = (await bench.shared(whole_run)).order, bench.orders.run()
         await bench.start(saved)
         await bench.call("SaveRun", pb.SaveRunRequest(run=saved.run, number=1))
         await bench.events(saved.run)
@@ -112,10 +105,9 @@ class SaveOnRequest(Suite):
 
     @case(*_ON_REQUEST, is_error=True)
     async def test_a_request_to_an_ended_run_changes_nothing(self, bench: Bench) -> None:
-        order = bench.orders.run()
-        ended = await bench.finish(order)
-        answer = await bench.call("SaveRun", pb.SaveRunRequest(run=order.run, number=9))
-        assert answer.run == ended
+        ended = await bench.shared(whole_run)
+        answer = await bench.call("SaveRun", pb.SaveRunRequest(run=ended.order.run, number=9))
+        assert answer.run == ended.run
 
     @case(*_ON_REQUEST, is_error=True)
     async def test_a_request_to_an_unknown_run_is_refused(self, bench: Bench) -> None:
@@ -132,12 +124,11 @@ class Pause(Suite):
 
     @case(*_RESUME)
     async def test_a_paused_run_has_saved_where_it_was(self, bench: Bench) -> None:
-        order = bench.orders.endless_run()
-        async with bench.working(order, step=EVERY_STEPS + 2):
-            run = await bench.stop(order.run, StopMode.STOP_MODE_SAVE)
+        paused = await bench.shared(paused_run)
+        run = paused.run
         assert run.outcome == AttemptOutcome.ATTEMPT_OUTCOME_PAUSED, in_words(run)
         assert run.checkpoints[-1].step > EVERY_STEPS, "no checkpoint was written for the pause"
-        assert any((Path(order.work_dir) / run.checkpoints[-1].path).rglob("*"))
+        assert any((paused.work / run.checkpoints[-1].path).rglob("*"))
         assert not run.HasField("output")
 
     @case(*_RESUME)
@@ -155,27 +146,12 @@ class Pause(Suite):
 
     @case(*_RESUME, is_error=True)
     async def test_a_paused_run_can_be_paused_and_cancelled_again(self, bench: Bench) -> None:
-        order = bench.orders.endless_run()
-        async with bench.working(order, step=1):
-            paused = await bench.stop(order.run, StopMode.STOP_MODE_SAVE)
-            for mode in (StopMode.STOP_MODE_SAVE, StopMode.STOP_MODE_CANCEL):
-                again = await bench.stop(order.run, mode)
-                assert (again.outcome, again.checkpoints) == (paused.outcome, paused.checkpoints)
+        paused = await bench.shared(paused_run)
+        for mode in (StopMode.STOP_MODE_SAVE, StopMode.STOP_MODE_CANCEL):
+            again = await bench.stop(paused.order.run, mode)
+            assert (again.outcome, again.checkpoints) == (paused.run.outcome, paused.run.checkpoints)
 
     @case(*_RESUME, is_error=True)
     async def test_a_pause_that_becomes_a_cancel_ends_the_run(self, bench: Bench) -> None:
-        order = bench.orders.endless_run()
-        await bench.start(order)
-        await bench.until_step(order.run, 1)
-        await bench.stop(order.run, StopMode.STOP_MODE_SAVE)
-        assert (await bench.stop(order.run)).outcome == AttemptOutcome.ATTEMPT_OUTCOME_PAUSED
-
-
-def resumed(bench: Bench, before: RunOrder, run: Run, *, step: int) -> RunOrder:
-    """Return an order that goes on at a checkpoint of another run."""
-    order = bench.orders.run(spec=before.resolved_spec)
-    saved = next(item for item in run.checkpoints if item.step == step)
-    order.attempt = before.attempt + 1
-    order.resume_from = str(Path(before.work_dir) / saved.path)
-    order.resume_step = step
-    return order
+        paused = await bench.shared(paused_run)
+        assert (await bench.stop(paused.order.run)).outcome == AttemptOutcome.ATTEMPT_OUTCOME_PAUSED

@@ -9,6 +9,7 @@ from tunefleet.backend.v1.backend_pb2 import Capability
 from tunefleet_core.testing.conformance.bench import Bench
 from tunefleet_core.testing.conformance.cases import Suite, case
 from tunefleet_core.testing.conformance.identity import TIMES
+from tunefleet_core.testing.conformance.shared_runs import whole_run
 
 __all__ = ["Events"]
 
@@ -20,25 +21,22 @@ class Events(Suite):
 
     @case(_TRAIN)
     async def test_events_are_numbered_in_order_without_gaps(self, bench: Bench) -> None:
-        order = bench.orders.run()
-        run = await bench.finish(order)
-        sequences = [event.source_sequence for event in await bench.events(order.run)]
+        ended = await bench.shared(whole_run)
+        sequences = [event.source_sequence for event in await bench.events(ended.order.run)]
         assert sequences == list(range(1, len(sequences) + 1))
-        assert run.last_source_sequence == len(sequences)
+        assert ended.run.last_source_sequence == len(sequences)
 
     @case(_TRAIN)
     async def test_every_event_names_its_attempt_and_its_time(self, bench: Bench) -> None:
-        order = bench.orders.run()
-        order.attempt = 2
-        await bench.finish(order)
+        order = (await bench.shared(whole_run)).order
         events = await bench.events(order.run)
-        assert {event.attempt for event in events} == {2}
+        assert {event.attempt for event in events} == {order.attempt}
         assert all(event.HasField("create_time") and event.WhichOneof("payload") for event in events)
 
     @case(_TRAIN, is_error=True)
     async def test_a_reader_goes_on_after_any_event(self, bench: Bench) -> None:
-        order = bench.orders.run()
-        last = (await bench.finish(order)).last_source_sequence
+        ended = await bench.shared(whole_run)
+        order, last = ended.order, ended.run.last_source_sequence
         for after in (1, last // 2, last - 1):
             got = {event.source_sequence for event in await bench.events(order.run, after)}
             assert got == set(range(after + 1, last + 1))
@@ -59,8 +57,8 @@ class Events(Suite):
 
     @case(_TRAIN, is_error=True)
     async def test_after_the_last_event_the_stream_ends_at_once(self, bench: Bench) -> None:
-        order = bench.orders.run()
-        last = (await bench.finish(order)).last_source_sequence
+        ended = await bench.shared(whole_run)
+        order, last = ended.order, ended.run.last_source_sequence
         assert await bench.events(order.run, last) == []
         assert await bench.events(order.run, last + 1000) == []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import aclosing
-from pathlib import Path
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
 from tunefleet.backend.v1 import backend_service_pb2 as pb
@@ -16,6 +15,7 @@ from tunefleet_core.testing.conformance.bench import Bench, in_words
 from tunefleet_core.testing.conformance.cases import Suite, case
 from tunefleet_core.testing.conformance.identity import TIMES
 from tunefleet_core.testing.conformance.orders import STEPS
+from tunefleet_core.testing.conformance.shared_runs import cancelled_run, whole_run
 
 __all__ = ["Evaluation", "TrainerCancellation", "TrainerIdempotency", "TrainerLifecycle"]
 
@@ -29,26 +29,21 @@ class TrainerLifecycle(Suite):
 
     @case(_TRAIN)
     async def test_a_run_ends_with_an_output(self, bench: Bench) -> None:
-        order = bench.orders.run()
-        run = await bench.finish(order)
-        assert run.outcome == _SUCCEEDED, in_words(run)
-        assert run.output.step == STEPS
-        assert run.output.kind != ArtifactKind.ARTIFACT_KIND_UNSPECIFIED
-        assert bench.output_digests(order), f"{order.work_dir}/output holds no file"
+        ended = await bench.shared(whole_run)
+        assert ended.run.outcome == _SUCCEEDED, in_words(ended.run)
+        assert ended.run.output.step == STEPS
+        assert ended.run.output.kind != ArtifactKind.ARTIFACT_KIND_UNSPECIFIED
+        assert bench.output_digests(ended.order), f"{ended.work}/output holds no file"
 
     @case(_TRAIN)
     async def test_a_run_is_shown_while_it_works(self, bench: Bench) -> None:
-        order = bench.orders.endless_run()
-        async with bench.working(order, step=1):
-            run = await bench.get(order.run)
-        assert (run.name, run.state) == (order.run, RunState.RUN_STATE_RUNNING)
-        assert run.outcome == AttemptOutcome.ATTEMPT_OUTCOME_UNSPECIFIED
+        one = await bench.shared(cancelled_run)
+        assert (one.before.name, one.before.state) == (one.order.run, RunState.RUN_STATE_RUNNING)
+        assert one.before.outcome == AttemptOutcome.ATTEMPT_OUTCOME_UNSPECIFIED
 
     @case(_TRAIN)
     async def test_phases_begin_with_the_start_and_reach_the_work(self, bench: Bench) -> None:
-        order = bench.orders.run()
-        await bench.finish(order)
-        events = await bench.events(order.run)
+        events = await bench.events((await bench.shared(whole_run)).order.run)
         phases = [event.phase_changed.phase for event in events if event.HasField("phase_changed")]
         assert phases[0] == RunPhase.RUN_PHASE_STARTING
         assert RunPhase.RUN_PHASE_WORKING in phases
@@ -56,9 +51,8 @@ class TrainerLifecycle(Suite):
 
     @case(_TRAIN)
     async def test_metrics_rise_to_the_last_step(self, bench: Bench) -> None:
-        order = bench.orders.run()
-        await bench.finish(order)
-        told = [event.metrics for event in await bench.events(order.run) if event.HasField("metrics")]
+        events = await bench.events((await bench.shared(whole_run)).order.run)
+        told = [event.metrics for event in events if event.HasField("metrics")]
         steps = [metrics.step for metrics in told if metrics.HasField("loss")]
         assert sorted(set(steps)) == list(range(1, STEPS + 1)), "every step tells its loss"
         assert {metrics.total_steps for metrics in told} == {STEPS}
@@ -126,26 +120,23 @@ class TrainerIdempotency(Suite):
 
     @case(_TRAIN)
     async def test_starting_an_ended_run_returns_its_end(self, bench: Bench) -> None:
-        order = bench.orders.run()
-        ended = await bench.finish(order)
+        ended = await bench.shared(whole_run)
         for _ in range(TIMES):
-            again = await bench.start(order)
-            assert (again.state, again.outcome) == (RunState.RUN_STATE_ENDED, ended.outcome)
-        assert (await bench.get(order.run)).last_source_sequence == ended.last_source_sequence
+            again = await bench.start(ended.order)
+            assert (again.state, again.outcome) == (RunState.RUN_STATE_ENDED, ended.run.outcome)
+        assert (await bench.get(ended.order.run)).last_source_sequence == ended.run.last_source_sequence
 
     @case(_TRAIN, is_error=True)
     async def test_stopping_an_ended_run_changes_nothing(self, bench: Bench) -> None:
-        order = bench.orders.run()
-        ended = await bench.finish(order)
+        ended = await bench.shared(whole_run)
         for mode in (StopMode.STOP_MODE_CANCEL, StopMode.STOP_MODE_SAVE) * 2:
-            assert (await bench.stop(order.run, mode)).outcome == ended.outcome
+            assert (await bench.stop(ended.order.run, mode)).outcome == ended.run.outcome
 
     @case(_TRAIN, is_error=True)
     async def test_cancelling_again_gives_the_same_answer(self, bench: Bench) -> None:
-        order = bench.orders.endless_run()
-        async with bench.working(order, step=1):
-            outcomes = [(await bench.stop(order.run)).outcome for _ in range(TIMES)]
-        assert outcomes == [_CANCELLED] * TIMES
+        one = await bench.shared(cancelled_run)
+        outcomes = [(await bench.stop(one.order.run)).outcome for _ in range(TIMES)]
+        assert [one.run.outcome, *outcomes] == [_CANCELLED] * (TIMES + 1)
 
     @case(_TRAIN, is_error=True)
     async def test_a_refused_start_is_refused_again(self, bench: Bench) -> None:
@@ -160,9 +151,7 @@ class TrainerCancellation(Suite):
 
     @case(_TRAIN, is_error=True)
     async def test_a_working_run_can_be_cancelled(self, bench: Bench) -> None:
-        order = bench.orders.endless_run()
-        async with bench.working(order, step=2):
-            run = await bench.stop(order.run)
+        run = (await bench.shared(cancelled_run)).run
         assert (run.state, run.outcome) == (RunState.RUN_STATE_ENDED, _CANCELLED)
 
     @case(_TRAIN, is_error=True)
@@ -175,20 +164,14 @@ class TrainerCancellation(Suite):
 
     @case(_TRAIN, is_error=True)
     async def test_a_cancelled_run_leaves_no_output(self, bench: Bench) -> None:
-        order = bench.orders.endless_run()
-        async with bench.working(order, step=1):
-            run = await bench.stop(order.run)
-        assert not run.HasField("output")
-        assert not (Path(order.work_dir) / "output").exists()
+        one = await bench.shared(cancelled_run)
+        assert not one.run.HasField("output")
+        assert not (one.work / "output").exists()
 
     @case(_TRAIN, is_error=True)
     async def test_the_stream_of_a_cancelled_run_ends(self, bench: Bench) -> None:
-        order = bench.orders.endless_run()
-        async with bench.working(order, step=1):
-            async with asyncio.TaskGroup() as group:
-                reading = group.create_task(bench.events(order.run))
-                await bench.stop(order.run)
-            assert reading.result()
+        one = await bench.shared(cancelled_run)
+        assert one.events[-1].source_sequence == one.run.last_source_sequence
 
     @case(_TRAIN, is_error=True)
     async def test_a_reader_that_leaves_harms_nothing(self, bench: Bench) -> None:
