@@ -21,6 +21,7 @@ from tunefleet_core.backend.manifest import (
 )
 from tunefleet_core.backend.needs import require_capabilities, require_trainable_base
 from tunefleet_core.backend.openai_engine import OpenAiDriver, devices_of, template_file
+from tunefleet_core.backend.scopes import manifest_for, option_scope
 
 __all__ = [
     "EngineCommand",
@@ -36,7 +37,9 @@ __all__ = [
     "devices_of",
     "go_quiet_and_offline",
     "has_capability",
+    "manifest_for",
     "method_limit",
+    "option_scope",
     "require_capabilities",
     "require_capability",
     "require_trainable_base",

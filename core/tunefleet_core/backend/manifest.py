@@ -7,7 +7,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 from google.protobuf import json_format
 
-from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, FormatScope, MethodLimit
+from tunefleet.backend.v1.backend_pb2 import (
+    BackendManifest,
+    Capability,
+    FormatScope,
+    MethodLimit,
+    OptionScope,
+)
 from tunefleet_core import CONTRACT_VERSION
 from tunefleet_core.backend.choices import train_choices
 from tunefleet_core.errors import Reason, TunefleetError
@@ -44,6 +50,7 @@ def backend_manifest(
     methods: Iterable[str] = (),
     method_limits: Iterable[MethodLimit] = (),
     choices: Mapping[str, Sequence[str]] | None = None,
+    option_scopes: Iterable[OptionScope] = (),
     distributed_methods: Iterable[str] = (),
     engine_settings: Iterable[str] = (),
     trackers: Iterable[str] = (),
@@ -56,7 +63,8 @@ def backend_manifest(
     trained and served ones those that it takes for some types, or out of some carriers, only. The
     methods are training methods beside `sft`, the limits types of model that one is not for; the
     choices are fields of a training spec that it honours beyond what every backend does
-    (`choices.BASICS`), field to values, none for any. The distributed methods are
+    (`choices.BASICS`), field to values, none for any. The option scopes say what is left of all
+    this beside one of its options. The distributed methods are
     those that it runs on several devices, a process for each; the engine settings fields of
     `EngineSettings` that its engine honours. The trackers are those that it can
     tell the numbers of runs to, by the function that `tracker_entry` names.
@@ -88,6 +96,7 @@ def backend_manifest(
         methods=sorted(methods),
         method_limits=method_limits,
         choices=train_choices(choices or {}),
+        option_scopes=option_scopes,
         distributed_methods=sorted(distributed_methods),
         engine_settings=sorted(engine_settings),
         trackers=sorted(trackers),

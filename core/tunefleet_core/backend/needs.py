@@ -19,6 +19,7 @@ from tunefleet_core.backend.manifest import (
     trained_formats,
     training_scope,
 )
+from tunefleet_core.backend.scopes import manifest_for
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
 
 __all__ = ["require_capabilities", "require_trainable_base"]
@@ -36,12 +37,13 @@ class _Need:
 
 
 def require_capabilities(spec: JobSpec, manifest: BackendManifest) -> None:
-    """Refuse a spec that a backend cannot run.
+    """Refuse a spec that a backend cannot run with the options that the spec gives it.
 
     Raises:
         TunefleetError: CAPABILITY_UNSUPPORTED naming the capability and the field that asks
-            for it; FIELD_INVALID if the spec names no work.
+            for it; FIELD_INVALID if the spec names no work, or an option that it has too few devices for.
     """
+    manifest = manifest_for(spec, manifest)
     for need in _needs(spec):
         if not need.field:
             require_capability(manifest, need.capability)

@@ -18,6 +18,7 @@ from tunefleet.job.v1.resolved_pb2 import (
 from tunefleet.job.v1.spec_pb2 import JobSpec, TrainSpec
 from tunefleet_core.backend import (
     choice_values,
+    manifest_for,
     require_capabilities,
     require_trainable_base,
     trained_formats,
@@ -116,7 +117,7 @@ def finish_train(
     require_trainable_base(
         draft.spec.train,
         draft.facts,
-        backend.manifest,
+        manifest_for(draft.spec, backend.manifest),
         is_unpacked=stored is not None and stored.is_unpacked_to_train,
     )
     require_base_servable(draft.spec, backend.manifest, draft.facts, draft.family)

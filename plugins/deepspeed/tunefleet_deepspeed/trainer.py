@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 from deepspeed.runtime.zero.utils import ZeRORuntimeException
-from safetensors.torch import load_file, save_file
 
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rendering import first_line
 from tunefleet_deepspeed.checkpoints import WeightsOnlyEngine
 from tunefleet_deepspeed.gathering import gather_trained
 from tunefleet_trl.processes import is_first
-from tunefleet_trl.trainer import RunTrainer
+from tunefleet_trl.split.trainer import SplitTrainer
 
 __all__ = ["ZeroTrainer"]
 
-_WEIGHTS = "trained.safetensors"
 _RECOVERY_SCRIPTS = "zero_to_*.py"
 """Programs that the library puts into every checkpoint; what a run leaves is whole without them."""
 
 
-class ZeroTrainer(RunTrainer):
+class ZeroTrainer(SplitTrainer):
     """A trainer of trl's whose weights, gradients and optimiser are DeepSpeed's."""
 
     deepspeed: Any
     """The engine, once training has begun."""
-    trained: Mapping[str, Any]
-    """What was trained, whole and on the host, once training has ended: of the first process alone."""
 
     def settle_weights(self) -> None:
         """Leave the number type alone: the engine steps on float32 copies of what it trains."""
@@ -50,21 +45,10 @@ class ZeroTrainer(RunTrainer):
             for script in folder.glob(_RECOVERY_SCRIPTS):
                 script.unlink()
 
-    def write_weights(self, folder: Path | None) -> None:
-        weights = gather_trained(self.model, keeps=folder is not None)
-        if folder is not None:
-            save_file(weights, folder / _WEIGHTS)
-
-    def load_weights_of(self, folder: Path) -> None:
-        """Take the weights of another step as what was trained; the engine is gone by then."""
-        self.trained = load_file(folder / _WEIGHTS)
+    def gather(self, *, keeps: bool) -> dict[str, Any]:
+        return gather_trained(self.model, keeps=keeps)
 
     def read_training_state(self, folder: Path) -> None:
-        """Go on from what `write_training_state` wrote, of as many processes as there are now.
-
-        Raises:
-            TunefleetError: BACKEND_FAILED if the checkpoint is damaged or of another run.
-        """
         try:
             self.deepspeed.load_checkpoint(str(folder), load_module_strict=self._is_full)
         except (UnpicklingError, OSError, KeyError, AssertionError, ZeRORuntimeException) as error:
@@ -77,7 +61,6 @@ class ZeroTrainer(RunTrainer):
         self._load_optimizer_and_scheduler(str(folder))
 
     def try_step(self, batch: Any) -> float:
-        """Take a step on a batch and return its loss. Weights and optimiser move: read a state afterwards."""
         self.accelerator.gradient_state._set_sync_gradients(True)
         self.current_gradient_accumulation_steps = 1
         loss = self.training_step(self.model_wrapped, batch, self.trained_in(batch))

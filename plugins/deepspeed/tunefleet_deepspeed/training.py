@@ -13,15 +13,14 @@ from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rendering import Renderer, TrainingRows, is_preflight_wanted, renderer_of, training_rows
-from tunefleet_deepspeed.gathering import gather_trained, put_trained
 from tunefleet_deepspeed.joining import USES_OUR_STATE, join, leave, tell_libraries
 from tunefleet_deepspeed.options import engine_config, zero_options
-from tunefleet_deepspeed.preflight import preflight
 from tunefleet_deepspeed.trainer import ZeroTrainer
 from tunefleet_trl.life import DivergedError, RowPlaces, attach_life, restore_best, with_rollbacks
 from tunefleet_trl.loading import Hardware, load_base, prepare_hardware
-from tunefleet_trl.outcome import base_numbers_of, write_output
 from tunefleet_trl.processes import is_first
+from tunefleet_trl.split.preflight import preflight
+from tunefleet_trl.split.whole import write_whole
 from tunefleet_trl.training import supervised_arguments, supervised_datasets, supervised_trainer
 
 __all__ = ["train"]
@@ -58,13 +57,14 @@ def _train_once(
     except DivergedError:
         trainer.let_go()  # before there is another engine
         raise
-    trainer.trained = gather_trained(trainer.model, keeps=is_first(order))
+    trainer.trained = trainer.gather(keeps=is_first(order))
     trainer.let_go()
     leave(order)
     if not is_first(order):
         return RunOutput(step=trainer.state.global_step)
     restore_best(context, trainer)
-    return _write_whole(context, trainer, renderer, rows, hardware=hardware)
+    unset_hf_deepspeed_config()  # else the base would be split again
+    return write_whole(context, trainer, renderer, rows, dtype=hardware.dtype)
 
 
 def _trainer(context: RunContext, renderer: Renderer, rows: TrainingRows, hardware: Hardware) -> Any:
@@ -97,27 +97,6 @@ def _trainer(context: RunContext, renderer: Renderer, rows: TrainingRows, hardwa
 def _try_first(context: RunContext, renderer: Renderer, trainer: Any) -> None:
     if is_preflight_wanted(context):
         preflight(context, trainer, renderer)
-
-
-def _write_whole(
-    context: RunContext,
-    trainer: ZeroTrainer,
-    renderer: Renderer,
-    rows: TrainingRows,
-    *,
-    hardware: Hardware,
-) -> RunOutput:
-    """Load the base anew, whole, put on it what was trained, and write it as trl writes its own.
-
-    On the host: what is split over devices need not fit on one.
-    """
-    spec = context.order.resolved_spec
-    unset_hf_deepspeed_config()  # else the base would be split again
-    whole = Hardware(kind="cpu", dtype=hardware.dtype)
-    base = load_base(spec.base, whole)
-    base_numbers = base_numbers_of(context, base, rows)
-    trainer.model = put_trained(base, trainer.trained, spec)
-    return write_output(context, trainer, renderer, rows, hardware=whole, base_numbers=base_numbers)
 
 
 def _refuse_unsupported(spec: ResolvedSpec) -> None:

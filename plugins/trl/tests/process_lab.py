@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import trl_lab as lab
 
 from tunefleet.backend.v1.run_pb2 import Run, RunOrder
 from tunefleet.job.v1.event_pb2 import JobEvent
@@ -13,8 +16,10 @@ from tunefleet_core.worker.hosted_run import HostedRun
 from tunefleet_core.worker.rank_group import RankGroup
 from tunefleet_core.worker.rank_process import RankProcess
 
-__all__ = ["Hosted", "drive", "run_hosted"]
+__all__ = ["EVERY", "STEPS", "Hosted", "alone", "drive", "order_of", "output_bytes", "resumed", "run_hosted"]
 
+STEPS = 8
+EVERY = 3
 LIMIT_SECONDS = 600.0  # the libraries are imported once per process; a busy machine takes its time
 
 
@@ -48,6 +53,61 @@ class Hosted:
     def ended(self) -> Run:
         """How it ended."""
         return self.run.describe()
+
+
+def order_of(
+    base: Path,
+    folder: Path,
+    *,
+    adaptation: str = "lora",
+    model_type: str = "qwen3",
+    dropout: float = 0.0,
+    packing: bool = False,
+) -> RunOrder:
+    """Return an order for 8 steps of 4 rows, one at a time, over 16 rows of different lengths."""
+    spec = lab.adapted_spec(adaptation, steps=STEPS, micro_batch_size=1)
+    if adaptation != "full":
+        spec.train.adapter.lora.dropout = dropout
+    spec.train.method.sft.packing = packing
+    spec.train.checkpoint.every_steps = EVERY
+    rows = [lab.chat(word, answer + "!" * number) for number, (word, answer) in enumerate(lab.PAIRS * 4)]
+    if packing:  # of one length, two to a sequence: as many sequences as two steps take
+        rows = [lab.chat(f"{number:02d}", f"{number * 7:03d}") for number in range(16)]
+        spec.train.max_length = 80
+    folder.mkdir(parents=True, exist_ok=True)
+    data = [
+        ("train", lab.write_rows(folder / "train.jsonl", rows)),
+        ("validation", lab.write_rows(folder / "validation.jsonl", rows[:5])),
+    ]
+    return lab.order(lab.resolved(base, model_type=model_type, data=data, spec=spec), folder / "work")
+
+
+def resumed(order: RunOrder, folder: Path, step: int) -> RunOrder:
+    """Return the same order in another folder, from a checkpoint of the first."""
+    again = RunOrder()
+    again.CopyFrom(order)
+    again.work_dir, again.resume_step = str(folder), step
+    again.resume_from = str(Path(order.work_dir) / "checkpoints" / f"step-{step:08d}")
+    return again
+
+
+def alone(order: RunOrder) -> dict[str, Any]:
+    """Run the order in this process and return its figures."""
+    from tunefleet_trl.rank import TrlRank  # light until it runs
+
+    context = lab.MemoryContext(order)
+    TrlRank().run(context)
+    told = [metrics for metrics in context.told if metrics.HasField("loss")]
+    return {
+        "losses": {metrics.step: metrics.loss for metrics in told},
+        "tokens": [metrics.tokens for metrics in told],
+        "validation": [item.validation_loss for item in context.told if item.HasField("validation_loss")],
+    }
+
+
+def output_bytes(order: RunOrder) -> dict[str, bytes]:
+    """Return the files that a run left."""
+    return {path.name: path.read_bytes() for path in (Path(order.work_dir) / "output").iterdir()}
 
 
 Watch = Callable[[Hosted, JobEvent], Awaitable[None]]

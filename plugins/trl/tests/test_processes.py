@@ -8,6 +8,7 @@ from pathlib import Path
 import process_lab
 import pytest
 import trl_lab as lab
+from process_lab import EVERY, STEPS, alone, order_of, output_bytes, resumed
 
 from tunefleet.backend.v1.run_pb2 import RunOrder, StopMode
 from tunefleet.job.v1.event_pb2 import AttemptOutcome, JobEvent, RunPhase
@@ -16,51 +17,7 @@ from tunefleet_trl.processes import join_processes, require_world
 from tunefleet_trl.rank import TrlRank
 
 ENTRY = "tunefleet_trl.rank:TrlRank"
-STEPS = 8
-EVERY = 3
 TOLERANCE = 1e-5
-
-
-def order_of(
-    base: Path, folder: Path, *, adaptation: str = "lora", dropout: float = 0.0, packing: bool = False
-) -> RunOrder:
-    """Return an order for 8 steps of 4 rows, one at a time, over 16 rows of different lengths."""
-    spec = lab.adapted_spec(adaptation, steps=STEPS, micro_batch_size=1)
-    if adaptation != "full":
-        spec.train.adapter.lora.dropout = dropout
-    spec.train.method.sft.packing = packing
-    spec.train.checkpoint.every_steps = EVERY
-    rows = [lab.chat(word, answer + "!" * number) for number, (word, answer) in enumerate(lab.PAIRS * 4)]
-    if packing:  # of one length, two to a sequence: as many sequences as two steps take
-        rows = [lab.chat(f"{number:02d}", f"{number * 7:03d}") for number in range(16)]
-        spec.train.max_length = 80
-    folder.mkdir(parents=True, exist_ok=True)
-    data = [
-        ("train", lab.write_rows(folder / "train.jsonl", rows)),
-        ("validation", lab.write_rows(folder / "validation.jsonl", rows[:5])),
-    ]
-    return lab.order(lab.resolved(base, data=data, spec=spec), folder / "work")
-
-
-def resumed(order: RunOrder, folder: Path, step: int) -> RunOrder:
-    """Return the same order in another folder, from a checkpoint of the first."""
-    again = RunOrder()
-    again.CopyFrom(order)
-    again.work_dir, again.resume_step = str(folder), step
-    again.resume_from = str(Path(order.work_dir) / "checkpoints" / f"step-{step:08d}")
-    return again
-
-
-def alone(order: RunOrder) -> dict[str, object]:
-    """Run the order in this process and return its figures."""
-    context = lab.MemoryContext(order)
-    TrlRank().run(context)
-    told = [metrics for metrics in context.told if metrics.HasField("loss")]
-    return {
-        "losses": {metrics.step: metrics.loss for metrics in told},
-        "tokens": [metrics.tokens for metrics in told],
-        "validation": [item.validation_loss for item in context.told if item.HasField("validation_loss")],
-    }
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +26,6 @@ def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> process_lab.H
     return process_lab.run_hosted(
         order_of(base, tmp_path_factory.mktemp("whole"), dropout=0.1), ENTRY, processes=2
     )
-
-
-def output_bytes(order: RunOrder) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (Path(order.work_dir) / "output").iterdir()}
 
 
 @pytest.mark.parametrize(

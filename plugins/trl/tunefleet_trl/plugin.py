@@ -11,6 +11,7 @@ from tunefleet_core.plugins.hookspecs import hookimpl
 from tunefleet_trl.heads import NO_HEAD, WITHOUT_HEAD
 from tunefleet_trl.methods import METHODS
 from tunefleet_trl.quantising import FORMATS
+from tunefleet_trl.split.options import OPTION, SCHEMA, SCOPES
 from tunefleet_trl.written import FORMAT, MODEL_TYPES
 
 __all__ = ["tunefleet_backends"]
@@ -28,6 +29,7 @@ _OPTIONS_SCHEMA = {
             "description": "`auto`: FlashAttention 2, padding-free batches and Liger where device, model and "
             "method take them and they are installed. `library`: what transformers does by itself.",
         },
+        OPTION: SCHEMA,
     },
     "additionalProperties": False,
 }
@@ -77,6 +79,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             device_kinds=["cpu", "cuda"],
             rank_entry="tunefleet_trl.rank:TrlRank",
             options_schema=_OPTIONS_SCHEMA,
+            option_scopes=SCOPES,
             keep_warm=True,
         ),
     )

@@ -236,7 +236,12 @@ class RunTraining:
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        factor = self.life.rate_factor if self.life is not None and checkpoint is not None else 1.0
+        if checkpoint is not None:
+            self.scale_rates()
+
+    def scale_rates(self) -> None:
+        """Multiply the rates that a checkpoint knows with the factor of a run that was rolled back."""
+        factor = self.life.rate_factor if self.life is not None else 1.0
         if factor != 1.0:
             schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
             schedule.base_lrs = [rate * factor for rate in schedule.base_lrs]

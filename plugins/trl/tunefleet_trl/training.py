@@ -35,6 +35,7 @@ from tunefleet_trl.packing import PackingCollator, packed_dataset, require_isola
 from tunefleet_trl.preflight import preflight
 from tunefleet_trl.processes import is_first, join_processes, leave_processes
 from tunefleet_trl.quantising import FORMATS
+from tunefleet_trl.split.options import is_split
 from tunefleet_trl.trainer import RunTrainer
 
 __all__ = ["supervised_arguments", "supervised_datasets", "supervised_trainer", "train"]
@@ -57,9 +58,15 @@ def train(context: RunContext) -> RunOutput:
             "float16 is not computed on a processor: this run computes in float32.",
             hint="Leave train.dtype out, or run it on a device.",
         )
-    hardware = with_kernels(context, hardware)
+    is_in_parts = is_split(spec.spec)
+    if not is_in_parts:
+        hardware = with_kernels(context, hardware)
     join_processes(context.order, hardware.kind)
     renderer = renderer_of(spec.base, spec.chat_template, loss_on=spec.spec.train.loss_on)
+    if is_in_parts:
+        from tunefleet_trl.split.training import train_split  # few runs need it
+
+        return train_split(context, renderer, hardware)
     method = spec.spec.train.method.WhichOneof("method") or "sft"
     if method == "distill":
         return _distilled(context, renderer, hardware)

@@ -186,6 +186,7 @@ class BackendManifest(_message.Message):
     TRACKERS_FIELD_NUMBER: _builtins.int
     TRACKER_ENTRY_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    OPTION_SCOPES_FIELD_NUMBER: _builtins.int
     DISTRIBUTED_METHODS_FIELD_NUMBER: _builtins.int
     ENGINE_SETTINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -269,6 +270,12 @@ class BackendManifest(_message.Message):
         """
 
     @_builtins.property
+    def option_scopes(self) -> _containers.RepeatedCompositeFieldContainer[Global___OptionScope]:
+        """What it cannot do beside one of its options. A job that asks for the option
+        and for more is refused at submit.
+        """
+
+    @_builtins.property
     def distributed_methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Training methods, `sft` among them, that it runs on several devices of one
         host, a rank process for each. Empty: its runs take one device.
@@ -304,12 +311,13 @@ class BackendManifest(_message.Message):
         trackers: _abc.Iterable[_builtins.str] | None = ...,
         tracker_entry: _builtins.str = ...,
         choices: _abc.Iterable[Global___TrainChoice] | None = ...,
+        option_scopes: _abc.Iterable[Global___OptionScope] | None = ...,
         distributed_methods: _abc.Iterable[_builtins.str] | None = ...,
         engine_settings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options_schema", b"options_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "distributed_methods", b"distributed_methods", "engine_entry", b"engine_entry", "engine_settings", b"engine_settings", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "method_limits", b"method_limits", "methods", b"methods", "name", b"name", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "tracker_entry", b"tracker_entry", "trackers", b"trackers", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "distributed_methods", b"distributed_methods", "engine_entry", b"engine_entry", "engine_settings", b"engine_settings", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "method_limits", b"method_limits", "methods", b"methods", "name", b"name", "option_scopes", b"option_scopes", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "tracker_entry", b"tracker_entry", "trackers", b"trackers", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -342,6 +350,56 @@ class TrainChoice(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrainChoice: _TypeAlias = TrainChoice  # noqa: Y015
+
+@_typing.final
+class OptionScope(_message.Message):
+    """What is left of a backend for jobs that give one of its options a value. It
+    trains by the methods that it spreads then, on whole numbers alone.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTION_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    WITHOUT_FIELD_NUMBER: _builtins.int
+    DISTRIBUTED_METHODS_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
+    LEAST_DEVICES_FIELD_NUMBER: _builtins.int
+    option: _builtins.str
+    """Name of the option in `backend_options`."""
+    value: _builtins.str
+    """The value, a word."""
+    least_devices: _builtins.int
+    """Fewest devices that a job has to have. 0: any number."""
+    @_builtins.property
+    def without(self) -> _containers.RepeatedScalarFieldContainer[Global___Capability.ValueType]:
+        """Capabilities that it does not have then."""
+
+    @_builtins.property
+    def distributed_methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The training methods that it runs then, on several devices too."""
+
+    @_builtins.property
+    def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainChoice]:
+        """What it honours then, in the place of the manifest's `choices`."""
+
+    def __init__(
+        self,
+        *,
+        option: _builtins.str = ...,
+        value: _builtins.str = ...,
+        without: _abc.Iterable[Global___Capability.ValueType] | None = ...,
+        distributed_methods: _abc.Iterable[_builtins.str] | None = ...,
+        choices: _abc.Iterable[Global___TrainChoice] | None = ...,
+        least_devices: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "distributed_methods", b"distributed_methods", "least_devices", b"least_devices", "option", b"option", "value", b"value", "without", b"without"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OptionScope: _TypeAlias = OptionScope  # noqa: Y015
 
 @_typing.final
 class MethodLimit(_message.Message):

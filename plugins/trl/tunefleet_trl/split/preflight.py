@@ -1,4 +1,4 @@
-"""Try everything a run will need before its first step: what cannot work fails in the first minute.
+"""Try a run whose weights are split, before its first step: what cannot work fails in the first minute.
 
 The state is written, a step taken on the longest rows, a checkpoint saved, a short answer
 given; then that first state is read. It proves that one can be, and leaves no trace of the
@@ -27,18 +27,18 @@ from tunefleet_core.rendering import (
     require_room,
     stop_if_asked,
 )
-from tunefleet_deepspeed.trainer import ZeroTrainer
 from tunefleet_trl.answering import likeliest_answer
 from tunefleet_trl.memory import peak_memory_bytes
 from tunefleet_trl.preflight import random_state_kept
 from tunefleet_trl.processes import is_first, wait_for_all, writing_together
+from tunefleet_trl.split.trainer import SplitTrainer
 
 __all__ = ["preflight"]
 
 _ANSWER_TOKENS = 2
 
 
-def preflight(context: RunContext, trainer: ZeroTrainer, renderer: Renderer) -> None:
+def preflight(context: RunContext, trainer: SplitTrainer, renderer: Renderer) -> None:
     """Try a run and tell what was measured. Every process does the same.
 
     Args:
@@ -70,7 +70,7 @@ def preflight(context: RunContext, trainer: ZeroTrainer, renderer: Renderer) -> 
     context.preflight(found)
 
 
-def _try_step(trainer: ZeroTrainer, found: Preflight) -> None:
+def _try_step(trainer: SplitTrainer, found: Preflight) -> None:
     lengths = trainer.row_lengths()
     rows = longest_rows(lengths, trainer.args.per_device_train_batch_size)
     found.longest_row_tokens = lengths[rows[0]]
@@ -89,7 +89,7 @@ def _try_step(trainer: ZeroTrainer, found: Preflight) -> None:
 
 
 @contextmanager
-def _state_kept(context: RunContext, trainer: ZeroTrainer) -> Iterator[None]:
+def _state_kept(context: RunContext, trainer: SplitTrainer) -> Iterator[None]:
     """Write the state of a run that has not begun, and read it again after the trial."""
     with _scratch(context, "before") as folder:
         _write(context, trainer, folder)
@@ -98,7 +98,7 @@ def _state_kept(context: RunContext, trainer: ZeroTrainer) -> Iterator[None]:
         wait_for_all(context.order)
 
 
-def _try_saving(context: RunContext, trainer: ZeroTrainer, found: Preflight) -> None:
+def _try_saving(context: RunContext, trainer: SplitTrainer, found: Preflight) -> None:
     """Write a checkpoint as the run will, and compare its size with the disk.
 
     Raises:
@@ -115,7 +115,7 @@ def _try_saving(context: RunContext, trainer: ZeroTrainer, found: Preflight) -> 
     require_room(work, found, policy, steps=trainer.state.max_steps, every=trainer.args.save_steps)
 
 
-def _write(context: RunContext, trainer: ZeroTrainer, folder: Path) -> None:
+def _write(context: RunContext, trainer: SplitTrainer, folder: Path) -> None:
     with (
         naming_full_disk_of(Path(context.order.work_dir), Preflight()),
         writing_together(context.order, lambda: _made(folder)) as shared,
