@@ -53,6 +53,32 @@ def test_a_shared_environment_stays(index: EnvironmentIndex, tmp_path: Path) -> 
     assert index.read()["two"].plugins == ("two",)
 
 
+def test_one_that_another_builds_on_stays_until_that_is_gone(index: EnvironmentIndex, tmp_path: Path) -> None:
+    """By the library between them too; what a plugin elsewhere builds on is another copy."""
+    folder = environment(index, "aaaa", "low", "high", "beside")
+    environment(index, "bbbb", "elsewhere")
+    site = folder / "lib" / "python3.11" / "site-packages"
+    requires = {
+        "tunefleet_low": "",
+        "tunefleet_high": "between>=1 ; python_version >= '3'",
+        "tunefleet_beside": "rich",
+    }
+    for name, requirement in {**requires, "between": "Tunefleet.Low"}.items():
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        line = f"Requires-Dist: {requirement}\n" if requirement else ""
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{line}")
+    before = index.read()
+    with pytest.raises(TunefleetError, match="'low' stays: 'high' of the same environment") as caught:
+        remove("low", tmp_path)
+    assert caught.value.reason is Reason.STATE_CONFLICT
+    assert caught.value.hint.endswith("tunefleet plugins remove high")
+    assert index.read() == before
+    assert remove("beside", tmp_path).shared_with == ("high", "low")
+    remove("high", tmp_path)
+    assert remove("low", tmp_path).shared_with == ()
+
+
 def test_one_that_is_not_there_is_refused_naming_what_is(index: EnvironmentIndex, tmp_path: Path) -> None:
     environment(index, "aaaa", "one")
     with pytest.raises(TunefleetError, match="'three' is not installed") as caught:
