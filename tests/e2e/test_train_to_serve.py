@@ -144,15 +144,61 @@ async def test_completions_and_unknown_models_answer_as_openai_does(served: Serv
             await client.with_options(api_key="tf-wrong").models.list()
 
 
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"messages": [{"role": "user", "content": "long " * 5000}]}, "context_length_exceeded", "messages"),
+        ({"max_tokens": 1_000_000}, "context_length_exceeded", "messages"),
+        ({"temperature": "hot"}, None, "temperature"),
+        ({"messages": [{"role": "user"}]}, None, "messages[0].content"),
+        ({"response_format": {"type": "json_schema"}}, "unsupported_parameter", "response_format"),
+    ],
+)
+async def test_what_the_engine_refuses_reaches_the_client_by_code_and_field(
+    served: Served, fields: dict[str, object], code: str | None, param: str
+) -> None:
+    async with served.async_client() as client:
+        with pytest.raises(openai.BadRequestError) as raised:
+            await client.chat.completions.create(**served.question("tickets") | fields)
+    error = raised.value
+    assert (error.code, error.param) == (code, param)
+    assert param.partition("[")[0] in error.message or code == "context_length_exceeded"
+
+
 async def test_terminal_chat_answers_from_the_same_model(served: Served) -> None:
     ended = await served.fleet.cli("chat", "refusing", "-m", served.prompt[-1]["content"])
     assert ended.code == 0, ended.stderr
     assert ended.stdout.strip() == "no"
 
 
+async def test_a_viewer_chats_with_what_is_served_and_deploys_nothing(served: Served) -> None:
+    fleet = served.fleet
+    async with fleet.client() as client:
+        viewer = (await client.tokens.create("onlooker", role="viewer")).secret
+    await fleet.done("deployments", "delete", "refusing")
+    async with served.async_client() as client, client.with_options(api_key=viewer) as onlooker:
+
+        async def is_gone() -> bool:
+            return {model.id async for model in client.models.list()} == {"tickets"}
+
+        await fleet.until(is_gone, "the gateway no longer offers it")
+
+        async def is_known() -> bool:
+            try:
+                return bool((await onlooker.chat.completions.create(**served.question("tickets"))).choices)
+            except openai.AuthenticationError:  # the gateway has not heard of the token yet
+                return False
+
+        await fleet.until(is_known, "the viewer chats with what is served")
+        with pytest.raises(openai.PermissionDeniedError) as raised:
+            await onlooker.chat.completions.create(**served.question(f"ft:{BASE}:default:refusing"))
+        assert (raised.value.code, raised.value.type) == ("permission_denied", "permission_error")
+        assert await is_gone()
+    assert "refusing" not in (await fleet.done("deployments", "list")).stdout
+
+
 async def test_deleted_deployments_are_gone_and_with_the_last_their_engine(served: Served) -> None:
     fleet = served.fleet
-    await fleet.done("deployments", "delete", "refusing")
     async with served.async_client() as client:
 
         async def names() -> set[str]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
 import click
 
 from tunefleet_cli.invocation import Invocation, command_options
 
 __all__ = ["up"]
+
+_COUNT = click.IntRange(min=0)
+_GatewayValue: TypeAlias = int | tuple[str, ...] | None
 
 
 @click.command()
@@ -16,13 +22,46 @@ __all__ = ["up"]
 @click.option(
     "--trainers", type=click.IntRange(0, 64), default=1, show_default=True, help="Trainers to start."
 )
+@click.option("--requests-per-minute", type=_COUNT, help="Of one API token at the gateway; 0: no bound.")
+@click.option("--requests-at-once", type=_COUNT, help="Of one API token at the gateway; 0: no bound.")
+@click.option("--max-in-flight", type=_COUNT, help="Requests that the gateway passes on at one time.")
+@click.option("--max-body-mib", type=_COUNT, help="Longest request body that the gateway takes.")
+@click.option("--max-file-mib", type=_COUNT, help="Longest file of rows that the gateway takes.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="Host that requests may name; repeat it.")
+@click.option(
+    "--allow-origin",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Origin whose pages may ask the gateway; repeat it.",
+)
 @command_options
-def up(invocation: Invocation, state: str | None, host: str, port: int, trainers: int) -> None:
-    """Start coordinator, trainer, server and gateway here; Ctrl-C stops them all."""
+def up(
+    invocation: Invocation, state: str | None, host: str, port: int, trainers: int, **gateway: _GatewayValue
+) -> None:
+    """Start coordinator, trainer, server and gateway here; Ctrl-C stops them all.
+
+    Bounds that are left out are the gateway's own, such as 16 MiB for a body.
+    """
     from pathlib import Path
 
     from tunefleet_services.local import UpOptions, run_up
 
     folder = Path(state).expanduser() if state else invocation.state_folder()
     announce = invocation.output().note
-    run_up(UpOptions(state_folder=folder, host=host, port=port, trainers=trainers, announce=announce))
+    run_up(
+        UpOptions(
+            state_folder=folder,
+            host=host,
+            port=port,
+            trainers=trainers,
+            gateway_options=tuple(_as_words(gateway)),
+            announce=announce,
+        )
+    )
+
+
+def _as_words(options: Mapping[str, _GatewayValue]) -> Iterator[str]:
+    """Yield options as the gateway's own command line has them, where they are called the same."""
+    for name, value in options.items():
+        for word in value if isinstance(value, tuple) else () if value is None else (str(value),):
+            yield f"--{name.replace('_', '-')}={word}"

@@ -10,6 +10,16 @@ from tunefleet_core.process import read_token, run_process
 from tunefleet_services.gateway.service import Gateway, GatewayOptions
 from tunefleet_services.gateway.settings import GatewaySettings
 
+_MIB = 1024 * 1024
+_USUAL = GatewaySettings()
+_BOUNDS = (
+    ("--requests-per-minute", 0, "requests of one API token in a minute; 0: no bound"),
+    ("--requests-at-once", 0, "requests of one API token at one time; 0: no bound"),
+    ("--max-in-flight", _USUAL.max_in_flight, "requests passed on at one time, of all tokens"),
+    ("--max-body-mib", _USUAL.max_body_bytes // _MIB, "longest request body, MiB"),
+    ("--max-file-mib", _USUAL.max_file_bytes // _MIB, "longest file of rows, MiB"),
+)
+
 
 def main() -> None:
     """Parse the command line and run."""
@@ -28,8 +38,8 @@ def main() -> None:
     parser.add_argument(
         "--allow-origin", action="append", default=[], metavar="ORIGIN", help="may be repeated"
     )
-    parser.add_argument("--requests-per-minute", type=int, default=0, help="of one API token; 0: no bound")
-    parser.add_argument("--requests-at-once", type=int, default=0, help="of one API token; 0: no bound")
+    for name, default, text in _BOUNDS:
+        parser.add_argument(name, type=_count, default=default, metavar="N", help=text)
     arguments = parser.parse_args()
     options = GatewayOptions(
         name=arguments.name,
@@ -43,6 +53,9 @@ def main() -> None:
         settings=GatewaySettings(
             allowed_hosts=frozenset(arguments.allow_host),
             allowed_origins=frozenset(arguments.allow_origin),
+            max_in_flight=arguments.max_in_flight,
+            max_body_bytes=arguments.max_body_mib * _MIB,
+            max_file_bytes=arguments.max_file_mib * _MIB,
             requests_per_minute=arguments.requests_per_minute,
             requests_at_once=arguments.requests_at_once,
         ),
@@ -52,6 +65,13 @@ def main() -> None:
         await Gateway(options).run()
 
     run_process(work)
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return count
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ class UpOptions:
     trainers: int = 1
     lease_seconds: float = 10.0
     warm: bool = True
+    gateway_options: tuple[str, ...] = ()
+    """Further options of the gateway's command, such as `("--requests-at-once", "8")`."""
     announce: Callable[[str], None] = print
     """Told one line of text for people at each step of the start."""
 
@@ -225,6 +227,7 @@ def _services(options: UpOptions, endpoints: Endpoints) -> list[ChildSpec]:
                 endpoints.inference.rpartition(":")[2],
                 "--user-address",
                 endpoints.user,
+                *options.gateway_options,
             ),
         ),
     ]
