@@ -3,7 +3,8 @@
     python -m tunefleet_echo.server --port 8000 --model echo
 
 The answer of a model is its name and the last user message; of the base, the
-message alone. One token is one word.
+message alone. One token is one word. A request with `pace_ms` gets its stream at
+that pace, a word each so many milliseconds.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         words, finish = _cut(_answer(model, self.state.base, body["messages"]), body)
         common = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         if body.get("stream"):
-            self._stream(common, words, finish)
+            self._stream(common, words, finish, pause_seconds=(body.get("pace_ms") or 0) / 1e3)
             return
         message = {"role": "assistant", "content": "".join(words)}
         self._send(
@@ -114,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
             },
         )
 
-    def _stream(self, common: dict[str, Any], words: list[str], finish: str) -> None:
+    def _stream(self, common: dict[str, Any], words: list[str], finish: str, *, pause_seconds: float) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
@@ -123,6 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
         deltas += [({"content": word}, None) for word in words]
         deltas.append(({}, finish))
         for delta, reason in deltas:
+            if delta.get("content"):
+                time.sleep(pause_seconds)
             choice = {"index": 0, "delta": delta, "finish_reason": reason}
             chunk = {**common, "object": "chat.completion.chunk", "choices": [choice]}
             self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
@@ -144,13 +147,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _wrong_field(body: dict[str, Any]) -> str:
     """Return what is wrong with a request; empty if nothing is."""
-    messages, limit = body.get("messages"), body.get("max_tokens")
+    messages, limit, pace = body.get("messages"), body.get("max_tokens"), body.get("pace_ms")
     if not isinstance(messages, list) or not all(
         isinstance(item, dict) for item in cast("list[Any]", messages)
     ):
         return "messages: must be a list of objects"
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         return "max_tokens: must be at least 1"
+    if pace is not None and (not isinstance(pace, int) or pace < 0):
+        return "pace_ms: must be a whole number"
     return ""
 
 

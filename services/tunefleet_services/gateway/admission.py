@@ -16,7 +16,7 @@ from tunefleet_services.gateway.errors import GatewayError
 from tunefleet_services.gateway.routes import Grant
 from tunefleet_services.gateway.settings import GatewaySettings
 
-__all__ = ["admit_source", "admit_token", "grant_of", "is_loopback", "token_of"]
+__all__ = ["admit_source", "admit_token", "grant_of", "is_loopback", "knows_nobody_yet", "token_of"]
 
 _SEE_TOKEN = "Send an API token of this fleet as 'Authorization: Bearer <token>'."
 
@@ -80,6 +80,17 @@ def grant_of(token: str, grants: Mapping[str, Grant]) -> Grant | None:
     # surrogateescape: header bytes that are no UTF-8 are a wrong token, not a failure of ours.
     grant = grants.get(hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest())
     return None if grant is None or grant.is_over() else grant
+
+
+def knows_nobody_yet() -> GatewayError:
+    """Build the error for a gateway that has just started: a right token must not be called wrong."""
+    return GatewayError(
+        503,
+        "The gateway has just started and has not heard of the fleet's tokens and models. Try again.",
+        code="gateway_starting",
+        error_type="server_error",
+        headers={"Retry-After": "1"},
+    )
 
 
 def is_loopback(name: str) -> bool:

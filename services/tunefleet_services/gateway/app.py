@@ -17,7 +17,12 @@ from aiohttp.typedefs import Handler
 
 from tunefleet_core.errors import TunefleetError
 from tunefleet_services.gateway.access_log import AccessLog
-from tunefleet_services.gateway.admission import admit_source, admit_token, token_of
+from tunefleet_services.gateway.admission import (
+    admit_source,
+    admit_token,
+    knows_nobody_yet,
+    token_of,
+)
 from tunefleet_services.gateway.engines import Engines
 from tunefleet_services.gateway.errors import GatewayError, error_of
 from tunefleet_services.gateway.exchange import CLIENT_GONE_STATUS, Exchange, current_exchange
@@ -181,6 +186,8 @@ class _Gateway:
                 return web.Response(status=204, headers=_PREFLIGHT)  # browsers send no token with it
             if request.path == _HEALTH:
                 return await handler(request)
+            if not self._table.is_known:
+                raise knows_nobody_yet()
             exchange.project = admit_token(request, self._table.table.grants).project
             with self._limits.hold(token_of(request)):
                 return await handler(request)

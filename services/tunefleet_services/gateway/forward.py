@@ -8,6 +8,7 @@ error event first, where it stands between two events.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 
 import aiohttp
@@ -62,6 +63,7 @@ _NEVER_BLOCKS_BYTES = 16 * 1024
 _EVENT_STREAM = "text/event-stream"
 # Where engines say how many tokens there were: the last event before the end mark, or the end of an object.
 _TAIL_BYTES = 4096
+_STREAM_END = re.compile(rb"data: ?\[DONE\]\s*\Z")
 _LONGEST_REFUSAL_BYTES = 256 * 1024
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
@@ -139,7 +141,12 @@ class Forwarder:
                     exchange.outcome = "engine_gone"
                     await _cut(request, downstream, last)
                     return downstream
-            exchange.usage = usage_at_end(before[-_TAIL_BYTES:] + last[-_TAIL_BYTES:])
+            tail = before[-_TAIL_BYTES:] + last[-_TAIL_BYTES:]
+            if pieces is not None and not (_has_end_mark(upstream.response) or _STREAM_END.search(tail)):
+                exchange.outcome = "engine_gone"
+                await _cut(request, downstream, last)
+                return downstream
+            exchange.usage = usage_at_end(tail)
             await downstream.write_eof()
         except (ConnectionError, TimeoutError):  # the client left, or takes nothing any more
             exchange.outcome = "client_gone"
@@ -156,6 +163,14 @@ class Forwarder:
             return
         async with asyncio.timeout(self._settings.idle_seconds):
             await downstream.write(chunk)
+
+
+def _has_end_mark(response: aiohttp.ClientResponse) -> bool:
+    """Say whether HTTP itself tells a whole body from one that broke off.
+
+    A body that lasts until its connection closes ends alike when its engine dies (RFC 9112, 6.3).
+    """
+    return "Transfer-Encoding" in response.headers or "Content-Length" in response.headers
 
 
 async def _cut(request: web.Request, downstream: web.StreamResponse, last: bytes) -> None:

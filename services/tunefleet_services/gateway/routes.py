@@ -134,10 +134,12 @@ class RouteTableHolder:
     Both doors of a gateway share it, and with it what is known of how busy engines are.
     """
 
-    __slots__ = ("_table", "replicas")
+    __slots__ = ("_table", "is_known", "replicas")
 
     def __init__(self, table: RouteTable | None = None) -> None:
         self._table = table or RouteTable()
+        self.is_known = table is not None
+        """Whether there was a table yet. Until then nobody's token is known, and none is wrong."""
         self.replicas = Replicas()
 
     @property
@@ -148,6 +150,7 @@ class RouteTableHolder:
     def replace_routes(self, table: RouteTable) -> None:
         """Put another table in force for every request that begins after this."""
         self._table = table
+        self.is_known = True
 
 
 def _with_replicas(routes: Iterable[Route]) -> Iterable[Route]:

@@ -135,7 +135,7 @@ def table() -> Callable[..., RouteTable]:
 def gateway() -> Callable[..., AbstractAsyncContextManager[RunningGateway]]:
     @asynccontextmanager
     async def run(
-        routes: RouteTable, settings: GatewaySettings | None = None
+        routes: RouteTable | None, settings: GatewaySettings | None = None
     ) -> AsyncIterator[RunningGateway]:
         holder = RouteTableHolder(routes)
         log = io.StringIO()

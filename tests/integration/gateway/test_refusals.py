@@ -93,6 +93,16 @@ async def test_health_needs_no_token_and_metrics_does(gateway, table):
             assert await refusal(answer) == (401, "invalid_api_key", None)
 
 
+async def test_a_gateway_that_has_just_started_calls_no_token_wrong(engine, gateway, table):
+    async with gateway(None) as running, aiohttp.ClientSession() as session:
+        async with session.get(running.address + "/v1/models", headers=running.auth) as answer:
+            assert await refusal(answer) == (503, "gateway_starting", None)
+            assert answer.headers["Retry-After"] == "1"
+        running.holder.replace_routes(table(tickets=engine.address))
+        async with session.get(running.address + "/v1/models", headers=running.auth) as answer:
+            assert answer.status == 200
+
+
 @pytest.mark.parametrize(
     "sent", ["", "Bearer", "Bearer ", "Basic tf-test-token", "tf-test-token", "Bearer é"]
 )
@@ -227,3 +237,28 @@ async def test_a_pooled_connection_that_the_engine_closed_costs_the_client_nothi
             async with session.post(running.address + CHAT, data=body, headers=running.auth) as answer:
                 assert (answer.status, await answer.read()) == (200, b"{}")
         assert (rude.requests, rude.connections) == (3, 2)
+
+
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_a_stream_that_lasts_until_its_connection_closes_is_whole_only_with_its_end_mark(
+    gateway, table, is_whole
+):
+    said = STREAM + b'data: {"choices": []}\n\n' + (b"data: [DONE]\n\n" if is_whole else b"")
+    async with (
+        RudeEngine(said) as rude,
+        gateway(table(tickets=rude.address)) as running,
+        aiohttp.ClientSession() as session,
+    ):
+        body = json.dumps({"model": "tickets", "stream": True})
+        headers = {**running.auth, "X-Request-Id": "one"}
+        async with session.post(running.address + CHAT, data=body, headers=headers) as answer:
+            assert answer.status == 200
+            if is_whole:
+                assert (await answer.read()).endswith(b"[DONE]\n\n")
+            else:
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await answer.read()
+        assert (await running.record_of("one"))["outcome"] == ("answered" if is_whole else "engine_gone")

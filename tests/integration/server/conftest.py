@@ -27,11 +27,15 @@ async def coordinator(tmp_path: Path) -> AsyncIterator[FakeCoordinator]:
 
 
 @pytest.fixture
-async def server(coordinator: FakeCoordinator, tmp_path: Path) -> AsyncIterator[ServiceProcess]:
+async def server(
+    request: pytest.FixtureRequest, coordinator: FakeCoordinator, tmp_path: Path
+) -> AsyncIterator[ServiceProcess]:
+    """A running server; indirect parameters are its lease in seconds."""
+    lease_seconds = getattr(request, "param", LEASE_SECONDS)
     state = tmp_path / "state"
     state.mkdir()
     process = ServiceProcess("tunefleet_services.server", port=coordinator.port, state=state)
-    await process.start("--lease-seconds", str(LEASE_SECONDS))
+    await process.start("--lease-seconds", str(lease_seconds))
     try:
         yield process
     finally:

@@ -6,10 +6,12 @@ import asyncio
 import hashlib
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from engine_questions import ask, models
 from fake_coordinator import FakeCoordinator
 from service_process import ServiceProcess, count_marked
@@ -177,6 +179,11 @@ async def test_killed_contract_host_takes_its_engine_along_and_another_serves(
     assert len(server.engines()) == 1
 
 
+# An engine waits one lease to be adopted: long enough for a Python process to start on a busy machine.
+_ADOPTION_SECONDS = 8.0
+
+
+@pytest.mark.parametrize("server", [_ADOPTION_SECONDS], indirect=True)
 async def test_restarted_server_adopts_its_engine(
     coordinator: FakeCoordinator, server: ServiceProcess, base: BaseFacts, adapter: Path, deploy: Deploy
 ) -> None:
@@ -188,8 +195,9 @@ async def test_restarted_server_adopts_its_engine(
     (engine,) = server.engines()
     pid = engine.engine_pid
     await server.kill()
+    killed = time.monotonic()
     coordinator.history.clear()
-    await server.start("--lease-seconds", "2")
+    await server.start("--lease-seconds", str(_ADOPTION_SECONDS))
     await coordinator.until(lambda: len(coordinator.hellos) == 2, "the server never came back")
 
     held = {status.deployment_uid: status for status in coordinator.hellos[1].deployments}
@@ -197,7 +205,7 @@ async def test_restarted_server_adopts_its_engine(
     assert held["d-tuned"].contract == before.contract
     assert {state for _, state in coordinator.history} == {"READY"}
     # Longer than a lease: an engine whose owner did not take it over would have ended by now.
-    await asyncio.sleep(3)
+    await asyncio.sleep(max(0.0, killed + _ADOPTION_SECONDS + 1 - time.monotonic()))
     assert [item.engine_pid for item in server.engines()] == [pid]
     assert {state for _, state in coordinator.history} == {"READY"}
 

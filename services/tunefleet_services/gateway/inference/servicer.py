@@ -15,7 +15,7 @@ from tunefleet.inference.v1 import inference_service_pb2_grpc as inference_grpc
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rpc import RpcContext
 from tunefleet_services.gateway.access_log import AccessLog
-from tunefleet_services.gateway.admission import grant_of
+from tunefleet_services.gateway.admission import grant_of, knows_nobody_yet
 from tunefleet_services.gateway.affinity import affinity_of
 from tunefleet_services.gateway.engines import EngineAnswer, EngineRequest, Engines, silent, unavailable
 from tunefleet_services.gateway.errors import GatewayError
@@ -95,6 +95,8 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
             return pb.TokenizeResponse(token_ids=_token_ids(data))
 
     def _route(self, model: str, context: RpcContext, exchange: Exchange) -> Route:
+        if not self._routes.is_known:
+            raise knows_nobody_yet()
         table = self._routes.table  # taken once: the call ends where it began
         grant = grant_of(_token(context), table.grants)
         if grant is None:
