@@ -2,12 +2,14 @@
 
     PYTHON-WITH-SGLANG tests/engines/read_sglang.py
 
-SGLang imports its CUDA kernels early, so nothing of it is imported here: its lists of names are read from its
-source by `ast`. They are literals: the two modules that hold parser names exist to be read without the rest.
+SGLang imports its CUDA kernels early, so its lists of names are read from its source by `ast`. They are
+literals: the two modules that hold parser names exist to be read without the rest. Only its options are asked
+of its own parser, which comes without kernels.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 from importlib.metadata import version
@@ -48,6 +50,16 @@ def _architectures(models: Path) -> list[str]:
     return sorted(found)
 
 
+def _options() -> list[str]:
+    """Return the long options of the server's own parser, without dashes, those that deny one among them."""
+    from sglang.srt.server_args import ServerArgs
+
+    parser = argparse.ArgumentParser()
+    ServerArgs.add_cli_args(parser)
+    found = {text for action in parser._actions for text in action.option_strings if text.startswith("--")}
+    return sorted(text.removeprefix("--") for text in found - {"--help"})
+
+
 def main() -> None:
     srt = _folder()
     found = {
@@ -58,6 +70,7 @@ def main() -> None:
         "reasoning_parsers": _names(srt / "parser" / "reasoning_parser_names.py", "REASONING_PARSER_NAMES"),
         "quantizations": _names(srt / "arg_groups" / "choices.py", "QUANTIZATION_CHOICES"),
         "architectures": _architectures(srt / "models"),
+        "options": _options(),
     }
     print(json.dumps(found))
 
