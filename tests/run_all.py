@@ -197,6 +197,7 @@ def suites() -> list[Suite]:
                 "plugins/deepspeed/tests/light",
                 "plugins/gguf/tests/light",
                 "plugins/mlx/tests/light",
+                "plugins/sglang/tests/light",
                 "plugins/vllm/tests/light",
             ),
             environment=light,

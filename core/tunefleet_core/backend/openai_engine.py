@@ -136,10 +136,13 @@ def devices_of(device_ids: Sequence[str]) -> str:
 
 
 def _message(answer: bytes) -> str:
-    """Return the sentence of an OpenAI error body; the body itself if it is none."""
+    """Return the sentence of an error body; the body itself if it has none."""
     try:
         body = cast("Mapping[str, object]", json.loads(answer))
         error = body.get("error", body)
-        return str(cast("Mapping[str, object]", error)["message"] if isinstance(error, dict) else error)
+        if not isinstance(error, dict):
+            return str(error)
+        told = cast("Mapping[str, object]", error)
+        return str(told["message"] if "message" in told else told["error_message"])  # the second: SGLang
     except (ValueError, KeyError, TypeError, AttributeError):
         return answer.decode("utf-8", "replace")[:500]

@@ -116,7 +116,7 @@ def test_what_a_library_states_says_who_states_it() -> None:
     ("adaptation", "engine", "quantization", "of", "reason", "instead"),
     [
         ("dora", "vllm", "", "qwen3", "its loader refuses DoRA", "train.merge: true, and vllm serves"),
-        ("rslora", "sglang", "", "qwen3", "too weak by sqrt(rank)", "train.merge: true, and sglang serves"),
+        ("dora", "sglang", "", "qwen3", "it refuses DoRA", "train.merge: true, and sglang serves"),
         ("dora", "embedded", "", "qwen3", "cannot mix DoRA", "train.merge: true, and embedded serves"),
         ("expert_lora", "vllm", "", "qwen3_moe", "the wrong way round", "train.merge: true, and vllm"),
         ("expert_lora", "", "", "qwen3", "no routed experts", "leave train.adapter.lora.experts out"),
@@ -211,10 +211,10 @@ def test_a_backend_that_looks_at_no_base_is_listed_for_any_family_and_serves_wha
 
 
 def test_a_trainer_that_only_shares_an_engines_name_does_not_serve_what_it_trained() -> None:
-    cell = Cell(backend="sglang", method="sft", adaptation="rslora", family="qwen3", engine="sglang")
-    trains = [*TRAINS, Capability.CAPABILITY_RSLORA]
+    cell = Cell(backend="sglang", method="sft", adaptation="dora", family="qwen3", engine="sglang")
+    trains = [*TRAINS, Capability.CAPABILITY_DORA]
     verdict = matrix(trainer("sglang", capabilities=trains)).judge(cell)
-    assert (verdict.standing, verdict.reason) == (Standing.NO, ENGINES["sglang"].refuses["rslora"])
+    assert (verdict.standing, verdict.reason) == (Standing.NO, ENGINES["sglang"].refuses["dora"])
     serves = trainer("sglang", capabilities=[*trains, Capability.CAPABILITY_SERVE])
     assert matrix(serves).judge(cell).reason.endswith("'sglang' serves what it trained")
 

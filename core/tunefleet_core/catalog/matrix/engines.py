@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tunefleet_core.catalog.engines import EngineRegistry, engine_registries
-from tunefleet_core.catalog.matrix.adapters import BIAS, DORA, EXPERTS, INIT, MODULES, RANK, RSLORA, Trait
+from tunefleet_core.catalog.matrix.adapters import BIAS, DORA, EXPERTS, INIT, MODULES, RANK, Trait
 from tunefleet_core.catalog.matrix.standing import Standing, Verdict
 
 __all__ = ["ENGINES", "EngineFacts", "Published", "judge_adapter", "judge_class", "nearest_ranks"]
@@ -85,14 +85,15 @@ ENGINES: Mapping[str, EngineFacts] = {
         only_modules=("classifier", "score"),
     ),
     "sglang": EngineFacts(
-        source="sglang/srt/lora of SGLang 0.5.23",
+        # It serves alpha / rank whatever is asked: plugins/sglang writes an alpha that is the trained scale.
+        source="sglang/srt/lora of SGLang 0.5.23 behind plugins/sglang, tried without its kernels",
         refuses={
             DORA: "it refuses DoRA",
-            RSLORA: "it serves alpha / rank, too weak by sqrt(rank)",
             # sgl-project/sglang pull requests 25528 and 27381, closed without being merged.
             EXPERTS: "its loader passes over the names that PEFT gives to factors of 3-D experts",
             INIT: _CHANGED_BASE,
             MODULES: "its loader passes over modules that were trained whole",
+            BIAS: "its loader passes over a bias in adapters",
         },
     ),
     "mlx": EngineFacts(

@@ -1,0 +1,1 @@
+"""Pinned environments, one file per platform."""
