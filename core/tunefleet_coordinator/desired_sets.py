@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec
+from tunefleet.deployment.v1.rollout_pb2 import RolloutPolicy
 from tunefleet.fleet.v1.fleet_pb2 import Assignment, DeploymentAssignment, DesiredSet, Route
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_coordinator.inspections import InspectionBroker
 from tunefleet_coordinator.kernel import Kernel
 from tunefleet_coordinator.security import TokenBook
-from tunefleet_core.lifecycle import DeploymentRow, DesiredAssignment, SpecRow, checkpoint_ref
+from tunefleet_core.lifecycle import DeploymentRow, DesiredAssignment, DesiredView, SpecRow, checkpoint_ref
 from tunefleet_core.timestamps import timestamp_of
 
 __all__ = ["DesiredSets"]
@@ -33,7 +34,8 @@ class DesiredSets:
         for assignment in await self._assignments(service, view.assignments):
             desired.assignments.add().CopyFrom(assignment)
         desired.deployments.extend(_deployment(row) for row in view.deployments)
-        desired.routes.extend(_route(row) for row in view.routes)
+        desired.routes.extend(_route(row, view) for row in view.routes)
+        desired.draining.extend(view.draining)
         if await self._kernel.observe(lambda world: service in world.gateways()):
             self._add_tokens(desired)
         return desired
@@ -105,11 +107,19 @@ def _deployment(row: DeploymentRow) -> DeploymentAssignment:
     )
 
 
-def _route(row: DeploymentRow) -> Route:
-    return Route(
+def _route(row: DeploymentRow, view: DesiredView) -> Route:
+    route = Route(
         model=row.deployment_id,
         engine_address=row.engine_address,
         engine_model=row.engine_model,
         project=row.project,
         create_time=timestamp_of(row.create_time),
+        deployment_uid=row.uid,
+        weight=view.shares[row.uid],
     )
+    rolling = view.splits.get(row.deployment_uid)
+    if rolling is not None:
+        route.split.rollout = rolling.candidate
+        route.split.is_candidate = row.uid == rolling.candidate
+        route.split.sticky = RolloutPolicy.FromString(rolling.policy).sticky
+    return route

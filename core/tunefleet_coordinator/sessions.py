@@ -30,6 +30,7 @@ from tunefleet_core.lifecycle import (
     ServiceChanged,
     ServiceDetached,
     SessionOpened,
+    TrafficReported,
 )
 
 __all__ = ["SessionPolicy", "Sessions"]
@@ -207,6 +208,15 @@ class Sessions:
                 at=self._kernel.moment(), service=service, epoch=epoch, backends=backends
             )
             await self._kernel.submit(changed)
+        if report.traffic or report.drained:
+            seen = TrafficReported(
+                at=self._kernel.moment(),
+                service=service,
+                epoch=epoch,
+                traffic=tuple(report.traffic),
+                drained=tuple(report.drained),
+            )
+            await self._count(seen)
         for attempt in report.attempts:
             await self._save(
                 session,
@@ -217,6 +227,15 @@ class Sessions:
                 session,
                 DeploymentReported(at=self._kernel.moment(), service=service, epoch=epoch, status=deployment),
             )
+
+    async def _count(self, seen: TrafficReported) -> None:
+        try:
+            await self._kernel.submit(seen)
+        except TunefleetError as error:
+            if error.reason is not Reason.DISK_FULL:
+                raise
+            # Counts are a sample that the next report goes on with; drained versions have a time limit.
+            _LOG.warning("traffic of %s was not counted: %s", seen.service, error.message)
 
     async def _save_again(self, session: _Session) -> None:
         for event in list(session.unsaved.values()):

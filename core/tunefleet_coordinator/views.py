@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from google.rpc.status_pb2 import Status
 
 from tunefleet.artifact.v1.artifact_pb2 import Manifest
 from tunefleet.deployment.v1.deployment_pb2 import ContractResult, Deployment, DeploymentSpec
+from tunefleet.deployment.v1.rollout_pb2 import DeploymentVersion, Rollout, RolloutPolicy, TrafficCounts
 from tunefleet.fleet.v1.fleet_pb2 import Service
 from tunefleet.job.v1.event_pb2 import Metrics
 from tunefleet.job.v1.job_pb2 import Job, JobResult
@@ -20,7 +23,9 @@ from tunefleet_core.lifecycle import (
     ModelRow,
     ServiceRow,
     SpecRow,
+    TrafficRow,
     checkpoint_ref,
+    shares_of,
 )
 from tunefleet_core.timestamps import timestamp_of
 
@@ -30,13 +35,15 @@ __all__ = [
     "job_view",
     "manifest_view",
     "model_view",
+    "rollout_view",
     "service_view",
 ]
 
 
 def etag_of(row: JobRow | DeploymentRow) -> str:
     """Return what changes with every change of a resource."""
-    return str(row.version)
+    # Versions of a deployment count their changes each for itself.
+    return f"{row.number}.{row.version}" if isinstance(row, DeploymentRow) else str(row.version)
 
 
 def job_view(row: JobRow, spec: SpecRow | None, *, with_resolved: bool = True) -> Job:
@@ -108,11 +115,13 @@ def _format(made_by: SpecRow | None) -> str:
     return f"{asked.format}/{asked.variant}" if asked.variant else asked.format
 
 
-def deployment_view(row: DeploymentRow) -> Deployment:
-    """Return a deployment as the API shows it."""
+def deployment_view(row: DeploymentRow, traffic: TrafficRow | None = None) -> Deployment:
+    """Return a deployment as the API shows it, by the version that its name stands for."""
     deployment = Deployment(
         name=row.name,
-        uid=row.uid,
+        uid=row.deployment_uid,
+        version=row.number,
+        last_sequence=traffic.last_sequence if traffic is not None else 0,
         spec=DeploymentSpec.FromString(row.spec),
         state=row.state,
         service=row.service,
@@ -129,6 +138,50 @@ def deployment_view(row: DeploymentRow) -> Deployment:
     return deployment
 
 
+def rollout_view(traffic: TrafficRow, versions: Mapping[str, DeploymentRow]) -> Rollout:
+    """Return the roll-out of a deployment that goes on, else the last one."""
+    current, candidate = versions.get(traffic.current), versions.get(traffic.candidate)
+    shares = shares_of(traffic, current, candidate)
+    policy = RolloutPolicy.FromString(traffic.policy)
+    rollout = Rollout(
+        state=traffic.state,
+        policy=policy,
+        step=traffic.step,
+        step_time=timestamp_of(traffic.step_time),
+        start_time=timestamp_of(traffic.start_time),
+        reason=traffic.reason,
+        evaluation=traffic.evaluation,
+    )
+    if current is not None:
+        rollout.current.CopyFrom(_version_view(current, shares, traffic.current_counts))
+    if candidate is not None:
+        rollout.candidate.CopyFrom(_version_view(candidate, shares, traffic.candidate_counts))
+    if traffic.end_time is not None:
+        rollout.end_time.CopyFrom(timestamp_of(traffic.end_time))
+    elif traffic.step and policy.HasField("bake"):
+        bake = policy.bake.seconds + policy.bake.nanos / 1e9
+        rollout.next_step_time.CopyFrom(timestamp_of(traffic.step_time + bake))
+    return rollout
+
+
+def _version_view(row: DeploymentRow, shares: Mapping[str, int], counts: bytes) -> DeploymentVersion:
+    version = DeploymentVersion(
+        number=row.number,
+        uid=row.uid,
+        spec=DeploymentSpec.FromString(row.spec),
+        state=row.state,
+        service=row.service,
+        engine_model=row.engine_model,
+        weight=shares.get(row.uid, 0),
+        counts=TrafficCounts.FromString(counts),
+    )
+    if row.error:
+        version.error.CopyFrom(Status.FromString(row.error))
+    if row.contract:
+        version.contract.CopyFrom(ContractResult.FromString(row.contract))
+    return version
+
+
 def service_view(row: ServiceRow, attempts: list[AttemptRow], deployments: list[DeploymentRow]) -> Service:
     """Return a service as it described itself, with what the coordinator knows of it."""
     service = Service.FromString(row.description) if row.description else Service()
@@ -139,5 +192,5 @@ def service_view(row: ServiceRow, attempts: list[AttemptRow], deployments: list[
     service.is_draining = row.is_draining
     service.last_heard_time.CopyFrom(timestamp_of(row.last_heard_time))
     service.holds.extend(f"{attempt.job_uid}/{attempt.attempt}" for attempt in attempts)
-    service.holds.extend(row.name for row in deployments if row.is_live)
+    service.holds.extend(dict.fromkeys(row.name for row in deployments if row.is_live))
     return service

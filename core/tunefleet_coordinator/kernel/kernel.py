@@ -31,6 +31,7 @@ from tunefleet_core.lifecycle import (
     Response,
     Tick,
     World,
+    deployments_touched,
     desired_for,
     jobs_touched,
     services_touched,
@@ -49,6 +50,8 @@ _FORGET_EVERY_SECONDS = 600.0
 _REMEMBER_REQUESTS_SECONDS = 26 * 3600.0
 _DECIDE_BEFORE_YIELD = 50
 _DUE_PER_TICK = 100
+_HELD = ("job", "attempt", "service", "deployment", "traffic")
+"""Kinds of rows of which the memory has its own copy."""
 
 
 class Kernel:
@@ -93,6 +96,7 @@ class Kernel:
         self._histories = HistoryKeeper(self)
         self._jobs = SignalBoard()
         self._services = SignalBoard()
+        self._deployments = SignalBoard()
         self._writer = ThreadPoolExecutor(1, "store-writer")
         self._reader = ThreadPoolExecutor(1, "store-reader")
 
@@ -168,6 +172,10 @@ class Kernel:
         """Return a signal that rings when a job changed or got events: `with ... as signal`."""
         return self._jobs.listen(uid)
 
+    def subscribe_deployment(self, uid: str) -> Signal:
+        """Return a signal that rings when a deployment changed or got events: `with ... as signal`."""
+        return self._deployments.listen(uid)
+
     def subscribe_service(self, name: str) -> Signal:
         """Return a signal that rings when what a service is to hold may have changed."""
         return self._services.listen(name)
@@ -239,7 +247,7 @@ class Kernel:
         outcome = take_back(self._world, batch, results)
         _log.error("%d of %d inputs were not committed.", len(batch) - len(outcome.done), len(batch))
         if outcome.reread:
-            keys = [key for key in outcome.reread if key[0] in ("job", "attempt", "service", "deployment")]
+            keys = [key for key in outcome.reread if key[0] in _HELD]
             rows = {row.key: row for row in await self.read(self.store.fetch, keys)}
             for key in keys:
                 self._world.resynchronise(key, rows.get(key))
@@ -266,6 +274,7 @@ class Kernel:
             if decision.changes:
                 self._jobs.ring(jobs_touched(decision.changes))
                 self._services.ring(services_touched(self._world, decision.changes))
+                self._deployments.ring(deployments_touched(decision.changes))
                 self._histories.look_at(decision.changes)
             if item.answer.done():
                 continue

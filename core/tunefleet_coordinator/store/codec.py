@@ -25,6 +25,7 @@ from tunefleet_core.lifecycle import (
     Row,
     ServiceRow,
     SpecRow,
+    TrafficRow,
 )
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "service_from",
     "spec_from",
     "table_of",
+    "traffic_from",
 ]
 
 Columns: TypeAlias = Mapping[str, Any]
@@ -65,6 +67,8 @@ def table_of(row: Row) -> Table:
             return tables.models
         case DeploymentRow():
             return tables.deployments
+        case TrafficRow():
+            return tables.traffic
         case _:
             assert_never(row)
 
@@ -96,13 +100,16 @@ def columns_of(row: Row) -> dict[str, Any]:
         case DeploymentRow():
             columns = _plain_columns(row)
             columns["device_ids"] = json.dumps(row.device_ids)
+            columns["is_current"] = int(row.is_current)
             return columns
+        case TrafficRow():
+            return _plain_columns(row) | {"is_over": int(row.is_over)}
         case _:
             return _plain_columns(row)
 
 
-def _plain_columns(row: SpecRow | ManifestRow | ModelRow | DeploymentRow) -> dict[str, Any]:
-    volatile = row.VOLATILE if isinstance(row, DeploymentRow) else frozenset[str]()
+def _plain_columns(row: SpecRow | ManifestRow | ModelRow | DeploymentRow | TrafficRow) -> dict[str, Any]:
+    volatile = row.VOLATILE if isinstance(row, DeploymentRow | TrafficRow) else frozenset[str]()
     return {item.name: getattr(row, item.name) for item in fields(row) if item.name not in volatile}
 
 
@@ -245,7 +252,15 @@ def deployment_from(columns: Columns) -> DeploymentRow:
     """Return a deployment."""
     values = dict(columns)
     device_ids = tuple(cast("list[str]", json.loads(values.pop("device_ids"))))
+    values["is_current"] = bool(values["is_current"])
     return DeploymentRow(device_ids=device_ids, **values)
+
+
+def traffic_from(columns: Columns) -> TrafficRow:
+    """Return the traffic of a deployment; what is left of a step's time is not known yet."""
+    values = dict(columns)
+    values["is_over"] = bool(values["is_over"])
+    return TrafficRow(**values)
 
 
 def request_from(columns: Columns) -> RequestRow:

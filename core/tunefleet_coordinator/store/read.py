@@ -26,6 +26,7 @@ from tunefleet_core.lifecycle import (
     ModelRow,
     Row,
     SpecRow,
+    TrafficRow,
 )
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
     "one",
     "rows_of_keys",
     "specs_of_jobs",
+    "traffic_of",
+    "traffic_of_all",
     "working_set",
 ]
 
@@ -76,6 +79,8 @@ def working_set(connection: Connection) -> list[Row]:
     rows += _all(connection, live_jobs.order_by(jobs.c.queue_number), codec.job_from)
     rows += _all(connection, live_attempts, codec.attempt_from)
     rows += _all(connection, present.order_by(deployments.c.create_time), codec.deployment_from)
+    going = select(tables.traffic).where(tables.traffic.c.is_over == 0)
+    rows += _all(connection, going, codec.traffic_from)
     return rows
 
 
@@ -120,6 +125,8 @@ def _rows_of(connection: Connection, table: str, keys: Sequence[Key]) -> Iterabl
             return _among(connection, tables.services, codec.service_from, name=first)
         case "deployment":
             return _among(connection, tables.deployments, codec.deployment_from, uid=first)
+        case "traffic":
+            return _among(connection, tables.traffic, codec.traffic_from, uid=first)
         case "attempt":
             where = tuple_(tables.attempts.c.job_uid, tables.attempts.c.attempt).in_(pairs)
             return _all(connection, select(tables.attempts).where(where), codec.attempt_from)
@@ -189,9 +196,10 @@ def list_models(connection: Connection, project: str, *, page_size: int, page_to
 def list_deployments(
     connection: Connection, project: str, *, page_size: int, page_token: str
 ) -> Page[DeploymentRow]:
-    """Return a page of a project's deployments that are not gone, newest first."""
-    statement = _newest_first(tables.deployments, project, page_token).where(
-        tables.deployments.c.state != DeploymentState.DEPLOYMENT_STATE_DELETED
+    """Return a page of a project's deployments that are not gone, newest first: the version of each name."""
+    deployments = tables.deployments
+    statement = _newest_first(deployments, project, page_token).where(
+        deployments.c.state != DeploymentState.DEPLOYMENT_STATE_DELETED, deployments.c.is_current == 1
     )
     return _page(
         connection, statement, codec.deployment_from, page_size, lambda row: (row.create_time, row.uid)
@@ -217,16 +225,33 @@ def list_checkpoints(
 
 
 def deployment_by_name(connection: Connection, name: str) -> DeploymentRow | None:
-    """Return the deployment of a name that is not gone; else the one that went last."""
+    """Return the version that a name stands for if it is not gone; else the one that went last."""
     deployments = tables.deployments
     gone = deployments.c.state == DeploymentState.DEPLOYMENT_STATE_DELETED
-    statement = select(deployments).where(deployments.c.name == name)
+    statement = select(deployments).where(deployments.c.name == name, deployments.c.is_current == 1)
     found = _all(
         connection,
         statement.order_by(gone, deployments.c.create_time.desc()).limit(1),
         codec.deployment_from,
     )
     return found[0] if found else None
+
+
+def traffic_of(
+    connection: Connection, deployment_uid: str
+) -> tuple[TrafficRow, dict[str, DeploymentRow]] | None:
+    """Return the traffic of a deployment and the versions of its roll-out by uid, of one moment."""
+    found = traffic_of_all(connection, [deployment_uid])
+    if not found:
+        return None
+    uids = [found[0].current, found[0].candidate]
+    rows = _among(connection, tables.deployments, codec.deployment_from, uid=uids)
+    return found[0], {row.uid: row for row in rows}
+
+
+def traffic_of_all(connection: Connection, deployment_uids: Sequence[str]) -> list[TrafficRow]:
+    """Return the traffic of deployments, in no particular order."""
+    return _among(connection, tables.traffic, codec.traffic_from, uid=list(deployment_uids))
 
 
 def manifest_by_digest(connection: Connection, digest: str) -> ManifestRow | None:

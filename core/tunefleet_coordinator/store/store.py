@@ -41,6 +41,7 @@ from tunefleet_core.lifecycle import (
     RequestRow,
     Row,
     SpecRow,
+    TrafficRow,
     is_durable,
 )
 
@@ -228,6 +229,14 @@ class Store:
     def get_deployment(self, name: str) -> DeploymentRow | None:
         """Return a deployment by name: the present one, else the one of that name that went last."""
         return self._read(read.deployment_by_name, name)
+
+    def get_traffic(self, deployment_uid: str) -> tuple[TrafficRow, dict[str, DeploymentRow]] | None:
+        """Return the traffic of a deployment, with the versions of its roll-out by uid."""
+        return self._read(read.traffic_of, deployment_uid)
+
+    def list_traffic(self, deployment_uids: Sequence[str]) -> dict[str, TrafficRow]:
+        """Return the traffic of deployments by uid."""
+        return {row.uid: row for row in self._read(read.traffic_of_all, deployment_uids)}
 
     def list_deployments(
         self, project: str, *, page_size: int = 0, page_token: str = ""

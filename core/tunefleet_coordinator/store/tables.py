@@ -29,6 +29,7 @@ __all__ = [
     "requests",
     "services",
     "specs",
+    "traffic",
 ]
 
 metadata = MetaData()
@@ -36,6 +37,7 @@ metadata = MetaData()
 _NOT_TERMINAL = text("state NOT IN (8, 9, 10)")  # SUCCEEDED, FAILED, CANCELLED
 _NOT_ENDED = text("state != 4")
 _NOT_DELETED = text("state != 6")
+_NOT_OVER = text("is_over = 0")
 
 jobs = Table(
     "jobs",
@@ -187,15 +189,46 @@ deployments = Table(
     Column("engine_address", Text, nullable=False),
     Column("contract", LargeBinary, nullable=False),
     Column("error", LargeBinary, nullable=False),
-    # A name is free again once its deployment is gone.
+    Column("number", Integer, nullable=False, server_default="1"),
+    Column("of", Text, nullable=False, server_default=""),
+    Column("is_current", Integer, nullable=False, server_default="1"),
+    # The versions of a deployment share its name, which is free again once all of them are gone.
     Index(
         "deployments_by_name",
         "name",
+        "number",
         unique=True,
         sqlite_where=_NOT_DELETED,
         postgresql_where=_NOT_DELETED,
     ),
     Index("deployments_by_project", "project", "create_time", "uid"),
+)
+
+traffic = Table(
+    "traffic",
+    metadata,
+    Column("uid", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("is_over", Integer, nullable=False),
+    Column("last_number", Integer, nullable=False),
+    Column("state", Integer, nullable=False),
+    Column("policy", LargeBinary, nullable=False),
+    Column("current", Text, nullable=False),
+    Column("candidate", Text, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("step_time", Float, nullable=False),
+    Column("start_time", Float, nullable=False),
+    Column("end_time", Float),
+    Column("reason", Text, nullable=False),
+    Column("evaluate_uid", Text, nullable=False),
+    Column("evaluation", Integer, nullable=False),
+    Column("current_counts", LargeBinary, nullable=False),
+    Column("candidate_counts", LargeBinary, nullable=False),
+    Column("last_sequence", Integer, nullable=False),
+    Column("history", LargeBinary, nullable=False),
+    Index("traffic_not_over", "uid", sqlite_where=_NOT_OVER, postgresql_where=_NOT_OVER),
+    sqlite_with_rowid=False,
 )
 
 requests = Table(

@@ -24,9 +24,11 @@ from tunefleet_core.lifecycle.changes import (
     is_durable,
 )
 from tunefleet_core.lifecycle.decide import decide
+from tunefleet_core.lifecycle.deployment_history import events_of
 from tunefleet_core.lifecycle.desired import (
     DesiredAssignment,
     DesiredView,
+    deployments_touched,
     desired_for,
     jobs_touched,
     services_touched,
@@ -54,18 +56,23 @@ from tunefleet_core.lifecycle.inputs import (
     ManifestCommitted,
     Moment,
     PauseRequested,
+    PromoteRequested,
     Request,
     Response,
     ResumeRequested,
     RetryRequested,
+    RollbackRequested,
+    RolloutRequested,
     ServiceAttached,
     ServiceChanged,
     ServiceDetached,
     ServiceRemoveRequested,
     SessionOpened,
     Tick,
+    TrafficReported,
 )
 from tunefleet_core.lifecycle.policy import Policy
+from tunefleet_core.lifecycle.rollout_rules import settle_policy, shares_of
 from tunefleet_core.lifecycle.rows import (
     AttemptRow,
     AttemptState,
@@ -83,6 +90,7 @@ from tunefleet_core.lifecycle.rows import (
     Row,
     ServiceRow,
     SpecRow,
+    TrafficRow,
 )
 from tunefleet_core.lifecycle.wants import wanted_keys
 from tunefleet_core.lifecycle.world import World
@@ -119,6 +127,10 @@ __all__ = [
     "DeploymentSubmitted",
     "DeploymentDeleteRequested",
     "DeploymentReported",
+    "RolloutRequested",
+    "PromoteRequested",
+    "RollbackRequested",
+    "TrafficReported",
     "Tick",
     "Booted",
     "wanted_keys",
@@ -138,6 +150,7 @@ __all__ = [
     "is_durable",
     "jobs_touched",
     "services_touched",
+    "deployments_touched",
     # rows
     "Row",
     "Key",
@@ -152,6 +165,10 @@ __all__ = [
     "ManifestRow",
     "ModelRow",
     "DeploymentRow",
+    "TrafficRow",
+    "events_of",
+    "settle_policy",
+    "shares_of",
     "RequestRow",
     "SpecRow",
     # what services are to hold

@@ -23,9 +23,12 @@ __all__ = [
     "JobUpdateRequested",
     "Moment",
     "PauseRequested",
+    "PromoteRequested",
     "Request",
     "ResumeRequested",
     "RetryRequested",
+    "RollbackRequested",
+    "RolloutRequested",
     "ServiceRemoveRequested",
 ]
 
@@ -129,6 +132,58 @@ class DeploymentDeleteRequested:
     request: Request | None
     name: str
     allow_missing: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRequested:
+    """A new version of a deployment is to be rolled out, its model resolved. Answer: DeploymentRow of it.
+
+    Errors: DEPLOYMENT_NOT_FOUND, JOB_NOT_FOUND (the one that has to pass), STATE_CONFLICT (not READY, a
+    roll-out goes on, the job did not pass), FIELD_INVALID (it serves that already), ETAG_MISMATCH,
+    REQUEST_ID_REUSED.
+    """
+
+    at: Moment
+    request: Request | None
+    name: str
+    uid: str
+    """Fresh; of the new version."""
+    spec: bytes
+    engine: str
+    base_facts: bytes
+    adapter_manifest_digest: str
+    engine_model: str
+    policy: bytes
+    """`tunefleet.deployment.v1.RolloutPolicy`, settled."""
+    evaluate_job: str = ""
+    """Full name of the job that has to pass."""
+    etag: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromoteRequested:
+    """A roll-out is to take its next step now. Answer: DeploymentRow of the version that serves then.
+
+    Errors: DEPLOYMENT_NOT_FOUND, STATE_CONFLICT (no roll-out with a loaded candidate), REQUEST_ID_REUSED.
+    """
+
+    at: Moment
+    request: Request | None
+    name: str
+    to_last_step: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackRequested:
+    """The version before is to have everything again. Answer: DeploymentRow of it.
+
+    Errors: DEPLOYMENT_NOT_FOUND, STATE_CONFLICT (no roll-out), REQUEST_ID_REUSED.
+    """
+
+    at: Moment
+    request: Request | None
+    name: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,6 +310,9 @@ Asked: TypeAlias = (
     | JobDeleteRequested
     | DeploymentSubmitted
     | DeploymentDeleteRequested
+    | RolloutRequested
+    | PromoteRequested
+    | RollbackRequested
     | DrainRequested
     | ServiceRemoveRequested
 )

@@ -8,8 +8,10 @@ from typing import assert_never
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.lifecycle.attempts import commit_manifest, report_attempt, report_events
 from tunefleet_core.lifecycle.changes import Decision
+from tunefleet_core.lifecycle.deployment_history import record_states
 from tunefleet_core.lifecycle.deployments import delete_deployment, report_deployment, submit_deployment
 from tunefleet_core.lifecycle.draft import Draft
+from tunefleet_core.lifecycle.draining import end_drains
 from tunefleet_core.lifecycle.inputs import (
     Accepted,
     Acknowledged,
@@ -30,18 +32,23 @@ from tunefleet_core.lifecycle.inputs import (
     JobUpdateRequested,
     ManifestCommitted,
     PauseRequested,
+    PromoteRequested,
     Response,
     ResumeRequested,
     RetryRequested,
+    RollbackRequested,
+    RolloutRequested,
     ServiceAttached,
     ServiceChanged,
     ServiceDetached,
     ServiceRemoveRequested,
     Tick,
+    TrafficReported,
 )
 from tunefleet_core.lifecycle.jobs import cancel_job, delete_job, submit_job, trim_history, update_job
 from tunefleet_core.lifecycle.pausing import checkpoint_job, pause_job, resume_job, retry_job
 from tunefleet_core.lifecycle.policy import Policy
+from tunefleet_core.lifecycle.rollouts import drive_rollouts, promote, roll_back, roll_out, take_traffic
 from tunefleet_core.lifecycle.rows import DeploymentRow, JobRow, ServiceRow
 from tunefleet_core.lifecycle.scheduling import schedule
 from tunefleet_core.lifecycle.services import (
@@ -74,7 +81,11 @@ def decide(world: World, event: Input, policy: Policy) -> Decision:
     draft = Draft(world, event.at, policy)
     try:
         response = _respond(draft, event)
+        record_states(draft)
+        drive_rollouts(draft)
+        end_drains(draft)
         schedule(draft)
+        record_states(draft)
         response = _as_scheduled(draft, response)
     except TunefleetError as error:
         return Decision(error=error)
@@ -108,6 +119,12 @@ def _respond(draft: Draft, event: Input) -> Response:
             return submit_deployment(draft, event)
         case DeploymentDeleteRequested():
             return delete_deployment(draft, event)
+        case RolloutRequested():
+            return roll_out(draft, event)
+        case PromoteRequested():
+            return promote(draft, event)
+        case RollbackRequested():
+            return roll_back(draft, event)
         case _:
             _take_in(draft, event)
             return Acknowledged()
@@ -161,6 +178,7 @@ def _take_in(
     | HeartbeatReceived
     | AttemptReported
     | DeploymentReported
+    | TrafficReported
     | HistoryTrimmed
     | Tick
     | Booted,
@@ -174,6 +192,9 @@ def _take_in(
         case DeploymentReported():
             current_session(draft, event.service, event.epoch)
             report_deployment(draft, event.service, event.status)
+        case TrafficReported():
+            current_session(draft, event.service, event.epoch)
+            take_traffic(draft, event)
         case ServiceChanged():
             change_backends(draft, event)
         case ServiceDetached():

@@ -8,6 +8,7 @@ from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import DeploymentStatus
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.lifecycle.draft import Draft
+from tunefleet_core.lifecycle.draining import stop, take_down
 from tunefleet_core.lifecycle.inputs import (
     Accepted,
     Acknowledged,
@@ -15,7 +16,8 @@ from tunefleet_core.lifecycle.inputs import (
     DeploymentSubmitted,
 )
 from tunefleet_core.lifecycle.jobs import answered_name, remember
-from tunefleet_core.lifecycle.rows import DeploymentRow
+from tunefleet_core.lifecycle.rollouts import end_rollout
+from tunefleet_core.lifecycle.rows import DeploymentRow, TrafficRow
 from tunefleet_core.lifecycle.scheduling import place_deployment
 
 __all__ = [
@@ -27,7 +29,9 @@ __all__ = [
     "submit_deployment",
 ]
 
-_UNDEPLOYED = frozenset({DeploymentState.DEPLOYMENT_STATE_PENDING, DeploymentState.DEPLOYMENT_STATE_FAILED})
+_ON_ITS_WAY_OUT = frozenset(
+    {DeploymentState.DEPLOYMENT_STATE_STOPPING, DeploymentState.DEPLOYMENT_STATE_DRAINING}
+)
 
 
 def submit_deployment(draft: Draft, asked: DeploymentSubmitted) -> Accepted:
@@ -58,13 +62,14 @@ def submit_deployment(draft: Draft, asked: DeploymentSubmitted) -> Accepted:
         update_time=draft.at.wall,
     )
     draft.insert(row)
+    draft.insert(TrafficRow(uid=row.uid, name=row.name, version=1))
     place_deployment(draft, row.uid)
     remember(draft, asked.request, row.name)
     return Accepted(name=row.name, row=row)
 
 
 def delete_deployment(draft: Draft, asked: DeploymentDeleteRequested) -> DeploymentRow | Acknowledged:
-    """Take a deployment down: at once if no server holds it, else once its server says so."""
+    """Take every version of a deployment down: at once if no server holds it, else once its server did."""
     repeated = answered_name(draft, asked.request) is not None
     row = draft.world.deployment_by_name(asked.name)
     if row is None:
@@ -78,16 +83,11 @@ def delete_deployment(draft: Draft, asked: DeploymentDeleteRequested) -> Deploym
         )
     if repeated:
         return row
-    if row.state in _UNDEPLOYED:
-        row = draft.write(row, state=DeploymentState.DEPLOYMENT_STATE_DELETED)
-    elif row.state != DeploymentState.DEPLOYMENT_STATE_STOPPING:
-        # A server that has not begun with it has nothing to report as gone, so its silence must do.
-        patience = draft.at.now + draft.policy.lease_term_seconds
-        row = draft.write(
-            row,
-            state=DeploymentState.DEPLOYMENT_STATE_STOPPING,
-            deadline=None if row.is_held else patience,
-        )
+    traffic = draft.traffic(row.deployment_uid)
+    if traffic is not None and traffic.is_rolling:
+        end_rollout(draft, traffic, "The deployment is taken down.")
+    for version in draft.versions_of(row.name):
+        take_down(draft, version)
     remember(draft, asked.request, row.name)
     return row
 
@@ -109,11 +109,17 @@ def report_deployment(draft: Draft, service: str, status: DeploymentStatus) -> N
     is_held = status.state != DeploymentState.DEPLOYMENT_STATE_DELETED
     if row.is_held != is_held:
         row = draft.touch(row, is_held=is_held, deadline=None if is_held else row.deadline)
-    if row.state == DeploymentState.DEPLOYMENT_STATE_STOPPING:
+    if row.state in _ON_ITS_WAY_OUT:
         if status.state == DeploymentState.DEPLOYMENT_STATE_DELETED:
             draft.write(row, state=DeploymentState.DEPLOYMENT_STATE_DELETED)
+        elif row.state == DeploymentState.DEPLOYMENT_STATE_DRAINING and not _answers(status):
+            stop(draft, row)  # its engine is gone, and the requests in flight with it
     elif row.is_live:
         _update(draft, row, status)
+
+
+def _answers(status: DeploymentStatus) -> bool:
+    return status.state == DeploymentState.DEPLOYMENT_STATE_READY
 
 
 def _update(draft: Draft, row: DeploymentRow, status: DeploymentStatus) -> None:
@@ -155,7 +161,7 @@ def lose_deployments(draft: Draft, service: str) -> None:
     """Give the deployments of a lost server to others."""
     moved: list[DeploymentRow] = []
     for row in draft.world.deployments_of_service(service):
-        if row.state == DeploymentState.DEPLOYMENT_STATE_STOPPING:
+        if row.state in _ON_ITS_WAY_OUT:
             draft.write(row, state=DeploymentState.DEPLOYMENT_STATE_DELETED)
         elif row.is_live:
             moved.append(

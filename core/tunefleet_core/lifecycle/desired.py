@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import AssignmentGoal, ServiceKind
 from tunefleet_core.lifecycle.changes import Change, EventsAppended, EventsDropped, RowChange, RowRemoved
-from tunefleet_core.lifecycle.rows import AttemptRow, AttemptState, DeploymentRow, JobRow, ServiceRow
+from tunefleet_core.lifecycle.rollout_rules import ALL, shares_of
+from tunefleet_core.lifecycle.rows import (
+    AttemptRow,
+    AttemptState,
+    DeploymentRow,
+    JobRow,
+    ServiceRow,
+    TrafficRow,
+)
 from tunefleet_core.lifecycle.world import World
 
-__all__ = ["DesiredAssignment", "DesiredView", "desired_for", "jobs_touched", "services_touched"]
+__all__ = [
+    "DesiredAssignment",
+    "DesiredView",
+    "deployments_touched",
+    "desired_for",
+    "jobs_touched",
+    "services_touched",
+]
 
 
+_SEEN_BY_GATEWAYS = frozenset(
+    {DeploymentState.DEPLOYMENT_STATE_READY, DeploymentState.DEPLOYMENT_STATE_DRAINING}
+)
 _GOALS = {
     AttemptState.STOPPING: AssignmentGoal.ASSIGNMENT_GOAL_CANCEL,
     AttemptState.PAUSING: AssignmentGoal.ASSIGNMENT_GOAL_PAUSE,
@@ -36,7 +54,13 @@ class DesiredView:
     assignments: tuple[DesiredAssignment, ...] = ()
     deployments: tuple[DeploymentRow, ...] = ()
     routes: tuple[DeploymentRow, ...] = ()
-    """For gateways: every READY deployment of the fleet."""
+    """For gateways: every READY version that gets traffic."""
+    shares: Mapping[str, int] = field(default_factory=dict[str, int])
+    """For gateways: the share of each route, percent, by its uid; those of one deployment have 100."""
+    splits: Mapping[str, TrafficRow] = field(default_factory=dict[str, TrafficRow])
+    """For gateways: the roll-outs that go on, by the uid of the deployment."""
+    draining: tuple[str, ...] = ()
+    """For gateways: uids of the versions of which requests in flight are waited for."""
 
 
 def desired_for(world: World, service_name: str) -> DesiredView:
@@ -50,12 +74,31 @@ def desired_for(world: World, service_name: str) -> DesiredView:
         if job is not None:
             goal = _GOALS.get(attempt.state, AssignmentGoal.ASSIGNMENT_GOAL_RUN)
             assignments.append(DesiredAssignment(job=job, attempt=attempt, goal=goal))
-    is_gateway = service.kind == ServiceKind.SERVICE_KIND_GATEWAY
+    if service.kind == ServiceKind.SERVICE_KIND_GATEWAY:
+        return _for_gateway(world)
     return DesiredView(
         assignments=tuple(assignments),
         deployments=tuple(row for row in world.deployments_of_service(service_name) if row.is_live),
-        routes=tuple(world.ready_deployments()) if is_gateway else (),
     )
+
+
+def _for_gateway(world: World) -> DesiredView:
+    routes: list[DeploymentRow] = []
+    shares: dict[str, int] = {}
+    splits: dict[str, TrafficRow] = {}
+    for row in world.ready_deployments():
+        traffic = world.traffic(row.deployment_uid)
+        if traffic is None or not traffic.is_rolling:
+            share = ALL if row.is_current else 0
+        else:
+            versions = world.deployment(traffic.current), world.deployment(traffic.candidate)
+            share = shares_of(traffic, *versions).get(row.uid, 0)
+            splits[traffic.uid] = traffic
+        if share:
+            routes.append(row)
+            shares[row.uid] = share
+    draining = tuple(row.uid for row in world.draining_deployments())
+    return DesiredView(routes=tuple(routes), shares=shares, splits=splits, draining=draining)
 
 
 def services_touched(world: World, changes: Iterable[Change]) -> frozenset[str]:
@@ -76,8 +119,11 @@ def services_touched(world: World, changes: Iterable[Change]) -> frozenset[str]:
         elif isinstance(new, DeploymentRow) and old is not new:
             before = old if isinstance(old, DeploymentRow) else None
             touched.update(row.service for row in (before, new) if row is not None and row.service)
-            ready = DeploymentState.DEPLOYMENT_STATE_READY
-            routes = routes or new.state == ready or (before is not None and before.state == ready)
+            states = {row.state for row in (before, new) if row is not None}
+            routes = routes or not states.isdisjoint(_SEEN_BY_GATEWAYS)
+        elif isinstance(new, TrafficRow):
+            before = (old.state, old.step) if isinstance(old, TrafficRow) else None
+            routes = routes or (before != (new.state, new.step) and new.candidate != "")
     if routes:
         touched.update(world.gateways())
     return frozenset(touched)
@@ -93,4 +139,15 @@ def jobs_touched(changes: Iterable[Change]) -> frozenset[str]:
         row = change.old if isinstance(change, RowRemoved) else change.new
         if isinstance(row, JobRow):
             touched.add(row.uid)
+    return frozenset(touched)
+
+
+def deployments_touched(changes: Iterable[Change]) -> frozenset[str]:
+    """Return the uids of the deployments of which a version changed, or that got events."""
+    touched: set[str] = set()
+    for change in changes:
+        if isinstance(change, RowChange) and isinstance(change.new, DeploymentRow):
+            touched.add(change.new.deployment_uid)
+        elif isinstance(change, RowChange) and isinstance(change.new, TrafficRow):
+            touched.add(change.new.uid)
     return frozenset(touched)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import ServiceKind, ServiceState
 from tunefleet.job.v1.event_pb2 import JobEvent, StateChanged
 from tunefleet.job.v1.job_service_pb2 import JobEvents
@@ -26,12 +27,14 @@ from tunefleet_core.lifecycle.rows import (
     Key,
     Row,
     ServiceRow,
+    TrafficRow,
 )
 from tunefleet_core.lifecycle.world import World
 
 __all__ = ["Draft"]
 
-_Versioned = TypeVar("_Versioned", JobRow, AttemptRow, ServiceRow, DeploymentRow)
+_Versioned = TypeVar("_Versioned", JobRow, AttemptRow, ServiceRow, DeploymentRow, TrafficRow)
+_Kind = TypeVar("_Kind", JobRow, ServiceRow, DeploymentRow, TrafficRow)
 
 _OF_ONE_STATE: dict[str, Any] = {
     "not_before": None,
@@ -51,6 +54,7 @@ class Draft:
         freed_hosts: Hosts on which a device was freed or a service became able to work, in order.
         queued_jobs: Jobs that began to wait in this decision.
             The scheduler looks at these two alone.
+        told_states: States of versions that events of this decision tell of already.
     """
 
     def __init__(self, world: World, at: Moment, policy: Policy) -> None:
@@ -59,6 +63,7 @@ class Draft:
         self.policy = policy
         self.freed_hosts: dict[str, None] = {}
         self.queued_jobs: dict[str, None] = {}
+        self.told_states: dict[str, DeploymentState.ValueType] = {}
         self._rows: dict[Key, Row] = {}
         self._removed: dict[Key, RowRemoved] = {}
         self._events: dict[str, JobEvents] = {}
@@ -86,6 +91,20 @@ class Draft:
 
     def deployment(self, uid: str) -> DeploymentRow | None:
         return cast("DeploymentRow | None", self.row(("deployment", uid, 0)))
+
+    def traffic(self, deployment_uid: str) -> TrafficRow | None:
+        return cast("TrafficRow | None", self.row(("traffic", deployment_uid, 0)))
+
+    def versions_of(self, name: str) -> list[DeploymentRow]:
+        """Return the versions of a deployment, those that this decision made or deleted included."""
+        uids = {row.uid: None for row in self.world.versions_of(name)}
+        uids.update({row.uid: None for row in self.changed(DeploymentRow) if row.name == name})
+        found = [self.deployment(uid) for uid in uids]
+        return [row for row in found if row is not None]
+
+    def changed(self, kind: type[_Kind]) -> list[_Kind]:
+        """Return the rows of a kind that this decision wrote, as they are now."""
+        return [row for row in self._rows.values() if isinstance(row, kind)]
 
     def services_of_host(self, host_id: str) -> list[ServiceRow]:
         """Return the services of a host, those that this decision put there included."""

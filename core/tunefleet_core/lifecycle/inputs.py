@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
-from tunefleet.fleet.v1.fleet_pb2 import AttemptStatus, DeploymentStatus, InstalledBackend, Service
+from tunefleet.fleet.v1.fleet_pb2 import (
+    AttemptStatus,
+    DeploymentStatus,
+    InstalledBackend,
+    Service,
+    VersionTraffic,
+)
 from tunefleet.job.v1.event_pb2 import JobEvent
 from tunefleet_core.lifecycle.asked import (
     Asked,
@@ -25,9 +31,12 @@ from tunefleet_core.lifecycle.asked import (
     JobUpdateRequested,
     Moment,
     PauseRequested,
+    PromoteRequested,
     Request,
     ResumeRequested,
     RetryRequested,
+    RollbackRequested,
+    RolloutRequested,
     ServiceRemoveRequested,
 )
 from tunefleet_core.lifecycle.rows import DeploymentRow, JobRow, Key, ManifestRow, ServiceRow
@@ -55,16 +64,20 @@ __all__ = [
     "ManifestCommitted",
     "Moment",
     "PauseRequested",
+    "PromoteRequested",
     "Request",
     "Response",
     "ResumeRequested",
     "RetryRequested",
+    "RollbackRequested",
+    "RolloutRequested",
     "ServiceAttached",
     "ServiceChanged",
     "ServiceDetached",
     "ServiceRemoveRequested",
     "SessionOpened",
     "Tick",
+    "TrafficReported",
 ]
 
 
@@ -171,6 +184,18 @@ class DeploymentReported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficReported:
+    """A gateway says what it saw since its last report. Answer: Acknowledged. Errors: SESSION_SUPERSEDED."""
+
+    at: Moment
+    service: str
+    epoch: int
+    traffic: tuple[VersionTraffic, ...] = ()
+    drained: tuple[str, ...] = ()
+    """Uids of draining versions that none of its requests in flight is with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
     """Time passed. `due` are keys of rows whose deadline came (`World.take_due`). Answer: Acknowledged."""
 
@@ -213,6 +238,7 @@ Input: TypeAlias = (
     | EventsReported
     | ManifestCommitted
     | DeploymentReported
+    | TrafficReported
     | HistoryTrimmed
     | Tick
     | Booted

@@ -22,6 +22,7 @@ _BOOKING_DEPLOYMENT_STATES = frozenset(
         DeploymentState.DEPLOYMENT_STATE_STARTING,
         DeploymentState.DEPLOYMENT_STATE_READY,
         DeploymentState.DEPLOYMENT_STATE_STOPPING,
+        DeploymentState.DEPLOYMENT_STATE_DRAINING,
     }
 )
 

@@ -21,6 +21,7 @@ from tunefleet.job.v1.event_pb2 import AttemptOutcome
 from tunefleet.job.v1.state_pb2 import JobState
 from tunefleet_core.lifecycle.identity import Key, Labels
 from tunefleet_core.lifecycle.service_row import BackendFacts, DeviceFacts, ServiceRow
+from tunefleet_core.lifecycle.traffic_row import TrafficRow
 
 __all__ = [
     "ACTIVE",
@@ -43,6 +44,7 @@ __all__ = [
     "Row",
     "ServiceRow",
     "SpecRow",
+    "TrafficRow",
 ]
 
 ACTIVE = "ACTIVE"
@@ -55,7 +57,11 @@ TERMINAL_JOB_STATES = frozenset(
     {JobState.JOB_STATE_SUCCEEDED, JobState.JOB_STATE_FAILED, JobState.JOB_STATE_CANCELLED}
 )
 LIVE_DEPLOYMENT_STATES = frozenset(
-    {DeploymentState.DEPLOYMENT_STATE_STARTING, DeploymentState.DEPLOYMENT_STATE_READY}
+    {
+        DeploymentState.DEPLOYMENT_STATE_STARTING,
+        DeploymentState.DEPLOYMENT_STATE_READY,
+        DeploymentState.DEPLOYMENT_STATE_DRAINING,
+    }
 )
 """States in which a deployment is in its server's desired set."""
 
@@ -258,9 +264,12 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentRow:
-    """A model that is served. Key: uid. `name` is unique among those not DELETED."""
+    """A version of a deployment: a model that is served. Key: uid.
 
-    VOLATILE: ClassVar[frozenset[str]] = frozenset({"is_held", "deadline"})
+    The versions of a deployment share its name; among rows not DELETED name and number are unique.
+    """
+
+    VOLATILE: ClassVar[frozenset[str]] = frozenset({"is_held", "deadline", "drained"})
 
     uid: str
     name: str
@@ -291,14 +300,28 @@ class DeploymentRow:
     """`tunefleet.deployment.v1.ContractResult`."""
     error: bytes = b""
     """`google.rpc.Status`."""
+    number: int = 1
+    """Number of the version in its deployment."""
+    of: str = ""
+    """Uid of the deployment, which is that of its first version; empty: it is the first."""
+    is_current: bool = True
+    """Whether the deployment's name stands for this version."""
     is_held: bool = False
     """Whether its server has reported on it since it was given to it."""
     deadline: float | None = None
-    """STOPPING only: when a server that never reported on it is taken not to hold it."""
+    """STOPPING: when a server that never reported on it is taken not to hold it. DRAINING: when requests
+    in flight are waited for no longer."""
+    drained: frozenset[str] = frozenset()
+    """DRAINING only: the gateways that have no request in flight with it."""
 
     @property
     def key(self) -> Key:
         return ("deployment", self.uid, 0)
+
+    @property
+    def deployment_uid(self) -> str:
+        """Uid of the deployment that it is a version of."""
+        return self.of or self.uid
 
     @property
     def is_deleted(self) -> bool:
@@ -341,5 +364,13 @@ class RequestRow:
 
 
 Row: TypeAlias = (
-    JobRow | AttemptRow | ServiceRow | SpecRow | ManifestRow | ModelRow | DeploymentRow | RequestRow
+    JobRow
+    | AttemptRow
+    | ServiceRow
+    | SpecRow
+    | ManifestRow
+    | ModelRow
+    | DeploymentRow
+    | TrafficRow
+    | RequestRow
 )

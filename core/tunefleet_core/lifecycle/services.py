@@ -14,6 +14,7 @@ from tunefleet_core.lifecycle.deployments import (
     report_held_deployments,
 )
 from tunefleet_core.lifecycle.draft import Draft
+from tunefleet_core.lifecycle.draining import DRAIN_SECONDS
 from tunefleet_core.lifecycle.inputs import (
     Acknowledged,
     DrainRequested,
@@ -23,6 +24,7 @@ from tunefleet_core.lifecycle.inputs import (
     SessionOpened,
 )
 from tunefleet_core.lifecycle.jobs import answered_name, remember
+from tunefleet_core.lifecycle.rollouts import resume_baking
 from tunefleet_core.lifecycle.rows import (
     AttemptRow,
     AttemptState,
@@ -32,6 +34,7 @@ from tunefleet_core.lifecycle.rows import (
     JobRow,
     Key,
     ServiceRow,
+    TrafficRow,
 )
 
 __all__ = [
@@ -157,6 +160,8 @@ def pass_time(draft: Draft, due: tuple[Key, ...]) -> None:
             _retry(draft, row)
         elif isinstance(row, DeploymentRow):
             give_up_waiting(draft, row)
+        elif isinstance(row, TrafficRow) and row.deadline is not None and row.deadline <= draft.at.now:
+            draft.touch(row, deadline=None)  # what follows is found where every change is looked at
 
 
 def _retry(draft: Draft, job: JobRow) -> None:
@@ -191,6 +196,10 @@ def boot(draft: Draft) -> None:
     for job in draft.world.jobs():
         if job.state == JobState.JOB_STATE_WAITING_RETRY and job.not_before is None:
             draft.touch(job, not_before=now + _left_to_wait(draft, job))
+    for row in draft.world.draining_deployments():
+        draft.touch(row, deadline=now + DRAIN_SECONDS, drained=frozenset[str]())
+    for traffic in draft.world.traffics():
+        resume_baking(draft, traffic)
 
 
 def _left_to_wait(draft: Draft, job: JobRow) -> float:

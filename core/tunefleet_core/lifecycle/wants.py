@@ -25,9 +25,12 @@ from tunefleet_core.lifecycle.inputs import (
     JobUpdateRequested,
     ManifestCommitted,
     PauseRequested,
+    PromoteRequested,
     Request,
     ResumeRequested,
     RetryRequested,
+    RollbackRequested,
+    RolloutRequested,
     ServiceAttached,
     ServiceRemoveRequested,
 )
@@ -52,8 +55,16 @@ def wanted_keys(event: Input) -> list[Key]:
             | JobDeleteRequested()
         ):
             return [("name", event.name, 0), *_request_key(event.request)]
+        case RolloutRequested():
+            job: list[Key] = [("name", event.evaluate_job, 0)] if event.evaluate_job else []
+            return [*job, *_request_key(event.request)]
         case (
-            DeploymentSubmitted() | DeploymentDeleteRequested() | DrainRequested() | ServiceRemoveRequested()
+            DeploymentSubmitted()
+            | DeploymentDeleteRequested()
+            | PromoteRequested()
+            | RollbackRequested()
+            | DrainRequested()
+            | ServiceRemoveRequested()
         ):
             return _request_key(event.request)
         case HistoryTrimmed():

@@ -30,6 +30,7 @@ from tunefleet_core.lifecycle.rows import (
     RequestRow,
     Row,
     ServiceRow,
+    TrafficRow,
 )
 
 __all__ = ["World"]
@@ -51,6 +52,9 @@ class World:
         self._deployments_of_service: dict[str, dict[str, None]] = {}
         self._pending_deployments: dict[str, None] = {}
         self._ready_deployments: dict[str, None] = {}
+        self._draining_deployments: dict[str, None] = {}
+        self._versions: dict[str, dict[str, None]] = {}
+        self._evaluating: dict[str, dict[str, None]] = {}
         self._services: dict[str, None] = {}
         self._gateways: dict[str, None] = {}
         self._servers: dict[str, None] = {}
@@ -91,9 +95,20 @@ class World:
         return cast("DeploymentRow | None", self._rows.get(("deployment", uid, 0)))
 
     def deployment_by_name(self, name: str) -> DeploymentRow | None:
-        """Return the deployment of a name that is not DELETED."""
-        uid = self._names.get(name)
-        return None if uid is None else self.deployment(uid)
+        """Return the version that a deployment's name stands for, unless every version is DELETED."""
+        versions = self.versions_of(name)
+        return next((row for row in versions if row.is_current), versions[0] if versions else None)
+
+    def versions_of(self, name: str) -> list[DeploymentRow]:
+        """Return the versions of a deployment that are not DELETED."""
+        return [cast("DeploymentRow", self.deployment(uid)) for uid in self._versions.get(name, {})]
+
+    def traffic(self, deployment_uid: str) -> TrafficRow | None:
+        return cast("TrafficRow | None", self._rows.get(("traffic", deployment_uid, 0)))
+
+    def waiting_for_job(self, job_uid: str) -> list[str]:
+        """Return the uids of the deployments whose roll-out waits for a job."""
+        return list(self._evaluating.get(job_uid, {}))
 
     def has_model(self, name: str) -> bool:
         """Return whether there is a model of a name (`wanted_keys` says when that is known)."""
@@ -142,6 +157,13 @@ class World:
 
     def ready_deployments(self) -> list[DeploymentRow]:
         return [cast("DeploymentRow", self.deployment(uid)) for uid in self._ready_deployments]
+
+    def draining_deployments(self) -> list[DeploymentRow]:
+        return [cast("DeploymentRow", self.deployment(uid)) for uid in self._draining_deployments]
+
+    def traffics(self) -> list[TrafficRow]:
+        """Return the traffic of every deployment that is not over."""
+        return [row for row in self._rows.values() if isinstance(row, TrafficRow) and not row.is_over]
 
     # --- changing ----------------------------------------------------------------------
 
@@ -193,7 +215,9 @@ class World:
         What the store does not know (leases, sessions) is kept.
         """
         old = self._rows.get(key)
-        if isinstance(old, JobRow | AttemptRow | ServiceRow | DeploymentRow) and isinstance(row, type(old)):
+        if isinstance(old, JobRow | AttemptRow | ServiceRow | DeploymentRow | TrafficRow) and isinstance(
+            row, type(old)
+        ):
             row = replace(row, **{name: getattr(old, name) for name in old.VOLATILE})
         if old is not None or row is not None:
             self._replace(old, row)
@@ -231,6 +255,8 @@ class World:
             self._index_service(cast("ServiceRow | None", old), cast("ServiceRow | None", new))
         elif isinstance(old, DeploymentRow) or isinstance(new, DeploymentRow):
             self._index_deployment(cast("DeploymentRow | None", old), cast("DeploymentRow | None", new))
+        elif isinstance(old, TrafficRow) or isinstance(new, TrafficRow):
+            self._index_traffic(cast("TrafficRow | None", old), cast("TrafficRow | None", new))
         elif isinstance(new, ModelRow):
             self._names[new.name] = new.uid
         elif isinstance(old, ModelRow):
@@ -287,19 +313,38 @@ class World:
 
     def _index_deployment(self, old: DeploymentRow | None, new: DeploymentRow | None) -> None:
         if old is not None and not old.is_deleted:
-            self._names.pop(old.name, None)
+            if new is None or new.is_deleted:
+                self._forget_version(old)
             self._deployments_of_service.get(old.service, {}).pop(old.uid, None)
             self._pending_deployments.pop(old.uid, None)
             self._ready_deployments.pop(old.uid, None)
+            self._draining_deployments.pop(old.uid, None)
         if new is not None and not new.is_deleted:
-            self._names[new.name] = new.uid
+            self._versions.setdefault(new.name, {})[new.uid] = None
             if new.service:
                 self._deployments_of_service.setdefault(new.service, {})[new.uid] = None
             if new.state == DeploymentState.DEPLOYMENT_STATE_PENDING:
                 self._pending_deployments[new.uid] = None
             if new.state == DeploymentState.DEPLOYMENT_STATE_READY:
                 self._ready_deployments[new.uid] = None
+            if new.state == DeploymentState.DEPLOYMENT_STATE_DRAINING:
+                self._draining_deployments[new.uid] = None
         self._rebook(old, new)
+
+    def _forget_version(self, row: DeploymentRow) -> None:
+        versions = self._versions[row.name]
+        versions.pop(row.uid)
+        if not versions:
+            del self._versions[row.name]
+
+    def _index_traffic(self, old: TrafficRow | None, new: TrafficRow | None) -> None:
+        if old is not None and old.is_rolling and old.evaluate_uid:
+            waiting = self._evaluating[old.evaluate_uid]
+            waiting.pop(old.uid)
+            if not waiting:
+                del self._evaluating[old.evaluate_uid]
+        if new is not None and new.is_rolling and new.evaluate_uid:
+            self._evaluating.setdefault(new.evaluate_uid, {})[new.uid] = None
 
     def _rebook(self, old: Row | None, new: Row | None) -> None:
         before, after = bookings(old), bookings(new)
@@ -321,6 +366,8 @@ def _is_working(row: Row) -> bool:
         return row.is_live
     if isinstance(row, DeploymentRow):
         return not row.is_deleted
+    if isinstance(row, TrafficRow):
+        return not row.is_over
     return isinstance(row, ServiceRow)
 
 
@@ -329,7 +376,7 @@ def _deadline(row: Row) -> float | None:
         return row.lease_expires if row.is_live else None
     if isinstance(row, JobRow):
         return row.not_before
-    return row.deadline if isinstance(row, ServiceRow | DeploymentRow) else None
+    return row.deadline if isinstance(row, ServiceRow | DeploymentRow | TrafficRow) else None
 
 
 def _same_place(old: JobRow, new: JobRow) -> bool:

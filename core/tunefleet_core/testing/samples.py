@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 
 from google.rpc import status_pb2
@@ -10,12 +10,15 @@ from google.rpc import status_pb2
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind, Lineage, Manifest
 from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
 from tunefleet.backend.v1.run_pb2 import RunState
+from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec
+from tunefleet.deployment.v1.rollout_pb2 import RolloutPolicy, TrafficCounts
 from tunefleet.fleet.v1.fleet_pb2 import (
     AttemptStatus,
     DeploymentStatus,
     InstalledBackend,
     Service,
     ServiceKind,
+    VersionTraffic,
 )
 from tunefleet.job.v1.event_pb2 import (
     AttemptOutcome,
@@ -40,11 +43,16 @@ from tunefleet_core.lifecycle import (
     ManifestCommitted,
     Moment,
     PauseRequested,
+    PromoteRequested,
     Request,
     RequestKey,
     ResumeRequested,
     RetryRequested,
+    RollbackRequested,
+    RolloutRequested,
     ServiceAttached,
+    TrafficReported,
+    settle_policy,
 )
 
 __all__ = [
@@ -62,12 +70,16 @@ __all__ = [
     "moment",
     "checkpoint",
     "pause",
+    "promote",
     "report",
     "request",
     "resume",
     "retry",
+    "roll_back",
+    "roll_out",
     "service",
     "submit",
+    "traffic",
 ]
 
 _EPOCH = 1_700_000_000.0
@@ -314,3 +326,67 @@ def deployment(
         adapter_manifest_digest="adapter",
         engine_model=f"{deployment_id}@adapter",
     )
+
+
+def roll_out(
+    now: float,
+    deployment_id: str = "tuned",
+    *,
+    version: str = "better",
+    steps: Sequence[int] = (10, 50),
+    bake_seconds: int | None = 60,
+    request_id: str = "",
+    base: bytes = b"base",
+    **policy: object,
+) -> RolloutRequested:
+    """Return a roll-out of a version whose uid is `uid-of-<version>`; `bake_seconds` None: by hand."""
+    asked = RolloutPolicy(steps=steps, **policy)  # type: ignore[arg-type]  # what a test names
+    if bake_seconds is not None:
+        asked.bake.seconds = bake_seconds
+    return RolloutRequested(
+        at=moment(now),
+        request=request(request_id, method="RollOutDeployment") if request_id else None,
+        name=f"projects/default/deployments/{deployment_id}",
+        uid=f"uid-of-{version}",
+        spec=DeploymentSpec(model=version).SerializeToString(),
+        engine="embedded",
+        base_facts=base,
+        adapter_manifest_digest=version,
+        engine_model=f"{version}@adapter",
+        policy=settle_policy(asked).SerializeToString(),
+        evaluate_job=asked.evaluate_job,
+    )
+
+
+def promote(now: float, deployment_id: str = "tuned", *, to_last_step: bool = False) -> PromoteRequested:
+    """Return a wish for the next step of a roll-out."""
+    name = f"projects/default/deployments/{deployment_id}"
+    return PromoteRequested(at=moment(now), request=None, name=name, to_last_step=to_last_step)
+
+
+def roll_back(now: float, deployment_id: str = "tuned") -> RollbackRequested:
+    """Return a wish to end a roll-out with the version before."""
+    name = f"projects/default/deployments/{deployment_id}"
+    return RollbackRequested(at=moment(now), request=None, name=name)
+
+
+def traffic(
+    now: float,
+    uid: str = "",
+    requests: int = 0,
+    *,
+    errors: int = 0,
+    seconds_each: float = 0.1,
+    drained: Sequence[str] = (),
+    gateway: str = "services/g",
+    epoch: int = 1,
+) -> TrafficReported:
+    """Return a gateway's report on one version."""
+    counts = TrafficCounts(
+        requests=requests,
+        errors=errors,
+        first_bytes=requests - errors,
+        first_byte_seconds=seconds_each * (requests - errors),
+    )
+    seen = (VersionTraffic(deployment_uid=uid, counts=counts),) if uid else ()
+    return TrafficReported(at=moment(now), service=gateway, epoch=epoch, traffic=seen, drained=tuple(drained))

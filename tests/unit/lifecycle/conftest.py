@@ -116,6 +116,12 @@ def desk() -> Desk:
     return Desk()
 
 
+@pytest.fixture(scope="session")
+def new_desk() -> type[Desk]:
+    """For tests that need one per example."""
+    return Desk
+
+
 @pytest.fixture
 def running(desk: Desk) -> Desk:
     """One trainer that runs `job`."""

@@ -23,6 +23,7 @@ from tunefleet_core.lifecycle import (
     Row,
     RowRemoved,
     ServiceRow,
+    TrafficRow,
     is_durable,
 )
 
@@ -108,4 +109,6 @@ def _can_change(row: Row) -> bool:
         return row.is_live
     if isinstance(row, DeploymentRow):
         return not row.is_deleted
+    if isinstance(row, TrafficRow):
+        return not row.is_over
     return isinstance(row, ServiceRow)

@@ -101,7 +101,7 @@ class Checker:
             if isinstance(row, AttemptRow) and row.state != AttemptState.ENDED:
                 for device in row.device_ids:
                     expected.setdefault((row.host_id, device), set()).add(key)
-            if isinstance(row, DeploymentRow) and row.service and row.state in (2, 3, 4):
+            if isinstance(row, DeploymentRow) and row.service and row.state in (2, 3, 4, 7):
                 for device in row.device_ids:
                     expected.setdefault((row.host_id, device), set()).add(key)
         require(dict(world.ledger.booked()) == expected, "The ledger is not what the live rows hold.")

@@ -27,21 +27,21 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from tunefleet.type.v1 import engine_pb2 as tunefleet_dot_type_dot_v1_dot_engine__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tunefleet/deployment/v1/deployment.proto\x12\x17tunefleet.deployment.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1etunefleet/type/v1/engine.proto\"\xa4\x03\n\nDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x35\n\x04spec\x18\x03 \x01(\x0b\x32\'.tunefleet.deployment.v1.DeploymentSpec\x12\x37\n\x05state\x18\x04 \x01(\x0e\x32(.tunefleet.deployment.v1.DeploymentState\x12!\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.Status\x12\x0f\n\x07service\x18\x06 \x01(\t\x12\x16\n\x0e\x65ngine_address\x18\x07 \x01(\t\x12\x14\n\x0c\x65ngine_model\x18\x08 \x01(\t\x12\x39\n\x08\x63ontract\x18\t \x01(\x0b\x32\'.tunefleet.deployment.v1.ContractResult\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\"\x87\x01\n\x0e\x44\x65ploymentSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x1a\n\x12max_context_tokens\x18\x03 \x01(\x03\x12:\n\x0f\x65ngine_settings\x18\x32 \x01(\x0b\x32!.tunefleet.type.v1.EngineSettings\"\xc7\x01\n\x0e\x43ontractResult\x12\x36\n\x06tokens\x18\x01 \x01(\x0e\x32&.tunefleet.deployment.v1.ContractState\x12\x37\n\x07numbers\x18\x02 \x01(\x0e\x32&.tunefleet.deployment.v1.ContractState\x12\x19\n\x11\x64istance_to_tuned\x18\x03 \x01(\x01\x12\x18\n\x10\x64istance_to_base\x18\x04 \x01(\x01\x12\x0f\n\x07summary\x18\x05 \x01(\t*\xe6\x01\n\x0f\x44\x65ploymentState\x12 \n\x1c\x44\x45PLOYMENT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45PLOYMENT_STATE_PENDING\x10\x01\x12\x1d\n\x19\x44\x45PLOYMENT_STATE_STARTING\x10\x02\x12\x1a\n\x16\x44\x45PLOYMENT_STATE_READY\x10\x03\x12\x1d\n\x19\x44\x45PLOYMENT_STATE_STOPPING\x10\x04\x12\x1b\n\x17\x44\x45PLOYMENT_STATE_FAILED\x10\x05\x12\x1c\n\x18\x44\x45PLOYMENT_STATE_DELETED\x10\x06*\x87\x01\n\rContractState\x12\x1e\n\x1a\x43ONTRACT_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43ONTRACT_STATE_VERIFIED\x10\x01\x12\x1d\n\x19\x43ONTRACT_STATE_UNVERIFIED\x10\x02\x12\x1a\n\x16\x43ONTRACT_STATE_REFUSED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tunefleet/deployment/v1/deployment.proto\x12\x17tunefleet.deployment.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1etunefleet/type/v1/engine.proto\"\xcc\x03\n\nDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x35\n\x04spec\x18\x03 \x01(\x0b\x32\'.tunefleet.deployment.v1.DeploymentSpec\x12\x37\n\x05state\x18\x04 \x01(\x0e\x32(.tunefleet.deployment.v1.DeploymentState\x12!\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.Status\x12\x0f\n\x07service\x18\x06 \x01(\t\x12\x16\n\x0e\x65ngine_address\x18\x07 \x01(\t\x12\x14\n\x0c\x65ngine_model\x18\x08 \x01(\t\x12\x39\n\x08\x63ontract\x18\t \x01(\x0b\x32\'.tunefleet.deployment.v1.ContractResult\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x12\x0f\n\x07version\x18\r \x01(\x05\x12\x15\n\rlast_sequence\x18\x0e \x01(\x03\"\x87\x01\n\x0e\x44\x65ploymentSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x1a\n\x12max_context_tokens\x18\x03 \x01(\x03\x12:\n\x0f\x65ngine_settings\x18\x32 \x01(\x0b\x32!.tunefleet.type.v1.EngineSettings\"\xc7\x01\n\x0e\x43ontractResult\x12\x36\n\x06tokens\x18\x01 \x01(\x0e\x32&.tunefleet.deployment.v1.ContractState\x12\x37\n\x07numbers\x18\x02 \x01(\x0e\x32&.tunefleet.deployment.v1.ContractState\x12\x19\n\x11\x64istance_to_tuned\x18\x03 \x01(\x01\x12\x18\n\x10\x64istance_to_base\x18\x04 \x01(\x01\x12\x0f\n\x07summary\x18\x05 \x01(\t*\x85\x02\n\x0f\x44\x65ploymentState\x12 \n\x1c\x44\x45PLOYMENT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45PLOYMENT_STATE_PENDING\x10\x01\x12\x1d\n\x19\x44\x45PLOYMENT_STATE_STARTING\x10\x02\x12\x1a\n\x16\x44\x45PLOYMENT_STATE_READY\x10\x03\x12\x1d\n\x19\x44\x45PLOYMENT_STATE_STOPPING\x10\x04\x12\x1b\n\x17\x44\x45PLOYMENT_STATE_FAILED\x10\x05\x12\x1c\n\x18\x44\x45PLOYMENT_STATE_DELETED\x10\x06\x12\x1d\n\x19\x44\x45PLOYMENT_STATE_DRAINING\x10\x07*\x87\x01\n\rContractState\x12\x1e\n\x1a\x43ONTRACT_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43ONTRACT_STATE_VERIFIED\x10\x01\x12\x1d\n\x19\x43ONTRACT_STATE_UNVERIFIED\x10\x02\x12\x1a\n\x16\x43ONTRACT_STATE_REFUSED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunefleet.deployment.v1.deployment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DEPLOYMENTSTATE']._serialized_start=923
-  _globals['_DEPLOYMENTSTATE']._serialized_end=1153
-  _globals['_CONTRACTSTATE']._serialized_start=1156
-  _globals['_CONTRACTSTATE']._serialized_end=1291
+  _globals['_DEPLOYMENTSTATE']._serialized_start=963
+  _globals['_DEPLOYMENTSTATE']._serialized_end=1224
+  _globals['_CONTRACTSTATE']._serialized_start=1227
+  _globals['_CONTRACTSTATE']._serialized_end=1362
   _globals['_DEPLOYMENT']._serialized_start=160
-  _globals['_DEPLOYMENT']._serialized_end=580
-  _globals['_DEPLOYMENTSPEC']._serialized_start=583
-  _globals['_DEPLOYMENTSPEC']._serialized_end=718
-  _globals['_CONTRACTRESULT']._serialized_start=721
-  _globals['_CONTRACTRESULT']._serialized_end=920
+  _globals['_DEPLOYMENT']._serialized_end=620
+  _globals['_DEPLOYMENTSPEC']._serialized_start=623
+  _globals['_DEPLOYMENTSPEC']._serialized_end=758
+  _globals['_CONTRACTRESULT']._serialized_start=761
+  _globals['_CONTRACTRESULT']._serialized_end=960
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,8 @@ class _DeploymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deplo
     """Could not be served."""
     DEPLOYMENT_STATE_DELETED: _DeploymentState.ValueType  # 6
     """Is gone."""
+    DEPLOYMENT_STATE_DRAINING: _DeploymentState.ValueType  # 7
+    """Takes no new requests; those in flight end."""
 
 class DeploymentState(_DeploymentState, metaclass=_DeploymentStateEnumTypeWrapper):
     """Where a deployment stands."""
@@ -58,6 +60,8 @@ DEPLOYMENT_STATE_FAILED: DeploymentState.ValueType  # 5
 """Could not be served."""
 DEPLOYMENT_STATE_DELETED: DeploymentState.ValueType  # 6
 """Is gone."""
+DEPLOYMENT_STATE_DRAINING: DeploymentState.ValueType  # 7
+"""Takes no new requests; those in flight end."""
 Global___DeploymentState: _TypeAlias = DeploymentState  # noqa: Y015
 
 class _ContractState:
@@ -106,6 +110,8 @@ class Deployment(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/deployments/{deployment}`."""
     uid: _builtins.str
@@ -120,6 +126,10 @@ class Deployment(_message.Message):
     """Name of the model inside the engine: base name, or `<model>@<digest>`."""
     etag: _builtins.str
     """Changes with every change."""
+    version: _builtins.int
+    """Number of the version that serves, from 1. Each roll-out makes another."""
+    last_sequence: _builtins.int
+    """Sequence of its newest event."""
     @_builtins.property
     def spec(self) -> Global___DeploymentSpec:
         """What was asked for."""
@@ -155,10 +165,12 @@ class Deployment(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        version: _builtins.int = ...,
+        last_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "create_time", b"create_time", "error", b"error", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "create_time", b"create_time", "engine_address", b"engine_address", "engine_model", b"engine_model", "error", b"error", "etag", b"etag", "name", b"name", "service", b"service", "spec", b"spec", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "create_time", b"create_time", "engine_address", b"engine_address", "engine_model", b"engine_model", "error", b"error", "etag", b"etag", "last_sequence", b"last_sequence", "name", b"name", "service", b"service", "spec", b"spec", "state", b"state", "uid", b"uid", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

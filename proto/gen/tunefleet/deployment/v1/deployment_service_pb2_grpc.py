@@ -55,6 +55,31 @@ class DeploymentServiceStub(object):
                 request_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.DeleteDeploymentRequest.SerializeToString,
                 response_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.DeleteDeploymentResponse.FromString,
                 _registered_method=True)
+        self.RollOutDeployment = channel.unary_unary(
+                '/tunefleet.deployment.v1.DeploymentService/RollOutDeployment',
+                request_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.RollOutDeploymentRequest.SerializeToString,
+                response_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.RollOutDeploymentResponse.FromString,
+                _registered_method=True)
+        self.PromoteDeployment = channel.unary_unary(
+                '/tunefleet.deployment.v1.DeploymentService/PromoteDeployment',
+                request_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.PromoteDeploymentRequest.SerializeToString,
+                response_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.PromoteDeploymentResponse.FromString,
+                _registered_method=True)
+        self.RollBackDeployment = channel.unary_unary(
+                '/tunefleet.deployment.v1.DeploymentService/RollBackDeployment',
+                request_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.RollBackDeploymentRequest.SerializeToString,
+                response_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.RollBackDeploymentResponse.FromString,
+                _registered_method=True)
+        self.GetRollout = channel.unary_unary(
+                '/tunefleet.deployment.v1.DeploymentService/GetRollout',
+                request_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.GetRolloutRequest.SerializeToString,
+                response_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.GetRolloutResponse.FromString,
+                _registered_method=True)
+        self.WatchDeployment = channel.unary_stream(
+                '/tunefleet.deployment.v1.DeploymentService/WatchDeployment',
+                request_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.WatchDeploymentRequest.SerializeToString,
+                response_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.WatchDeploymentResponse.FromString,
+                _registered_method=True)
 
 
 class DeploymentServiceServicer(object):
@@ -84,7 +109,54 @@ class DeploymentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDeployment(self, request, context):
-        """Takes a deployment down. Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND.
+        """Takes a deployment down; requests in flight end first.
+        Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollOutDeployment(self, request, context):
+        """Begins to roll out a new version: it is loaded and checked beside the one
+        that serves, and then gets more and more of the traffic.
+        Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, NOT_FOUND/MODEL_NOT_FOUND,
+        NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a deployment
+        that is not READY or has a roll-out already, ABORTED/ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteDeployment(self, request, context):
+        """Takes the next step of a roll-out now; at the last one, ends it.
+        Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT
+        without a roll-out whose candidate is loaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackDeployment(self, request, context):
+        """Gives all of the traffic back to the version before, at once.
+        Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT
+        without a roll-out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRollout(self, request, context):
+        """Returns the roll-out of a deployment that goes on, else the last one, with
+        what its versions answered. Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchDeployment(self, request, context):
+        """Streams a snapshot, then every event after `after_sequence`, until the
+        deployment is gone. A heartbeat at least every 15 s.
+        Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, OUT_OF_RANGE/HISTORY_COMPACTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,6 +184,31 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
                     servicer.DeleteDeployment,
                     request_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.DeleteDeploymentRequest.FromString,
                     response_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.DeleteDeploymentResponse.SerializeToString,
+            ),
+            'RollOutDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollOutDeployment,
+                    request_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.RollOutDeploymentRequest.FromString,
+                    response_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.RollOutDeploymentResponse.SerializeToString,
+            ),
+            'PromoteDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteDeployment,
+                    request_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.PromoteDeploymentRequest.FromString,
+                    response_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.PromoteDeploymentResponse.SerializeToString,
+            ),
+            'RollBackDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackDeployment,
+                    request_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.RollBackDeploymentRequest.FromString,
+                    response_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.RollBackDeploymentResponse.SerializeToString,
+            ),
+            'GetRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRollout,
+                    request_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.GetRolloutRequest.FromString,
+                    response_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.GetRolloutResponse.SerializeToString,
+            ),
+            'WatchDeployment': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchDeployment,
+                    request_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.WatchDeploymentRequest.FromString,
+                    response_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.WatchDeploymentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +320,141 @@ class DeploymentService(object):
             '/tunefleet.deployment.v1.DeploymentService/DeleteDeployment',
             tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.DeleteDeploymentRequest.SerializeToString,
             tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.DeleteDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollOutDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefleet.deployment.v1.DeploymentService/RollOutDeployment',
+            tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.RollOutDeploymentRequest.SerializeToString,
+            tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.RollOutDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefleet.deployment.v1.DeploymentService/PromoteDeployment',
+            tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.PromoteDeploymentRequest.SerializeToString,
+            tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.PromoteDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefleet.deployment.v1.DeploymentService/RollBackDeployment',
+            tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.RollBackDeploymentRequest.SerializeToString,
+            tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.RollBackDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefleet.deployment.v1.DeploymentService/GetRollout',
+            tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.GetRolloutRequest.SerializeToString,
+            tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.GetRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tunefleet.deployment.v1.DeploymentService/WatchDeployment',
+            tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.WatchDeploymentRequest.SerializeToString,
+            tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.WatchDeploymentResponse.FromString,
             options,
             channel_credentials,
             insecure,

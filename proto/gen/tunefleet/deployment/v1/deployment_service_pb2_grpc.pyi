@@ -42,7 +42,35 @@ class DeploymentServiceStub:
     Errors: ALREADY_EXISTS/DEPLOYMENT_EXISTS, NOT_FOUND/MODEL_NOT_FOUND.
     """
     DeleteDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.DeleteDeploymentRequest, _deployment_service_pb2.DeleteDeploymentResponse]
-    """Takes a deployment down. Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND."""
+    """Takes a deployment down; requests in flight end first.
+    Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND.
+    """
+    RollOutDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.RollOutDeploymentRequest, _deployment_service_pb2.RollOutDeploymentResponse]
+    """Begins to roll out a new version: it is loaded and checked beside the one
+    that serves, and then gets more and more of the traffic.
+    Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, NOT_FOUND/MODEL_NOT_FOUND,
+    NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a deployment
+    that is not READY or has a roll-out already, ABORTED/ETAG_MISMATCH.
+    """
+    PromoteDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.PromoteDeploymentRequest, _deployment_service_pb2.PromoteDeploymentResponse]
+    """Takes the next step of a roll-out now; at the last one, ends it.
+    Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT
+    without a roll-out whose candidate is loaded.
+    """
+    RollBackDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.RollBackDeploymentRequest, _deployment_service_pb2.RollBackDeploymentResponse]
+    """Gives all of the traffic back to the version before, at once.
+    Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT
+    without a roll-out.
+    """
+    GetRollout: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.GetRolloutRequest, _deployment_service_pb2.GetRolloutResponse]
+    """Returns the roll-out of a deployment that goes on, else the last one, with
+    what its versions answered. Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND.
+    """
+    WatchDeployment: _grpc.UnaryStreamMultiCallable[_deployment_service_pb2.WatchDeploymentRequest, _deployment_service_pb2.WatchDeploymentResponse]
+    """Streams a snapshot, then every event after `after_sequence`, until the
+    deployment is gone. A heartbeat at least every 15 s.
+    Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, OUT_OF_RANGE/HISTORY_COMPACTED.
+    """
 
 @_typing.type_check_only
 class DeploymentServiceAsyncStub(DeploymentServiceStub):
@@ -58,7 +86,35 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     Errors: ALREADY_EXISTS/DEPLOYMENT_EXISTS, NOT_FOUND/MODEL_NOT_FOUND.
     """
     DeleteDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.DeleteDeploymentRequest, _deployment_service_pb2.DeleteDeploymentResponse]  # type: ignore[assignment]
-    """Takes a deployment down. Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND."""
+    """Takes a deployment down; requests in flight end first.
+    Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND.
+    """
+    RollOutDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.RollOutDeploymentRequest, _deployment_service_pb2.RollOutDeploymentResponse]  # type: ignore[assignment]
+    """Begins to roll out a new version: it is loaded and checked beside the one
+    that serves, and then gets more and more of the traffic.
+    Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, NOT_FOUND/MODEL_NOT_FOUND,
+    NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a deployment
+    that is not READY or has a roll-out already, ABORTED/ETAG_MISMATCH.
+    """
+    PromoteDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.PromoteDeploymentRequest, _deployment_service_pb2.PromoteDeploymentResponse]  # type: ignore[assignment]
+    """Takes the next step of a roll-out now; at the last one, ends it.
+    Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT
+    without a roll-out whose candidate is loaded.
+    """
+    RollBackDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.RollBackDeploymentRequest, _deployment_service_pb2.RollBackDeploymentResponse]  # type: ignore[assignment]
+    """Gives all of the traffic back to the version before, at once.
+    Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT
+    without a roll-out.
+    """
+    GetRollout: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.GetRolloutRequest, _deployment_service_pb2.GetRolloutResponse]  # type: ignore[assignment]
+    """Returns the roll-out of a deployment that goes on, else the last one, with
+    what its versions answered. Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND.
+    """
+    WatchDeployment: _aio.UnaryStreamMultiCallable[_deployment_service_pb2.WatchDeploymentRequest, _deployment_service_pb2.WatchDeploymentResponse]  # type: ignore[assignment]
+    """Streams a snapshot, then every event after `after_sequence`, until the
+    deployment is gone. A heartbeat at least every 15 s.
+    Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, OUT_OF_RANGE/HISTORY_COMPACTED.
+    """
 
 class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages what is served."""
@@ -95,6 +151,64 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployment_service_pb2.DeleteDeploymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_service_pb2.DeleteDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.DeleteDeploymentResponse]]:
-        """Takes a deployment down. Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND."""
+        """Takes a deployment down; requests in flight end first.
+        Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def RollOutDeployment(
+        self,
+        request: _deployment_service_pb2.RollOutDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_service_pb2.RollOutDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.RollOutDeploymentResponse]]:
+        """Begins to roll out a new version: it is loaded and checked beside the one
+        that serves, and then gets more and more of the traffic.
+        Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, NOT_FOUND/MODEL_NOT_FOUND,
+        NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a deployment
+        that is not READY or has a roll-out already, ABORTED/ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def PromoteDeployment(
+        self,
+        request: _deployment_service_pb2.PromoteDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_service_pb2.PromoteDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.PromoteDeploymentResponse]]:
+        """Takes the next step of a roll-out now; at the last one, ends it.
+        Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT
+        without a roll-out whose candidate is loaded.
+        """
+
+    @_abc_1.abstractmethod
+    def RollBackDeployment(
+        self,
+        request: _deployment_service_pb2.RollBackDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_service_pb2.RollBackDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.RollBackDeploymentResponse]]:
+        """Gives all of the traffic back to the version before, at once.
+        Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT
+        without a roll-out.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRollout(
+        self,
+        request: _deployment_service_pb2.GetRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_service_pb2.GetRolloutResponse, _abc.Awaitable[_deployment_service_pb2.GetRolloutResponse]]:
+        """Returns the roll-out of a deployment that goes on, else the last one, with
+        what its versions answered. Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchDeployment(
+        self,
+        request: _deployment_service_pb2.WatchDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_deployment_service_pb2.WatchDeploymentResponse], _abc.AsyncIterator[_deployment_service_pb2.WatchDeploymentResponse]]:
+        """Streams a snapshot, then every event after `after_sequence`, until the
+        deployment is gone. A heartbeat at least every 15 s.
+        Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, OUT_OF_RANGE/HISTORY_COMPACTED.
+        """
 
 def add_DeploymentServiceServicer_to_server(servicer: DeploymentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,6 +28,7 @@ from tunefleet.backend.v1 import backend_pb2 as tunefleet_dot_backend_dot_v1_dot
 from tunefleet.backend.v1 import inspect_pb2 as tunefleet_dot_backend_dot_v1_dot_inspect__pb2
 from tunefleet.backend.v1 import run_pb2 as tunefleet_dot_backend_dot_v1_dot_run__pb2
 from tunefleet.deployment.v1 import deployment_pb2 as tunefleet_dot_deployment_dot_v1_dot_deployment__pb2
+from tunefleet.deployment.v1 import rollout_pb2 as tunefleet_dot_deployment_dot_v1_dot_rollout__pb2
 from tunefleet.job.v1 import event_pb2 as tunefleet_dot_job_dot_v1_dot_event__pb2
 from tunefleet.job.v1 import resolved_pb2 as tunefleet_dot_job_dot_v1_dot_resolved__pb2
 from tunefleet.job.v1 import state_pb2 as tunefleet_dot_job_dot_v1_dot_state__pb2
@@ -36,7 +37,7 @@ from tunefleet.type.v1 import device_pb2 as tunefleet_dot_type_dot_v1_dot_device
 from tunefleet.type.v1 import engine_pb2 as tunefleet_dot_type_dot_v1_dot_engine__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etunefleet/fleet/v1/fleet.proto\x12\x12tunefleet.fleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\"tunefleet/backend/v1/backend.proto\x1a\"tunefleet/backend/v1/inspect.proto\x1a\x1etunefleet/backend/v1/run.proto\x1a(tunefleet/deployment/v1/deployment.proto\x1a\x1ctunefleet/job/v1/event.proto\x1a\x1ftunefleet/job/v1/resolved.proto\x1a\x1ctunefleet/job/v1/state.proto\x1a\x1dtunefleet/model/v1/base.proto\x1a\x1etunefleet/type/v1/device.proto\x1a\x1etunefleet/type/v1/engine.proto\"\xb0\x04\n\x07Service\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04kind\x18\x02 \x01(\x0e\x32\x1f.tunefleet.fleet.v1.ServiceKind\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .tunefleet.fleet.v1.ServiceState\x12%\n\x04host\x18\x04 \x01(\x0b\x32\x17.tunefleet.type.v1.Host\x12\x36\n\x08\x62\x61\x63kends\x18\x05 \x03(\x0b\x32$.tunefleet.fleet.v1.InstalledBackend\x12\x15\n\rsession_epoch\x18\x06 \x01(\x03\x12\x33\n\x0flast_heard_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\r\n\x05holds\x18\t \x03(\t\x12\x37\n\x06labels\x18\n \x03(\x0b\x32\'.tunefleet.fleet.v1.Service.LabelsEntry\x12\x13\n\x0bis_draining\x18\x0b \x01(\x08\x12=\n\tendpoints\x18\x0c \x03(\x0b\x32*.tunefleet.fleet.v1.Service.EndpointsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0e\x45ndpointsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x94\x01\n\x10InstalledBackend\x12\x37\n\x08manifest\x18\x01 \x01(\x0b\x32%.tunefleet.backend.v1.BackendManifest\x12\x1a\n\x12\x65nvironment_digest\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x0c\n\x04hint\x18\x05 \x01(\t\"\xd2\x02\n\nAssignment\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07job_uid\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x16\n\x0e\x66\x65ncing_number\x18\x04 \x01(\x03\x12\x30\n\x04goal\x18\x05 \x01(\x0e\x32\".tunefleet.fleet.v1.AssignmentGoal\x12\x35\n\rresolved_spec\x18\x06 \x01(\x0b\x32\x1e.tunefleet.job.v1.ResolvedSpec\x12\x1c\n\x14resolved_spec_digest\x18\x07 \x01(\t\x12\x34\n\x0bresume_from\x18\x08 \x01(\x0b\x32\x1f.tunefleet.job.v1.CheckpointRef\x12\x12\n\ndevice_ids\x18\t \x03(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\n \x01(\t\x12\x1b\n\x13\x63heckpoint_requests\x18\x0b \x01(\x05\"\x8a\x01\n\nInspection\x12\n\n\x02id\x18\x01 \x01(\t\x12\x30\n\x04\x62\x61se\x18\x02 \x01(\x0b\x32 .tunefleet.fleet.v1.BaseQuestionH\x00\x12\x32\n\x05\x61udit\x18\x03 \x01(\x0b\x32!.tunefleet.fleet.v1.AuditQuestionH\x00\x42\n\n\x08question\"H\n\x0c\x42\x61seQuestion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\t\"Q\n\rAuditQuestion\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12/\n\x05order\x18\x02 \x01(\x0b\x32 .tunefleet.backend.v1.AuditOrder\"\xc9\x01\n\x10InspectionAnswer\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x04\x62\x61se\x18\x02 \x01(\x0b\x32\x1d.tunefleet.model.v1.BaseFactsH\x00\x12\x32\n\x05\x61udit\x18\x03 \x01(\x0b\x32!.tunefleet.backend.v1.AuditResultH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x17\n\x0f\x64isk_free_bytes\x18\x05 \x01(\x03\x42\x08\n\x06\x61nswer\"\xa2\x02\n\x14\x44\x65ploymentAssignment\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x65ployment_uid\x18\x02 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12+\n\x04\x62\x61se\x18\x04 \x01(\x0b\x32\x1d.tunefleet.model.v1.BaseFacts\x12\x1f\n\x17\x61\x64\x61pter_manifest_digest\x18\x05 \x01(\t\x12\x14\n\x0c\x65ngine_model\x18\x06 \x01(\t\x12\x1a\n\x12max_context_tokens\x18\x07 \x01(\x03\x12\x12\n\ndevice_ids\x18\x08 \x03(\t\x12:\n\x0f\x65ngine_settings\x18\x32 \x01(\x0b\x32!.tunefleet.type.v1.EngineSettings\"\x86\x01\n\x05Route\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_address\x18\x02 \x01(\t\x12\x14\n\x0c\x65ngine_model\x18\x03 \x01(\t\x12\x0f\n\x07project\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\nTokenGrant\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc1\x02\n\nDesiredSet\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\x33\n\x0b\x61ssignments\x18\x02 \x03(\x0b\x32\x1e.tunefleet.fleet.v1.Assignment\x12\x33\n\x0binspections\x18\x03 \x03(\x0b\x32\x1e.tunefleet.fleet.v1.Inspection\x12=\n\x0b\x64\x65ployments\x18\x04 \x03(\x0b\x32(.tunefleet.fleet.v1.DeploymentAssignment\x12)\n\x06routes\x18\x05 \x03(\x0b\x32\x19.tunefleet.fleet.v1.Route\x12\x15\n\rtoken_digests\x18\x06 \x03(\t\x12\x34\n\x0ctoken_grants\x18\x07 \x03(\x0b\x32\x1e.tunefleet.fleet.v1.TokenGrant\"\xd2\x02\n\rAttemptStatus\x12\x0f\n\x07job_uid\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x16\n\x0e\x66\x65ncing_number\x18\x03 \x01(\x03\x12-\n\x05state\x18\x04 \x01(\x0e\x32\x1e.tunefleet.backend.v1.RunState\x12\x31\n\x07outcome\x18\x05 \x01(\x0e\x32 .tunefleet.job.v1.AttemptOutcome\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.Status\x12\x1e\n\x16output_manifest_digest\x18\x07 \x01(\t\x12\'\n\x06scores\x18\x08 \x03(\x0b\x32\x17.tunefleet.job.v1.Score\x12\x39\n\x0f\x64\x65vice_released\x18\t \x01(\x0b\x32 .tunefleet.job.v1.DeviceReleased\"\xd9\x01\n\x10\x44\x65ploymentStatus\x12\x16\n\x0e\x64\x65ployment_uid\x18\x01 \x01(\t\x12\x37\n\x05state\x18\x02 \x01(\x0e\x32(.tunefleet.deployment.v1.DeploymentState\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12\x16\n\x0e\x65ngine_address\x18\x04 \x01(\t\x12\x39\n\x08\x63ontract\x18\x05 \x01(\x0b\x32\'.tunefleet.deployment.v1.ContractResult*x\n\x0bServiceKind\x12\x1c\n\x18SERVICE_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14SERVICE_KIND_TRAINER\x10\x01\x12\x17\n\x13SERVICE_KIND_SERVER\x10\x02\x12\x18\n\x14SERVICE_KIND_GATEWAY\x10\x03*|\n\x0cServiceState\x12\x1d\n\x19SERVICE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVICE_STATE_ATTACHED\x10\x01\x12\x19\n\x15SERVICE_STATE_SUSPECT\x10\x02\x12\x16\n\x12SERVICE_STATE_LOST\x10\x03*\x81\x01\n\x0e\x41ssignmentGoal\x12\x1f\n\x1b\x41SSIGNMENT_GOAL_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41SSIGNMENT_GOAL_RUN\x10\x01\x12\x1a\n\x16\x41SSIGNMENT_GOAL_CANCEL\x10\x02\x12\x19\n\x15\x41SSIGNMENT_GOAL_PAUSE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etunefleet/fleet/v1/fleet.proto\x12\x12tunefleet.fleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\"tunefleet/backend/v1/backend.proto\x1a\"tunefleet/backend/v1/inspect.proto\x1a\x1etunefleet/backend/v1/run.proto\x1a(tunefleet/deployment/v1/deployment.proto\x1a%tunefleet/deployment/v1/rollout.proto\x1a\x1ctunefleet/job/v1/event.proto\x1a\x1ftunefleet/job/v1/resolved.proto\x1a\x1ctunefleet/job/v1/state.proto\x1a\x1dtunefleet/model/v1/base.proto\x1a\x1etunefleet/type/v1/device.proto\x1a\x1etunefleet/type/v1/engine.proto\"\xb0\x04\n\x07Service\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04kind\x18\x02 \x01(\x0e\x32\x1f.tunefleet.fleet.v1.ServiceKind\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .tunefleet.fleet.v1.ServiceState\x12%\n\x04host\x18\x04 \x01(\x0b\x32\x17.tunefleet.type.v1.Host\x12\x36\n\x08\x62\x61\x63kends\x18\x05 \x03(\x0b\x32$.tunefleet.fleet.v1.InstalledBackend\x12\x15\n\rsession_epoch\x18\x06 \x01(\x03\x12\x33\n\x0flast_heard_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x08 \x01(\t\x12\r\n\x05holds\x18\t \x03(\t\x12\x37\n\x06labels\x18\n \x03(\x0b\x32\'.tunefleet.fleet.v1.Service.LabelsEntry\x12\x13\n\x0bis_draining\x18\x0b \x01(\x08\x12=\n\tendpoints\x18\x0c \x03(\x0b\x32*.tunefleet.fleet.v1.Service.EndpointsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0e\x45ndpointsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x94\x01\n\x10InstalledBackend\x12\x37\n\x08manifest\x18\x01 \x01(\x0b\x32%.tunefleet.backend.v1.BackendManifest\x12\x1a\n\x12\x65nvironment_digest\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x0c\n\x04hint\x18\x05 \x01(\t\"\xd2\x02\n\nAssignment\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07job_uid\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x16\n\x0e\x66\x65ncing_number\x18\x04 \x01(\x03\x12\x30\n\x04goal\x18\x05 \x01(\x0e\x32\".tunefleet.fleet.v1.AssignmentGoal\x12\x35\n\rresolved_spec\x18\x06 \x01(\x0b\x32\x1e.tunefleet.job.v1.ResolvedSpec\x12\x1c\n\x14resolved_spec_digest\x18\x07 \x01(\t\x12\x34\n\x0bresume_from\x18\x08 \x01(\x0b\x32\x1f.tunefleet.job.v1.CheckpointRef\x12\x12\n\ndevice_ids\x18\t \x03(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\n \x01(\t\x12\x1b\n\x13\x63heckpoint_requests\x18\x0b \x01(\x05\"\x8a\x01\n\nInspection\x12\n\n\x02id\x18\x01 \x01(\t\x12\x30\n\x04\x62\x61se\x18\x02 \x01(\x0b\x32 .tunefleet.fleet.v1.BaseQuestionH\x00\x12\x32\n\x05\x61udit\x18\x03 \x01(\x0b\x32!.tunefleet.fleet.v1.AuditQuestionH\x00\x42\n\n\x08question\"H\n\x0c\x42\x61seQuestion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_digest\x18\x03 \x01(\t\"Q\n\rAuditQuestion\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12/\n\x05order\x18\x02 \x01(\x0b\x32 .tunefleet.backend.v1.AuditOrder\"\xc9\x01\n\x10InspectionAnswer\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x04\x62\x61se\x18\x02 \x01(\x0b\x32\x1d.tunefleet.model.v1.BaseFactsH\x00\x12\x32\n\x05\x61udit\x18\x03 \x01(\x0b\x32!.tunefleet.backend.v1.AuditResultH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x17\n\x0f\x64isk_free_bytes\x18\x05 \x01(\x03\x42\x08\n\x06\x61nswer\"\xa2\x02\n\x14\x44\x65ploymentAssignment\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x65ployment_uid\x18\x02 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12+\n\x04\x62\x61se\x18\x04 \x01(\x0b\x32\x1d.tunefleet.model.v1.BaseFacts\x12\x1f\n\x17\x61\x64\x61pter_manifest_digest\x18\x05 \x01(\t\x12\x14\n\x0c\x65ngine_model\x18\x06 \x01(\t\x12\x1a\n\x12max_context_tokens\x18\x07 \x01(\x03\x12\x12\n\ndevice_ids\x18\x08 \x03(\t\x12:\n\x0f\x65ngine_settings\x18\x32 \x01(\x0b\x32!.tunefleet.type.v1.EngineSettings\"\xdf\x01\n\x05Route\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_address\x18\x02 \x01(\t\x12\x14\n\x0c\x65ngine_model\x18\x03 \x01(\t\x12\x0f\n\x07project\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x64\x65ployment_uid\x18\x1e \x01(\t\x12\x0e\n\x06weight\x18\x1f \x01(\x05\x12/\n\x05split\x18  \x01(\x0b\x32 .tunefleet.fleet.v1.TrafficSplit\"i\n\x0cTrafficSplit\x12\x0f\n\x07rollout\x18\x01 \x01(\t\x12\x14\n\x0cis_candidate\x18\x02 \x01(\x08\x12\x32\n\x06sticky\x18\x03 \x01(\x0e\x32\".tunefleet.deployment.v1.StickyKey\"`\n\x0eVersionTraffic\x12\x16\n\x0e\x64\x65ployment_uid\x18\x01 \x01(\t\x12\x36\n\x06\x63ounts\x18\x02 \x01(\x0b\x32&.tunefleet.deployment.v1.TrafficCounts\"^\n\nTokenGrant\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd3\x02\n\nDesiredSet\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\x33\n\x0b\x61ssignments\x18\x02 \x03(\x0b\x32\x1e.tunefleet.fleet.v1.Assignment\x12\x33\n\x0binspections\x18\x03 \x03(\x0b\x32\x1e.tunefleet.fleet.v1.Inspection\x12=\n\x0b\x64\x65ployments\x18\x04 \x03(\x0b\x32(.tunefleet.fleet.v1.DeploymentAssignment\x12)\n\x06routes\x18\x05 \x03(\x0b\x32\x19.tunefleet.fleet.v1.Route\x12\x15\n\rtoken_digests\x18\x06 \x03(\t\x12\x34\n\x0ctoken_grants\x18\x07 \x03(\x0b\x32\x1e.tunefleet.fleet.v1.TokenGrant\x12\x10\n\x08\x64raining\x18\x1e \x03(\t\"\xd2\x02\n\rAttemptStatus\x12\x0f\n\x07job_uid\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x16\n\x0e\x66\x65ncing_number\x18\x03 \x01(\x03\x12-\n\x05state\x18\x04 \x01(\x0e\x32\x1e.tunefleet.backend.v1.RunState\x12\x31\n\x07outcome\x18\x05 \x01(\x0e\x32 .tunefleet.job.v1.AttemptOutcome\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.Status\x12\x1e\n\x16output_manifest_digest\x18\x07 \x01(\t\x12\'\n\x06scores\x18\x08 \x03(\x0b\x32\x17.tunefleet.job.v1.Score\x12\x39\n\x0f\x64\x65vice_released\x18\t \x01(\x0b\x32 .tunefleet.job.v1.DeviceReleased\"\xd9\x01\n\x10\x44\x65ploymentStatus\x12\x16\n\x0e\x64\x65ployment_uid\x18\x01 \x01(\t\x12\x37\n\x05state\x18\x02 \x01(\x0e\x32(.tunefleet.deployment.v1.DeploymentState\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12\x16\n\x0e\x65ngine_address\x18\x04 \x01(\t\x12\x39\n\x08\x63ontract\x18\x05 \x01(\x0b\x32\'.tunefleet.deployment.v1.ContractResult*x\n\x0bServiceKind\x12\x1c\n\x18SERVICE_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14SERVICE_KIND_TRAINER\x10\x01\x12\x17\n\x13SERVICE_KIND_SERVER\x10\x02\x12\x18\n\x14SERVICE_KIND_GATEWAY\x10\x03*|\n\x0cServiceState\x12\x1d\n\x19SERVICE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVICE_STATE_ATTACHED\x10\x01\x12\x19\n\x15SERVICE_STATE_SUSPECT\x10\x02\x12\x16\n\x12SERVICE_STATE_LOST\x10\x03*\x81\x01\n\x0e\x41ssignmentGoal\x12\x1f\n\x1b\x41SSIGNMENT_GOAL_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41SSIGNMENT_GOAL_RUN\x10\x01\x12\x1a\n\x16\x41SSIGNMENT_GOAL_CANCEL\x10\x02\x12\x19\n\x15\x41SSIGNMENT_GOAL_PAUSE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,40 +48,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVICE_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_SERVICE_ENDPOINTSENTRY']._loaded_options = None
   _globals['_SERVICE_ENDPOINTSENTRY']._serialized_options = b'8\001'
-  _globals['_SERVICEKIND']._serialized_start=3414
-  _globals['_SERVICEKIND']._serialized_end=3534
-  _globals['_SERVICESTATE']._serialized_start=3536
-  _globals['_SERVICESTATE']._serialized_end=3660
-  _globals['_ASSIGNMENTGOAL']._serialized_start=3663
-  _globals['_ASSIGNMENTGOAL']._serialized_end=3792
-  _globals['_SERVICE']._serialized_start=447
-  _globals['_SERVICE']._serialized_end=1007
-  _globals['_SERVICE_LABELSENTRY']._serialized_start=912
-  _globals['_SERVICE_LABELSENTRY']._serialized_end=957
-  _globals['_SERVICE_ENDPOINTSENTRY']._serialized_start=959
-  _globals['_SERVICE_ENDPOINTSENTRY']._serialized_end=1007
-  _globals['_INSTALLEDBACKEND']._serialized_start=1010
-  _globals['_INSTALLEDBACKEND']._serialized_end=1158
-  _globals['_ASSIGNMENT']._serialized_start=1161
-  _globals['_ASSIGNMENT']._serialized_end=1499
-  _globals['_INSPECTION']._serialized_start=1502
-  _globals['_INSPECTION']._serialized_end=1640
-  _globals['_BASEQUESTION']._serialized_start=1642
-  _globals['_BASEQUESTION']._serialized_end=1714
-  _globals['_AUDITQUESTION']._serialized_start=1716
-  _globals['_AUDITQUESTION']._serialized_end=1797
-  _globals['_INSPECTIONANSWER']._serialized_start=1800
-  _globals['_INSPECTIONANSWER']._serialized_end=2001
-  _globals['_DEPLOYMENTASSIGNMENT']._serialized_start=2004
-  _globals['_DEPLOYMENTASSIGNMENT']._serialized_end=2294
-  _globals['_ROUTE']._serialized_start=2297
-  _globals['_ROUTE']._serialized_end=2431
-  _globals['_TOKENGRANT']._serialized_start=2433
-  _globals['_TOKENGRANT']._serialized_end=2527
-  _globals['_DESIREDSET']._serialized_start=2530
-  _globals['_DESIREDSET']._serialized_end=2851
-  _globals['_ATTEMPTSTATUS']._serialized_start=2854
-  _globals['_ATTEMPTSTATUS']._serialized_end=3192
-  _globals['_DEPLOYMENTSTATUS']._serialized_start=3195
-  _globals['_DEPLOYMENTSTATUS']._serialized_end=3412
+  _globals['_SERVICEKIND']._serialized_start=3765
+  _globals['_SERVICEKIND']._serialized_end=3885
+  _globals['_SERVICESTATE']._serialized_start=3887
+  _globals['_SERVICESTATE']._serialized_end=4011
+  _globals['_ASSIGNMENTGOAL']._serialized_start=4014
+  _globals['_ASSIGNMENTGOAL']._serialized_end=4143
+  _globals['_SERVICE']._serialized_start=486
+  _globals['_SERVICE']._serialized_end=1046
+  _globals['_SERVICE_LABELSENTRY']._serialized_start=951
+  _globals['_SERVICE_LABELSENTRY']._serialized_end=996
+  _globals['_SERVICE_ENDPOINTSENTRY']._serialized_start=998
+  _globals['_SERVICE_ENDPOINTSENTRY']._serialized_end=1046
+  _globals['_INSTALLEDBACKEND']._serialized_start=1049
+  _globals['_INSTALLEDBACKEND']._serialized_end=1197
+  _globals['_ASSIGNMENT']._serialized_start=1200
+  _globals['_ASSIGNMENT']._serialized_end=1538
+  _globals['_INSPECTION']._serialized_start=1541
+  _globals['_INSPECTION']._serialized_end=1679
+  _globals['_BASEQUESTION']._serialized_start=1681
+  _globals['_BASEQUESTION']._serialized_end=1753
+  _globals['_AUDITQUESTION']._serialized_start=1755
+  _globals['_AUDITQUESTION']._serialized_end=1836
+  _globals['_INSPECTIONANSWER']._serialized_start=1839
+  _globals['_INSPECTIONANSWER']._serialized_end=2040
+  _globals['_DEPLOYMENTASSIGNMENT']._serialized_start=2043
+  _globals['_DEPLOYMENTASSIGNMENT']._serialized_end=2333
+  _globals['_ROUTE']._serialized_start=2336
+  _globals['_ROUTE']._serialized_end=2559
+  _globals['_TRAFFICSPLIT']._serialized_start=2561
+  _globals['_TRAFFICSPLIT']._serialized_end=2666
+  _globals['_VERSIONTRAFFIC']._serialized_start=2668
+  _globals['_VERSIONTRAFFIC']._serialized_end=2764
+  _globals['_TOKENGRANT']._serialized_start=2766
+  _globals['_TOKENGRANT']._serialized_end=2860
+  _globals['_DESIREDSET']._serialized_start=2863
+  _globals['_DESIREDSET']._serialized_end=3202
+  _globals['_ATTEMPTSTATUS']._serialized_start=3205
+  _globals['_ATTEMPTSTATUS']._serialized_end=3543
+  _globals['_DEPLOYMENTSTATUS']._serialized_start=3546
+  _globals['_DEPLOYMENTSTATUS']._serialized_end=3763
 # @@protoc_insertion_point(module_scope)

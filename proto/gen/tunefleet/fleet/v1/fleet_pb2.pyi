@@ -14,6 +14,7 @@ from tunefleet.backend.v1 import backend_pb2 as _backend_pb2
 from tunefleet.backend.v1 import inspect_pb2 as _inspect_pb2
 from tunefleet.backend.v1 import run_pb2 as _run_pb2
 from tunefleet.deployment.v1 import deployment_pb2 as _deployment_pb2
+from tunefleet.deployment.v1 import rollout_pb2 as _rollout_pb2
 from tunefleet.job.v1 import event_pb2 as _event_pb2
 from tunefleet.job.v1 import resolved_pb2 as _resolved_pb2
 from tunefleet.job.v1 import state_pb2 as _state_pb2
@@ -558,6 +559,9 @@ class Route(_message.Message):
     ENGINE_MODEL_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_UID_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model name as clients say it."""
     engine_address: _builtins.str
@@ -566,9 +570,21 @@ class Route(_message.Message):
     """Name inside the engine."""
     project: _builtins.str
     """The project it belongs to."""
+    deployment_uid: _builtins.str
+    """Uid of the version of the deployment that answers there; traffic is reported
+    by it.
+    """
+    weight: _builtins.int
+    """Its share of the model's traffic, percent; the routes of one model have 100
+    together.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it became ready."""
+
+    @_builtins.property
+    def split(self) -> Global___TrafficSplit:
+        """Unset: the only version. Else how callers are spread over the versions."""
 
     def __init__(
         self,
@@ -578,14 +594,75 @@ class Route(_message.Message):
         engine_model: _builtins.str = ...,
         project: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        deployment_uid: _builtins.str = ...,
+        weight: _builtins.int = ...,
+        split: Global___TrafficSplit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "engine_address", b"engine_address", "engine_model", b"engine_model", "model", b"model", "project", b"project"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deployment_uid", b"deployment_uid", "engine_address", b"engine_address", "engine_model", b"engine_model", "model", b"model", "project", b"project", "split", b"split", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Route: _TypeAlias = Route  # noqa: Y015
+
+@_typing.final
+class TrafficSplit(_message.Message):
+    """How the callers of a model are spread over its versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    IS_CANDIDATE_FIELD_NUMBER: _builtins.int
+    STICKY_FIELD_NUMBER: _builtins.int
+    rollout: _builtins.str
+    """Names the roll-out; each spreads its callers anew."""
+    is_candidate: _builtins.bool
+    """Whether this route is that of the version that is rolled out."""
+    sticky: _rollout_pb2.StickyKey.ValueType
+    """What keeps a caller with one version."""
+    def __init__(
+        self,
+        *,
+        rollout: _builtins.str = ...,
+        is_candidate: _builtins.bool = ...,
+        sticky: _rollout_pb2.StickyKey.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_candidate", b"is_candidate", "rollout", b"rollout", "sticky", b"sticky"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrafficSplit: _TypeAlias = TrafficSplit  # noqa: Y015
+
+@_typing.final
+class VersionTraffic(_message.Message):
+    """What a gateway saw of a version since its report before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOYMENT_UID_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    deployment_uid: _builtins.str
+    """Uid of the version."""
+    @_builtins.property
+    def counts(self) -> _rollout_pb2.TrafficCounts:
+        """What was answered."""
+
+    def __init__(
+        self,
+        *,
+        deployment_uid: _builtins.str = ...,
+        counts: _rollout_pb2.TrafficCounts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "deployment_uid", b"deployment_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionTraffic: _TypeAlias = VersionTraffic  # noqa: Y015
 
 @_typing.final
 class TokenGrant(_message.Message):
@@ -632,6 +709,7 @@ class DesiredSet(_message.Message):
     ROUTES_FIELD_NUMBER: _builtins.int
     TOKEN_DIGESTS_FIELD_NUMBER: _builtins.int
     TOKEN_GRANTS_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Grows with every change; the service acknowledges it."""
     @_builtins.property
@@ -660,6 +738,12 @@ class DesiredSet(_message.Message):
     def token_grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenGrant]:
         """For gateways: API tokens that are bound to a project or end by themselves."""
 
+    @_builtins.property
+    def draining(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For gateways: uids of versions that get no new requests. Each is reported as
+        drained when no request in flight is with it.
+        """
+
     def __init__(
         self,
         *,
@@ -670,10 +754,11 @@ class DesiredSet(_message.Message):
         routes: _abc.Iterable[Global___Route] | None = ...,
         token_digests: _abc.Iterable[_builtins.str] | None = ...,
         token_grants: _abc.Iterable[Global___TokenGrant] | None = ...,
+        draining: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "deployments", b"deployments", "generation", b"generation", "inspections", b"inspections", "routes", b"routes", "token_digests", b"token_digests", "token_grants", b"token_grants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "deployments", b"deployments", "draining", b"draining", "generation", b"generation", "inspections", b"inspections", "routes", b"routes", "token_digests", b"token_digests", "token_grants", b"token_grants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

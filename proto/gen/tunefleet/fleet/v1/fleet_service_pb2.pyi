@@ -673,6 +673,8 @@ class StatusReport(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     DEPLOYMENTS_FIELD_NUMBER: _builtins.int
     BACKENDS_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number of this report in the session, from 1."""
     @_builtins.property
@@ -687,6 +689,14 @@ class StatusReport(_message.Message):
     def backends(self) -> _containers.RepeatedCompositeFieldContainer[_fleet_pb2.InstalledBackend]:
         """Backends, if they changed."""
 
+    @_builtins.property
+    def traffic(self) -> _containers.RepeatedCompositeFieldContainer[_fleet_pb2.VersionTraffic]:
+        """Of gateways: what was answered since the report before."""
+
+    @_builtins.property
+    def drained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of gateways: uids of `DesiredSet.draining` that no request in flight is with."""
+
     def __init__(
         self,
         *,
@@ -694,10 +704,12 @@ class StatusReport(_message.Message):
         attempts: _abc.Iterable[_fleet_pb2.AttemptStatus] | None = ...,
         deployments: _abc.Iterable[_fleet_pb2.DeploymentStatus] | None = ...,
         backends: _abc.Iterable[_fleet_pb2.InstalledBackend] | None = ...,
+        traffic: _abc.Iterable[_fleet_pb2.VersionTraffic] | None = ...,
+        drained: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "backends", b"backends", "deployments", b"deployments", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "backends", b"backends", "deployments", b"deployments", "drained", b"drained", "sequence", b"sequence", "traffic", b"traffic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tunefleet.type.v1 import conversation_pb2 as tunefleet_dot_type_dot_v1_dot_conversation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.tunefleet/inference/v1/inference_service.proto\x12\x16tunefleet.inference.v1\x1a$tunefleet/type/v1/conversation.proto\"\xf8\x01\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x08messages\x18\x02 \x03(\x0b\x32\x1a.tunefleet.type.v1.Message\x12\x17\n\nmax_tokens\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x12\n\ntools_json\x18\x08 \x01(\tB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"a\n\x0c\x43hatResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12,\n\x05usage\x18\x03 \x01(\x0b\x32\x1d.tunefleet.inference.v1.Usage\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x03\"t\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x37\n\x0c\x63onversation\x18\x02 \x01(\x0b\x32\x1f.tunefleet.type.v1.ConversationH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x42\t\n\x07\x63ontent\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x32\xc6\x01\n\x10InferenceService\x12S\n\x04\x43hat\x12#.tunefleet.inference.v1.ChatRequest\x1a$.tunefleet.inference.v1.ChatResponse0\x01\x12]\n\x08Tokenize\x12\'.tunefleet.inference.v1.TokenizeRequest\x1a(.tunefleet.inference.v1.TokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.tunefleet/inference/v1/inference_service.proto\x12\x16tunefleet.inference.v1\x1a$tunefleet/type/v1/conversation.proto\"\x86\x02\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x08messages\x18\x02 \x03(\x0b\x32\x1a.tunefleet.type.v1.Message\x12\x17\n\nmax_tokens\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x12\n\ntools_json\x18\x08 \x01(\t\x12\x0c\n\x04user\x18\t \x01(\tB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"a\n\x0c\x43hatResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12,\n\x05usage\x18\x03 \x01(\x0b\x32\x1d.tunefleet.inference.v1.Usage\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x03\"t\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x37\n\x0c\x63onversation\x18\x02 \x01(\x0b\x32\x1f.tunefleet.type.v1.ConversationH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x42\t\n\x07\x63ontent\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x32\xc6\x01\n\x10InferenceService\x12S\n\x04\x43hat\x12#.tunefleet.inference.v1.ChatRequest\x1a$.tunefleet.inference.v1.ChatResponse0\x01\x12]\n\x08Tokenize\x12\'.tunefleet.inference.v1.TokenizeRequest\x1a(.tunefleet.inference.v1.TokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,15 +33,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunefleet.inference.v1.infe
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHATREQUEST']._serialized_start=113
-  _globals['_CHATREQUEST']._serialized_end=361
-  _globals['_CHATRESPONSE']._serialized_start=363
-  _globals['_CHATRESPONSE']._serialized_end=460
-  _globals['_USAGE']._serialized_start=462
-  _globals['_USAGE']._serialized_end=519
-  _globals['_TOKENIZEREQUEST']._serialized_start=521
-  _globals['_TOKENIZEREQUEST']._serialized_end=637
-  _globals['_TOKENIZERESPONSE']._serialized_start=639
-  _globals['_TOKENIZERESPONSE']._serialized_end=676
-  _globals['_INFERENCESERVICE']._serialized_start=679
-  _globals['_INFERENCESERVICE']._serialized_end=877
+  _globals['_CHATREQUEST']._serialized_end=375
+  _globals['_CHATRESPONSE']._serialized_start=377
+  _globals['_CHATRESPONSE']._serialized_end=474
+  _globals['_USAGE']._serialized_start=476
+  _globals['_USAGE']._serialized_end=533
+  _globals['_TOKENIZEREQUEST']._serialized_start=535
+  _globals['_TOKENIZEREQUEST']._serialized_end=651
+  _globals['_TOKENIZERESPONSE']._serialized_start=653
+  _globals['_TOKENIZERESPONSE']._serialized_end=690
+  _globals['_INFERENCESERVICE']._serialized_start=693
+  _globals['_INFERENCESERVICE']._serialized_end=891
 # @@protoc_insertion_point(module_scope)
