@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Protocol
 
 import grpc
 import grpc.aio
 
-from tunefleet.fleet.v1.fleet_pb2 import AttemptStatus, DeploymentStatus, DesiredSet, InstalledBackend
+from tunefleet.deployment.v1.rollout_pb2 import TrafficCounts
+from tunefleet.fleet.v1.fleet_pb2 import (
+    AttemptStatus,
+    DeploymentStatus,
+    DesiredSet,
+    InstalledBackend,
+    VersionTraffic,
+)
 from tunefleet.fleet.v1.fleet_service_pb2 import (
     AttachRequest,
     AttachResponse,
@@ -62,6 +70,8 @@ class ServiceSession:
         self._attempts: dict[tuple[str, int], AttemptStatus] = {}
         self._deployments: dict[str, DeploymentStatus] = {}
         self._backends: list[InstalledBackend] = []
+        self._traffic: dict[str, TrafficCounts] = {}
+        self._drained: list[str] = []
         self._wake = asyncio.Event()
         self._generation = 0
         self._last_answer = 0.0
@@ -82,6 +92,18 @@ class ServiceSession:
         """Tell which backends there are now."""
         self._backends = backends
         self._wake.set()
+
+    def report_traffic(self, traffic: Iterable[VersionTraffic], drained: list[str]) -> None:
+        """Tell what versions answered, added to what could not be told yet, and which are drained."""
+        for seen in traffic:
+            held, new = self._traffic.setdefault(seen.deployment_uid, TrafficCounts()), seen.counts
+            held.requests += new.requests
+            held.errors += new.errors
+            held.first_bytes += new.first_bytes
+            held.first_byte_seconds += new.first_byte_seconds
+        self._drained = drained
+        if self._traffic or self._drained:
+            self._wake.set()
 
     async def run(self) -> None:
         """Attach, and attach again whenever the stream ends; runs until cancelled."""
@@ -170,13 +192,17 @@ class ServiceSession:
 
     def _take_report(self) -> StatusReport | None:
         self._wake.clear()
-        if not (self._attempts or self._deployments or self._backends):
+        if not (self._attempts or self._deployments or self._backends or self._traffic or self._drained):
             return None
         report = StatusReport(
             attempts=self._attempts.values(),
             deployments=self._deployments.values(),
             backends=self._backends,
+            traffic=[VersionTraffic(deployment_uid=uid, counts=item) for uid, item in self._traffic.items()],
+            drained=self._drained,
         )
+        self._traffic.clear()
+        self._drained = []
         self._attempts.clear()
         self._deployments.clear()
         self._backends = []

@@ -34,6 +34,7 @@ from tunefleet_services.gateway.responses import ResponsePages
 from tunefleet_services.gateway.routes import RouteTableHolder
 from tunefleet_services.gateway.routing import ModelRoutes
 from tunefleet_services.gateway.settings import GatewaySettings
+from tunefleet_services.gateway.version_traffic import VersionTraffic
 
 if TYPE_CHECKING:  # as in `routing`
     from tunefleet_services.gateway.fine_tuning import FineTuning
@@ -43,7 +44,8 @@ __all__ = ["build_app"]
 _HEALTH = "/health"
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE",
-    "Access-Control-Allow-Headers": "authorization, content-type, idempotency-key, x-request-id",
+    "Access-Control-Allow-Headers": "authorization, content-type, idempotency-key, x-request-id, "
+    "x-session-id",
     "Access-Control-Max-Age": "600",
 }
 """What a browser may send from a page of an origin that was named."""
@@ -57,6 +59,7 @@ def build_app(
     access_log: AccessLog | None = None,
     metrics: Metrics | None = None,
     fine_tuning: FineTuning | None = None,
+    traffic: VersionTraffic | None = None,
 ) -> web.Application:
     """Build the application.
 
@@ -69,6 +72,7 @@ def build_app(
         access_log: Where requests are logged; standard error if left out.
         metrics: Counters to share with another door; its own if left out.
         fine_tuning: Files, jobs and fine-tuned models; left out: there are none here.
+        traffic: Counts by version to share with another door; its own if left out.
     """
     gateway = _Gateway(
         routes,
@@ -76,6 +80,7 @@ def build_app(
         access_log or AccessLog(),
         metrics or Metrics(),
         fine_tuning,
+        traffic or VersionTraffic(),
     )
     settings = gateway.settings
     app = web.Application(middlewares=[gateway.answer], client_max_size=settings.max_body_bytes)
@@ -111,10 +116,12 @@ class _Gateway:
         access_log: AccessLog,
         metrics: Metrics,
         fine_tuning: FineTuning | None,
+        traffic: VersionTraffic,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.routes = ModelRoutes(table, fine_tuning)
+        self.traffic = traffic
+        self.routes = ModelRoutes(table, fine_tuning, traffic)
         self._table = table
         self._log = access_log
         self._fine_tuning = fine_tuning
@@ -177,6 +184,7 @@ class _Gateway:
             raise
         finally:
             self.metrics.count(exchange)
+            self.traffic.end(exchange)
             self._log.write(exchange.record())
 
     async def _handle(self, request: web.Request, handler: Handler, exchange: Exchange) -> web.StreamResponse:

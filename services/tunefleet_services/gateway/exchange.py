@@ -38,6 +38,8 @@ class Exchange:
         model: Name as the client said it.
         is_known_model: Whether a route of that name exists; other names never become metric labels.
         route: The route that was found for the model.
+        version: Uid of the version of a deployment that it was passed on to; empty: none yet.
+        is_split: Whether that version shared its model's traffic with another.
         first_byte_seconds: From the request's arrival to the first byte of an engine's answer.
         pieces: Of an answer that is a stream: when its pieces came.
         usage: Tokens of prompt and completion, if the engine counted them.
@@ -54,6 +56,8 @@ class Exchange:
     bytes_sent: int = 0
     outcome: Outcome = "answered"
     route: Route | None = None
+    version: str = ""
+    is_split: bool = False
     first_byte_seconds: float | None = None
     pieces: Pieces | None = None
     usage: tuple[int, int] | None = None

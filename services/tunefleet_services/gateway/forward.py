@@ -91,7 +91,7 @@ class Forwarder:
         """
         with slot(self._metrics, self._settings):
             body = parse_body(await read_body(request, self._settings))
-            route = await self._routes.find(request, body.model)
+            route = await self._routes.find(request, body.model, body.fields)
             asked = engine_request(
                 request,
                 route,

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from tunefleet_core.errors import TunefleetError
 from tunefleet_services.gateway.replicas import Replicas
+from tunefleet_services.gateway.splits import Split, is_for_candidate
 
 __all__ = ["Grant", "Route", "RouteTable", "RouteTableHolder"]
 
@@ -33,6 +34,10 @@ class Route:
         engine_model: Name inside the engines.
         project: The project it belongs to.
         create_time: When it became ready; with a time zone.
+        version: Uid of the version of a deployment that answers there; empty: not known.
+        weight: Its share of the model's traffic, percent.
+        split: How callers are spread over versions; None: there is one version.
+        candidate: The version that is rolled out beside this one, in a table.
     """
 
     model: str
@@ -40,6 +45,17 @@ class Route:
     engine_model: str
     project: str
     create_time: datetime
+    version: str = ""
+    weight: int = 100
+    split: Split | None = None
+    candidate: Route | None = None
+
+    def version_for(self, caller: str) -> Route:
+        """Return the version that a caller gets; empty: a caller known by nothing."""
+        other = self.candidate
+        if other is None or other.split is None:
+            return self
+        return other if is_for_candidate(other.split.rollout, caller, other.weight) else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +114,10 @@ class RouteTable:
         """Build a table.
 
         Args:
-            routes: The routes. Those with one project, name and engine model are replicas of one
-                another. Of others with one name the newer serves: a deployment that follows
-                another is ready before the first is taken down.
+            routes: The routes. Those with one project, name, engine model and side of a roll-out are
+                replicas of one another, and the two sides of a roll-out share their callers. Of
+                others with one name the newer serves: a deployment that follows another is ready
+                before the first is taken down.
             token_digests: SHA-256 of each API token that is accepted without bounds, hex.
             grants: Digest and bounds of further tokens.
 
@@ -110,7 +127,7 @@ class RouteTable:
         """
         by_model: dict[str, Route] = {}
         by_project: dict[str, dict[str, Route]] = {}
-        for route in _with_replicas(routes):
+        for route in _with_candidates(_with_replicas(routes)):
             for seen in (by_model, by_project.setdefault(route.project, {})):
                 known = seen.get(route.model)
                 if known is None or known.create_time <= route.create_time:
@@ -155,10 +172,10 @@ class RouteTableHolder:
 
 def _with_replicas(routes: Iterable[Route]) -> Iterable[Route]:
     """Return the routes, those of one project, name and engine model as one."""
-    merged: dict[tuple[str, str, str], Route] = {}
+    merged: dict[tuple[str, str, str, Split | None], Route] = {}
     for route in routes:
         _check(route)
-        key = (route.project, route.model, route.engine_model)
+        key = (route.project, route.model, route.engine_model, route.split)
         known = merged.get(key)
         if known is not None:
             addresses = dict.fromkeys((*known.engine_addresses, *route.engine_addresses))
@@ -166,6 +183,19 @@ def _with_replicas(routes: Iterable[Route]) -> Iterable[Route]:
             route = replace(route, engine_addresses=tuple(sorted(addresses)), create_time=newest)
         merged[key] = route
     return merged.values()
+
+
+def _with_candidates(routes: Iterable[Route]) -> Iterable[Route]:
+    """Return the routes, the two sides of a roll-out as one."""
+    found = list(routes)
+    sides = {(route.split.rollout, route.split.is_candidate): route for route in found if route.split}
+    for route in found:
+        if route.split is None:
+            yield route
+        elif not route.split.is_candidate:
+            yield replace(route, candidate=sides.get((route.split.rollout, True)))
+        elif (route.split.rollout, False) not in sides:
+            yield route
 
 
 def _check(route: Route) -> None:

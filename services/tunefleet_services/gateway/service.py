@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
 
+from tunefleet.deployment.v1.rollout_pb2 import StickyKey
 from tunefleet.fleet.v1.fleet_pb2 import DesiredSet, Service, ServiceKind
 from tunefleet.fleet.v1.fleet_pb2 import Route as WireRoute
 from tunefleet.fleet.v1.fleet_service_pb2 import Hello, Welcome
@@ -25,12 +26,19 @@ from tunefleet_services.gateway.metrics import Metrics
 from tunefleet_services.gateway.routes import Grant, Route, RouteTable, RouteTableHolder
 from tunefleet_services.gateway.serve import serve_gateway
 from tunefleet_services.gateway.settings import GatewaySettings
+from tunefleet_services.gateway.splits import Split, StickyBy
+from tunefleet_services.gateway.version_traffic import VersionTraffic
 from tunefleet_services.machine import describe_machine
 
 __all__ = ["Gateway", "GatewayOptions", "table_of"]
 
 _LOG = logging.getLogger(__name__)
 _ADDRESS_LABEL = "address"
+_STICKY: Mapping[int, StickyBy] = {
+    StickyKey.STICKY_KEY_USER: "user",
+    StickyKey.STICKY_KEY_SESSION: "session",
+    StickyKey.STICKY_KEY_NONE: "none",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +71,7 @@ class Gateway:
         self._inference_address = ""
         self._settings = options.settings
         self._metrics = Metrics()
+        self._traffic = VersionTraffic()
         address = options.user_address
         self._fine_tuning = FineTuning(address, self._routes, self._settings) if address else None
         self._access_log = AccessLog()
@@ -76,6 +85,7 @@ class Gateway:
                 group.create_task(self._serve_grpc())
                 await self._listening.wait()  # the hello tells where
                 group.create_task(self._session.run())
+                group.create_task(self._tell_traffic())
         finally:
             await self._connection.close()
 
@@ -88,6 +98,7 @@ class Gateway:
             access_log=self._access_log,
             metrics=self._metrics,
             fine_tuning=self._fine_tuning,
+            traffic=self._traffic,
             on_listening=self._note_address,
         )
 
@@ -98,6 +109,7 @@ class Gateway:
             settings=self._settings,
             metrics=self._metrics,
             access_log=self._access_log,
+            traffic=self._traffic,
             on_listening=self._note_inference_address,
         )
 
@@ -119,6 +131,18 @@ class Gateway:
     async def desired(self, desired: DesiredSet) -> None:
         """Put the routes of the desired set in force for every request that begins now."""
         self._routes.replace_routes(table_of(desired))
+        self._traffic.drain(desired.draining)
+
+    async def _tell_traffic(self) -> None:
+        """Tell what versions answered now and then, and at once when a draining one has nothing left."""
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.report_seconds):
+                    await self._traffic.changed.wait()
+            except TimeoutError:
+                pass
+            self._traffic.changed.clear()
+            self._session.report_traffic(self._traffic.take_counts(), self._traffic.drained())
 
     def _note_address(self, base_address: str) -> None:
         _LOG.info("gateway listens on %s", base_address)
@@ -159,6 +183,9 @@ def _usable(routes: Iterable[WireRoute]) -> list[Route]:
             engine_model=wire.engine_model,
             project=wire.project,
             create_time=wire.create_time.ToDatetime(tzinfo=UTC),
+            version=wire.deployment_uid,
+            weight=wire.weight,
+            split=_split(wire) if wire.HasField("split") else None,
         )
         try:
             RouteTable.of([route], ())
@@ -167,3 +194,11 @@ def _usable(routes: Iterable[WireRoute]) -> list[Route]:
         else:
             usable.append(route)
     return usable
+
+
+def _split(wire: WireRoute) -> Split:
+    return Split(
+        rollout=wire.split.rollout,
+        is_candidate=wire.split.is_candidate,
+        sticky=_STICKY.get(wire.split.sticky, "user"),
+    )

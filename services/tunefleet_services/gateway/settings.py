@@ -24,6 +24,7 @@ class GatewaySettings:
         idle_seconds: Longest silence inside a stream, of the engine or of the client.
         answer_seconds: Longest silence before an answer that is not streamed: the engine says
             nothing until it has generated all of it. The `openai` client waits as long.
+        report_seconds: How often the coordinator is told what versions that are rolled out answered.
         drain_seconds: How long running answers may go on after the gateway was told to stop.
     """
 
@@ -37,4 +38,5 @@ class GatewaySettings:
     connect_seconds: float = 2.0
     idle_seconds: float = 120.0
     answer_seconds: float = 600.0
+    report_seconds: float = 2.0
     drain_seconds: float = 10.0

@@ -16,6 +16,7 @@ from tunefleet_services.gateway.inference.servicer import InferenceServicer
 from tunefleet_services.gateway.metrics import Metrics
 from tunefleet_services.gateway.routes import RouteTableHolder
 from tunefleet_services.gateway.settings import GatewaySettings
+from tunefleet_services.gateway.version_traffic import VersionTraffic
 
 __all__ = ["serve_inference"]
 
@@ -27,6 +28,7 @@ async def serve_inference(
     settings: GatewaySettings,
     metrics: Metrics,
     access_log: AccessLog,
+    traffic: VersionTraffic | None = None,
     on_listening: Callable[[str], None],
 ) -> None:
     """Serve until cancelled; then let running answers end, for `drain_seconds` at most.
@@ -37,6 +39,7 @@ async def serve_inference(
         settings: Limits, those of the HTTP door.
         metrics: Those of the HTTP door: both share the places for requests in flight.
         access_log: Started by the HTTP door.
+        traffic: Counts by version, those of the HTTP door; its own if left out.
         on_listening: Called once with `host:port`.
 
     Raises:
@@ -56,7 +59,12 @@ async def serve_inference(
     async with Engines.opened(settings, routes.replicas) as engines:
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=options)
         servicer = InferenceServicer(
-            routes=routes, engines=engines, settings=settings, metrics=metrics, access_log=access_log
+            routes=routes,
+            engines=engines,
+            settings=settings,
+            metrics=metrics,
+            access_log=access_log,
+            traffic=traffic or VersionTraffic(),
         )
         inference_grpc.add_InferenceServiceServicer_to_server(servicer, found_by_name(server))
         try:

@@ -28,6 +28,8 @@ from tunefleet_services.gateway.metrics import Metrics
 from tunefleet_services.gateway.routes import Route, RouteTableHolder
 from tunefleet_services.gateway.settings import GatewaySettings
 from tunefleet_services.gateway.slots import slot
+from tunefleet_services.gateway.splits import SESSION_HEADER, caller_of
+from tunefleet_services.gateway.version_traffic import VersionTraffic
 
 __all__ = ["InferenceServicer"]
 
@@ -56,16 +58,18 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
         settings: GatewaySettings,
         metrics: Metrics,
         access_log: AccessLog,
+        traffic: VersionTraffic,
     ) -> None:
         self._routes = routes
         self._engines = engines
         self._settings = settings
         self._metrics = metrics
         self._log = access_log
+        self._traffic = traffic
 
     async def Chat(self, request: pb.ChatRequest, context: RpcContext) -> AsyncGenerator[pb.ChatResponse]:
         with self._exchange("Chat", request.model) as exchange:
-            route = self._route(request.model, context, exchange)
+            route = self._route(request.model, context, exchange, user=request.user)
             body = chat_body(request, route.engine_model)
             with slot(self._metrics, self._settings):
                 upstream = await self._send(exchange, route, "/v1/chat/completions", body, is_stream=True)
@@ -94,7 +98,7 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
             exchange.bytes_sent = len(data)
             return pb.TokenizeResponse(token_ids=_token_ids(data))
 
-    def _route(self, model: str, context: RpcContext, exchange: Exchange) -> Route:
+    def _route(self, model: str, context: RpcContext, exchange: Exchange, *, user: str = "") -> Route:
         if not self._routes.is_known:
             raise knows_nobody_yet()
         table = self._routes.table  # taken once: the call ends where it began
@@ -112,8 +116,12 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
         if route is None:
             raise deployment_not_found(model)
         exchange.is_known_model = True
+        if (other := route.candidate) is not None and other.split is not None:
+            session = _metadata(context).get(SESSION_HEADER.lower(), "")
+            route = route.version_for(caller_of(other.split.sticky, {"user": user}, session))
         exchange.engine_model = route.engine_model
         exchange.route = route
+        self._traffic.begin(exchange, route)
         return route
 
     async def _send(
@@ -159,6 +167,7 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
             raise
         finally:
             self._metrics.count(exchange)
+            self._traffic.end(exchange)
             self._log.write(exchange.record())
 
 
@@ -219,11 +228,14 @@ async def _read(upstream: EngineAnswer, limit: int) -> bytes:
 
 
 def _token(context: RpcContext) -> str:
-    metadata = cast("tuple[tuple[str, str | bytes], ...]", context.invocation_metadata() or ())
-    for key, value in metadata:
-        if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
-            return value.removeprefix("Bearer ")
-    return ""
+    value = _metadata(context).get("authorization", "")
+    return value.removeprefix("Bearer ") if value.startswith("Bearer ") else ""
+
+
+def _metadata(context: RpcContext) -> dict[str, str]:
+    """Return the first text of each key."""
+    pairs = cast("tuple[tuple[str, str | bytes], ...]", context.invocation_metadata() or ())
+    return {key: value for key, value in reversed(pairs) if isinstance(value, str)}
 
 
 def _token_ids(data: bytes) -> list[int]:

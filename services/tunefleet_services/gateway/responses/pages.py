@@ -58,7 +58,7 @@ class ResponsePages:
             data = await read_body(request, self._settings)
             body, asked = parse_body(data), parse_object(data)
             chat_body(asked, body.model)  # a wrong request begins no deployment
-            route = await self._routes.find(request, body.model)
+            route = await self._routes.find(request, body.model, asked)
             ask = engine_request(
                 request,
                 route,
