@@ -30,11 +30,13 @@ from tunefleet_client.names import resource_name, short_name
 from tunefleet_client.specs import JobSource, read_spec
 from tunefleet_client.state import Endpoints, Target, find_target, state_folder
 from tunefleet_client.watch import TERMINAL_STATES, JobChange, is_terminal
+from tunefleet_client.watch_deployment import DeploymentChange
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
 
 __all__ = [
     "connect",
     "Client",
+    "DeploymentChange",
     "JobChange",
     "JobSource",
     "Messages",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING
 
 from tunefleet.deployment.v1 import deployment_service_pb2 as wire
 from tunefleet.deployment.v1.deployment_pb2 import Deployment, DeploymentSpec, DeploymentState
 from tunefleet.deployment.v1.deployment_service_pb2_grpc import DeploymentServiceStub
+from tunefleet.deployment.v1.rollout_pb2 import Rollout, RolloutPolicy, RolloutState
 from tunefleet_client.calls import RESOLVE_DEADLINE_SECONDS, Connection
 from tunefleet_client.errors import failure, typed
 from tunefleet_client.names import resource_name, short_name
 from tunefleet_client.pages import all_pages
 from tunefleet_client.requests import new_request_id
+from tunefleet_client.watch_deployment import DeploymentChange, watch_deployment
 from tunefleet_core.errors import Reason, TunefleetError, error_from_status
 
 if TYPE_CHECKING:
@@ -122,6 +124,93 @@ class Deployments:
             etag=etag,
         )
         return (await self._connection.unary(self._stub.DeleteDeployment, request)).deployment
+
+    async def roll_out(
+        self,
+        name: str,
+        spec: DeploymentSpec | str,
+        policy: RolloutPolicy | None = None,
+        *,
+        etag: str = "",
+        request_id: str | None = None,
+    ) -> Rollout:
+        """Begin to roll out a new version: loaded and checked first, then given more and more traffic.
+
+        Args:
+            name: The deployment.
+            spec: What the new version serves; text is the model alone. What is left out is as it is
+                in the version that serves.
+            policy: Steps, bake time, limits; left out: 5, 25, 100 percent, each until `promote`.
+                Its job may be named by its short name.
+            etag: If given, must be the deployment's current one.
+            request_id: Idempotency key; left out, a new one.
+        """
+        asked = RolloutPolicy()
+        if policy is not None:
+            asked.CopyFrom(policy)
+        if asked.evaluate_job:
+            asked.evaluate_job = resource_name(asked.evaluate_job, collection="jobs", project=self._project)
+        request = wire.RollOutDeploymentRequest(
+            request_id=new_request_id(request_id),
+            name=self._name(name),
+            spec=DeploymentSpec(model=spec) if isinstance(spec, str) else spec,
+            policy=asked,
+            etag=etag,
+        )
+        response = await self._connection.unary(
+            self._stub.RollOutDeployment, request, deadline_seconds=RESOLVE_DEADLINE_SECONDS
+        )
+        return response.rollout
+
+    async def promote(
+        self, name: str, *, to_last_step: bool = False, request_id: str | None = None
+    ) -> Rollout:
+        """Take the next step of a roll-out now; at the last one, end it.
+
+        Args:
+            name: The deployment.
+            to_last_step: Go to 100 percent at once.
+            request_id: Idempotency key; left out, a new one.
+        """
+        request = wire.PromoteDeploymentRequest(
+            request_id=new_request_id(request_id), name=self._name(name), to_last_step=to_last_step
+        )
+        return (await self._connection.unary(self._stub.PromoteDeployment, request)).rollout
+
+    async def roll_back(self, name: str, *, reason: str = "", request_id: str | None = None) -> Rollout:
+        """Give all of the traffic back to the version before, at once.
+
+        Args:
+            name: The deployment.
+            reason: Why, for the history.
+            request_id: Idempotency key; left out, a new one.
+        """
+        request = wire.RollBackDeploymentRequest(
+            request_id=new_request_id(request_id), name=self._name(name), reason=reason
+        )
+        return (await self._connection.unary(self._stub.RollBackDeployment, request)).rollout
+
+    async def rollout(self, name: str) -> Rollout | None:
+        """Return the roll-out of a deployment that goes on, else the last one; None: there never was one."""
+        request = wire.GetRolloutRequest(name=self._name(name))
+        response = await self._connection.unary(self._stub.GetRollout, request)
+        is_one = response.rollout.state != RolloutState.ROLLOUT_STATE_UNSPECIFIED
+        return response.rollout if is_one else None
+
+    def watch(
+        self, name: str, after_sequence: int = 0, *, give_up_seconds: float = 120.0
+    ) -> AsyncGenerator[DeploymentChange]:
+        """Follow a deployment: its snapshots, and every event once, in order, over reconnects.
+
+        Ends when the deployment is gone. To leave earlier, close it (`contextlib.aclosing`).
+
+        Args:
+            name: The deployment.
+            after_sequence: Begin after this event; 0: with the oldest that is kept.
+            give_up_seconds: How long the coordinator may be away.
+        """
+        request = wire.WatchDeploymentRequest(name=self._name(name), after_sequence=after_sequence)
+        return watch_deployment(self._connection, self._stub, request, give_up_seconds=give_up_seconds)
 
     def _name(self, name: str) -> str:
         return resource_name(name, collection="deployments", project=self._project)

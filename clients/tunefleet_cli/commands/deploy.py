@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from tunefleet_cli.commands.rollouts import policy_of, rollout_options, say_begun
 from tunefleet_cli.exit_codes import FAILED
 from tunefleet_cli.invocation import Invocation, command_options
 
@@ -31,6 +32,7 @@ _POLL_SECONDS = 0.2
 )
 @click.option("--wait", is_flag=True, help="Until it takes traffic.")
 @click.option("--timeout", type=click.IntRange(1), default=600, show_default=True, help="Seconds to wait.")
+@rollout_options
 @command_options
 def deploy(
     invocation: Invocation,
@@ -40,11 +42,14 @@ def deploy(
     settings: tuple[str, ...],
     wait: bool,
     timeout: int,
+    **rollout: Any,
 ) -> None:
     """Serve MODEL: the name of a trained one, a folder, or a Hub id.
 
     Before it takes traffic, what is served is compared with what was trained,
-    in tokens and in numbers.
+    in tokens and in numbers. With --canary it is a new version of the deployment
+    NAME: it gets the shares one after the other, and the version before takes
+    over again if too many requests fail.
     """
     from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec
     from tunefleet_cli.model_reference import model_reference
@@ -57,6 +62,15 @@ def deploy(
     spec = DeploymentSpec(
         model=model_reference(model), engine=engine, engine_settings=read_settings(settings)
     )
+
+    policy = policy_of(**rollout)
+    if policy is not None:
+        if name is None:
+            raise click.UsageError("A roll-out needs the deployment's name: --name NAME.")
+        deployed, asked = name, policy  # for the function below
+        begun = invocation.ask(lambda client: client.deployments.roll_out(deployed, spec, asked))
+        say_begun(invocation, short_name(name), begun, wait_seconds=timeout if wait else None)
+        return
 
     async def create(client: Client) -> Deployment:
         created = await client.deployments.create(spec, deployment_id=name)

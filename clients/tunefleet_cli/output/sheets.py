@@ -93,6 +93,7 @@ def show_deployment(output: Output, deployment: Deployment) -> None:
             ("state", state_cell(output, deployment_state(deployment))),
             ("why", deployment.error.message),
             ("model", deployment.spec.model),
+            ("version", str(deployment.version or "")),
             ("service", short_name(deployment.service)),
             ("tokens", contract_cell(output, contract.tokens)),
             ("numbers", contract_cell(output, contract.numbers)),

@@ -38,6 +38,10 @@ _STATES: Mapping[str, tuple[str, str]] = {
     "STARTING": ("◐", "attention"),
     "READY": ("●", "good"),
     "DELETED": ("⊘", "faint"),
+    # roll-outs
+    "LOADING": ("◐", "attention"),
+    "BAKING": ("●", "good"),
+    "ROLLED_BACK": ("↩", "attention"),
     # services
     "ATTACHED": ("●", "good"),
     "DRAINING": ("◌", "attention"),

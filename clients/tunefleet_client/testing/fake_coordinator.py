@@ -23,6 +23,7 @@ from tunefleet.dataset.v1.dataset_service_pb2 import CheckRowsResponse
 from tunefleet.dataset.v1.dataset_service_pb2_grpc import add_DatasetServiceServicer_to_server
 from tunefleet.deployment.v1.deployment_pb2 import Deployment
 from tunefleet.deployment.v1.deployment_service_pb2_grpc import add_DeploymentServiceServicer_to_server
+from tunefleet.deployment.v1.rollout_pb2 import DeploymentEvent, Rollout
 from tunefleet.fleet.v1.fleet_pb2 import Service, ServiceKind, ServiceState
 from tunefleet.fleet.v1.fleet_service_pb2 import GetFleetResponse, Token
 from tunefleet.fleet.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
@@ -49,8 +50,8 @@ class FakeCoordinator:
         certificate: PEM file that it shows, its key beside it as `key.pem`; None: no TLS.
 
     Attributes:
-        jobs: By full name; `events`, `checkpoints`, `models`, `deployments`, `datasets`,
-            `tokens` likewise. `blobs` and `manifests` are by digest.
+        jobs: By full name; `events`, `checkpoints`, `models`, `deployments`, `rollouts`,
+            `deployment_events`, `datasets`, `tokens` likewise. `blobs` and `manifests` are by digest.
         plan: What PlanJob answers; `diagnosis`, `fleet`, `check` and `prunable` likewise for
             DiagnoseJob, GetFleet, CheckRows and PruneArtifacts.
         answer: What a chat with any deployment answers, once `add_gateway` was called.
@@ -84,6 +85,8 @@ class FakeCoordinator:
         self.checkpoints: dict[str, list[CheckpointRef]] = {}
         self.models: dict[str, Model] = {}
         self.deployments: dict[str, Deployment] = {}
+        self.rollouts: dict[str, Rollout] = {}
+        self.deployment_events: dict[str, list[DeploymentEvent]] = {}
         self.services: list[Service] = []
         self.plugins: list[Plugin] = []
         self.backends: list[Backend] = []

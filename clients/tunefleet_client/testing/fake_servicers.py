@@ -11,6 +11,15 @@ from google.protobuf.message import Message
 from tunefleet.deployment.v1 import deployment_service_pb2 as deployment
 from tunefleet.deployment.v1.deployment_pb2 import Deployment, DeploymentState
 from tunefleet.deployment.v1.deployment_service_pb2_grpc import DeploymentServiceServicer
+from tunefleet.deployment.v1.rollout_pb2 import (
+    DeploymentEvent,
+    DeploymentVersion,
+    Rollout,
+    RolloutEnded,
+    RolloutStarted,
+    RolloutState,
+    RolloutStep,
+)
 from tunefleet.job.v1 import job_service_pb2 as job
 from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.job_service_pb2_grpc import JobServiceServicer
@@ -276,7 +285,98 @@ class FakeDeployments(DeploymentServiceServicer):
         found.state = DeploymentState.DEPLOYMENT_STATE_STOPPING
         return deployment.DeleteDeploymentResponse(deployment=found)
 
+    async def RollOutDeployment(
+        self, request: deployment.RollOutDeploymentRequest, context: Context
+    ) -> deployment.RollOutDeploymentResponse:
+        await self._fake.admit(request, context)
+        found = await self._deployment(request.name, context)
+        rollout = Rollout(state=RolloutState.ROLLOUT_STATE_BAKING, policy=request.policy, step=1)
+        if not rollout.policy.steps:
+            rollout.policy.steps.extend((5, 25, 100))
+        rollout.current.CopyFrom(_version(found, 100 - rollout.policy.steps[0]))
+        rollout.candidate.CopyFrom(_version(found, rollout.policy.steps[0]))
+        rollout.candidate.number += 1
+        rollout.candidate.spec.CopyFrom(request.spec)
+        self._fake.rollouts[request.name] = rollout
+        started = RolloutStarted(model=request.spec.model, policy=rollout.policy)
+        step = RolloutStep(step=1, weight=rollout.candidate.weight, reason="It is loaded.")
+        self._fake.deployment_events[request.name] = [
+            DeploymentEvent(sequence=1, version=rollout.candidate.number, rollout_started=started),
+            DeploymentEvent(sequence=2, version=rollout.candidate.number, rollout_step=step),
+        ]
+        return deployment.RollOutDeploymentResponse(rollout=rollout)
+
+    async def PromoteDeployment(
+        self, request: deployment.PromoteDeploymentRequest, context: Context
+    ) -> deployment.PromoteDeploymentResponse:
+        await self._fake.admit(request, context)
+        rollout = await self._rollout(request.name, context)
+        last = len(rollout.policy.steps)
+        if rollout.step == last:
+            self._end(request.name, RolloutState.ROLLOUT_STATE_SUCCEEDED, "Promoted by hand.")
+        else:
+            rollout.step = last if request.to_last_step else rollout.step + 1
+            rollout.candidate.weight = rollout.policy.steps[rollout.step - 1]
+            rollout.current.weight = 100 - rollout.candidate.weight
+        return deployment.PromoteDeploymentResponse(rollout=rollout)
+
+    async def RollBackDeployment(
+        self, request: deployment.RollBackDeploymentRequest, context: Context
+    ) -> deployment.RollBackDeploymentResponse:
+        await self._fake.admit(request, context)
+        rollout = await self._rollout(request.name, context)
+        reason = request.reason or "Rolled back by hand."
+        self._end(request.name, RolloutState.ROLLOUT_STATE_ROLLED_BACK, reason)
+        rollout.candidate.weight, rollout.current.weight = 0, 100
+        return deployment.RollBackDeploymentResponse(rollout=rollout)
+
+    async def GetRollout(
+        self, request: deployment.GetRolloutRequest, context: Context
+    ) -> deployment.GetRolloutResponse:
+        await self._fake.admit(request, context)
+        await self._deployment(request.name, context)
+        return deployment.GetRolloutResponse(rollout=self._fake.rollouts.get(request.name))
+
+    async def WatchDeployment(
+        self, request: deployment.WatchDeploymentRequest, context: Context
+    ) -> AsyncIterator[deployment.WatchDeploymentResponse]:
+        await self._fake.admit(request, context)
+        found = await self._deployment(request.name, context)
+        yield deployment.WatchDeploymentResponse(snapshot=found)
+        kept = self._fake.deployment_events.get(request.name, [])
+        events = [event for event in kept if event.sequence > request.after_sequence]
+        yield deployment.WatchDeploymentResponse(events=deployment.DeploymentEvents(events=events))
+        gone = Deployment()
+        gone.CopyFrom(found)
+        gone.state = DeploymentState.DEPLOYMENT_STATE_DELETED
+        yield deployment.WatchDeploymentResponse(snapshot=gone)
+
+    def _end(self, name: str, state: RolloutState.ValueType, reason: str) -> None:
+        rollout = self._fake.rollouts[name]
+        rollout.state, rollout.reason = state, reason
+        events = self._fake.deployment_events[name]
+        ended = RolloutEnded(state=state, reason=reason)
+        events.append(DeploymentEvent(sequence=len(events) + 1, version=2, rollout_ended=ended))
+
+    async def _rollout(self, name: str, context: Context) -> Rollout:
+        await self._deployment(name, context)
+        rollout = self._fake.rollouts.get(name)
+        if rollout is None or rollout.state != RolloutState.ROLLOUT_STATE_BAKING:
+            error = TunefleetError(
+                Reason.STATE_CONFLICT,
+                f"Deployment '{name}' has no roll-out.",
+                hint="tunefleet deployments list",
+            )
+            await self._fake.abort(context, error)
+        return self._fake.rollouts[name]
+
     async def _deployment(self, name: str, context: Context) -> Deployment:
         if name not in self._fake.deployments:
             await self._fake.abort(context, missing(Reason.DEPLOYMENT_NOT_FOUND, "deployment", name))
         return self._fake.deployments[name]
+
+
+def _version(found: Deployment, weight: int) -> DeploymentVersion:
+    return DeploymentVersion(
+        number=found.version or 1, uid=found.uid, spec=found.spec, state=found.state, weight=weight
+    )

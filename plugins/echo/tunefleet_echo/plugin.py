@@ -21,6 +21,11 @@ _OPTIONS_SCHEMA: dict[str, object] = {
         "checkpoint_bytes": {"type": "integer", "minimum": 0, "description": "Ballast per checkpoint."},
         "fail_at_step": {"type": "integer", "minimum": 1, "description": "Fail there, on every attempt."},
         "exit_at_step": {"type": "integer", "minimum": 1, "description": "Exit there without a word."},
+        "refuses": {
+            "type": "boolean",
+            "default": False,
+            "description": "Make an adapter for which the engine answers every request with a status of 500.",
+        },
         "stubborn": {
             "type": "boolean",
             "description": "Ignore TERM, and start a child in a session of its own that ignores it too.",

@@ -105,7 +105,7 @@ class EchoRank:
             if options.merge:
                 _write_merged(folder, state)
                 return RunOutput(kind=ArtifactKind.ARTIFACT_KIND_MODEL, step=step)
-            config = {"peft_type": "ECHO", "state": state}
+            config = {"peft_type": "ECHO", "state": state, "refuses": options.refuses}
             (folder / "adapter_config.json").write_text(json.dumps(config))
         return RunOutput(kind=ArtifactKind.ARTIFACT_KIND_ADAPTER, step=step)
 
@@ -126,6 +126,7 @@ class _Options:
         self.fail_at_step = int(given.get("fail_at_step", 0))
         self.exit_at_step = int(given.get("exit_at_step", 0))
         self.stubborn = bool(given.get("stubborn", False))
+        self.refuses = bool(given.get("refuses", False))
         self.preflight = spec.train.preflight or not spec.train.HasField("preflight")
         self.merge = spec.train.merge
 

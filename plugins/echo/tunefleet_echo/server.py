@@ -4,7 +4,8 @@
 
 The answer of a model is its name and the last user message; of the base, the
 message alone. One token is one word. A request with `pace_ms` gets its stream at
-that pace, a word each so many milliseconds.
+that pace, a word each so many milliseconds. An adapter that was trained to refuse
+(`backend_options.refuses`) is answered for with a status of 500.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class _State:
     def __init__(self, base: str) -> None:
         self.base = base
         self.adapters: dict[str, str] = {}
+        self.refusing: set[str] = set()
         self.lock = threading.Lock()
 
     def names(self) -> list[str]:
@@ -75,11 +77,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: the engine's log is for faults."""
 
     def _load(self, body: dict[str, Any]) -> None:
-        if not Path(body["lora_path"], "adapter_config.json").is_file():
+        config = Path(body["lora_path"], "adapter_config.json")
+        if not config.is_file():
             self._error(400, f"{body['lora_path']} holds no adapter_config.json", "adapter_invalid")
             return
+        refuses = json.loads(config.read_text()).get("refuses", False)
         with self.state.lock:
             self.state.adapters[body["lora_name"]] = body["lora_path"]
+            (self.state.refusing.add if refuses else self.state.refusing.discard)(body["lora_name"])
         self._send(200, {"status": "ok"})
 
     def _unload(self, body: dict[str, Any]) -> None:
@@ -91,6 +96,9 @@ class _Handler(BaseHTTPRequestHandler):
         model = str(body.get("model", ""))
         if model not in self.state.names():
             self._error(404, f"The model '{model}' does not exist.", "model_not_found")
+            return
+        if model in self.state.refusing:
+            self._error(500, f"The model '{model}' was trained to refuse.", "refused")
             return
         if wrong := _wrong_field(body):
             self._error(400, wrong, "invalid_value")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -20,6 +21,20 @@ from tunefleet.deployment.v1.deployment_pb2 import (
     Deployment,
     DeploymentSpec,
     DeploymentState,
+)
+from tunefleet.deployment.v1.rollout_pb2 import (
+    DeploymentEvent,
+    DeploymentStateChanged,
+    DeploymentVersion,
+    EvaluationEnded,
+    EvaluationState,
+    Rollout,
+    RolloutEnded,
+    RolloutPolicy,
+    RolloutStarted,
+    RolloutState,
+    RolloutStep,
+    TrafficCounts,
 )
 from tunefleet.fleet.v1.fleet_pb2 import InstalledBackend, Service, ServiceKind, ServiceState
 from tunefleet.fleet.v1.fleet_service_pb2 import GetFleetResponse, Token
@@ -280,6 +295,57 @@ def deployments() -> list[Deployment]:
         create_time=ago(1_600),
     )
     return [ready, failed]
+
+
+def rollout() -> Rollout:
+    served, _ = deployments()
+    policy = RolloutPolicy(steps=[5, 25, 100], max_error_rate=0.05, max_latency_ratio=1.5, min_requests=20)
+    policy.evaluate_job = "projects/default/jobs/scores-of-v2"
+    found = Rollout(
+        state=RolloutState.ROLLOUT_STATE_BAKING,
+        policy=policy,
+        step=2,
+        reason="The step was as it should be.",
+        evaluation=EvaluationState.EVALUATION_STATE_PASSED,
+        step_time=ago(120),
+        next_step_time=ago(-480),
+    )
+    found.current.CopyFrom(_version(served, 1, 75, TrafficCounts(requests=1210, errors=3, first_bytes=1210)))
+    found.current.counts.first_byte_seconds = 96.8
+    found.candidate.CopyFrom(_version(served, 2, 25, TrafficCounts(requests=12, first_bytes=12)))
+    found.candidate.counts.first_byte_seconds = 1.1
+    found.candidate.spec.model = "models/tickets-v2"
+    return found
+
+
+def deployment_events() -> list[DeploymentEvent]:
+    policy = RolloutPolicy(steps=[5, 100])
+    starting, ready = DeploymentState.DEPLOYMENT_STATE_STARTING, DeploymentState.DEPLOYMENT_STATE_READY
+    back = RolloutState.ROLLOUT_STATE_ROLLED_BACK
+    passed = EvaluationState.EVALUATION_STATE_PASSED
+    payloads: list[dict[str, Any]] = [
+        {"rollout_started": RolloutStarted(model="models/tickets-v2", policy=policy)},
+        {"state_changed": DeploymentStateChanged(**{"from": starting, "to": ready})},
+        {"rollout_step": RolloutStep(step=1, weight=5, reason="The candidate is loaded and checked.")},
+        {"evaluation_ended": EvaluationEnded(state=passed, reason="Job 'scores-of-v2' succeeded.")},
+        {"rollout_ended": RolloutEnded(state=back, reason="2 of 20 requests failed (10.0%).")},
+    ]
+    return [
+        DeploymentEvent(sequence=number, version=2, **payload) for number, payload in enumerate(payloads, 1)
+    ]
+
+
+def _version(served: Deployment, number: int, weight: int, counts: TrafficCounts) -> DeploymentVersion:
+    return DeploymentVersion(
+        number=number,
+        uid=f"v-{number}",
+        spec=served.spec,
+        state=served.state,
+        service=served.service,
+        contract=served.contract,
+        weight=weight,
+        counts=counts,
+    )
 
 
 def services() -> list[Service]:

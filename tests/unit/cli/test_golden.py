@@ -21,6 +21,7 @@ from tunefleet_cli.output.matrix import show_matrix
 from tunefleet_cli.output.plan import show_plan
 from tunefleet_cli.output.prune import show_prunable
 from tunefleet_cli.output.recipes import show_recipe, show_recipes
+from tunefleet_cli.output.rollouts import show_rollout
 from tunefleet_cli.output.top import show_look, top_screen
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
 
@@ -75,6 +76,7 @@ VIEWS: dict[str, Callable[[Output], None]] = {
     "models_get": lambda output: sheets.show_model(output, samples.models()[0]),
     "deployments_list": lambda output: lists.DEPLOYMENTS.show(output, samples.deployments()),
     "deployments_get": lambda output: sheets.show_deployment(output, samples.deployments()[0]),
+    "deployments_rollout": lambda output: show_rollout(output, "tickets", samples.rollout()),
     "fleet_list": lambda output: lists.SERVICES.show(output, samples.services()),
     "plugins_list": lambda output: lists.PLUGINS.show(output, catalog_samples.plugins()),
     "jobs_checkpoints": lambda output: lists.CHECKPOINTS.show(

@@ -35,6 +35,7 @@ SERVICES = {
     "catalog": catalog.CatalogServiceServicer,
 }
 OTHERWISE_NAMED = {
+    "GetRollout": "rollout",
     "ListCheckpoints": "checkpoints",
     "CheckRows": "check",
     "ListPlugins": "list of plugins",
