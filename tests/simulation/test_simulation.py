@@ -22,9 +22,11 @@ from tunefleet_core.lifecycle import (
     Policy,
     ServiceRow,
     Tick,
+    TrafficRow,
     World,
     decide,
     pausing,
+    rollouts,
 )
 from tunefleet_core.lifecycle import attempts as attempt_rules
 from tunefleet_core.lifecycle.draft import Draft
@@ -51,6 +53,12 @@ def test_a_larger_fleet_holds_every_invariant() -> None:
     assert outcome.boots > 1
     assert outcome.paused > 20
     assert outcome.deleted > 5
+
+
+def test_roll_outs_end_either_way_and_never_with_the_wrong_version() -> None:
+    outcomes = [run_seed(seed, replace(SMALL, jobs=5, deployments=10, rollouts=3)) for seed in range(6)]
+    assert sum(outcome.rolled_out for outcome in outcomes) > 5
+    assert sum(outcome.rolled_back for outcome in outcomes) > 5
 
 
 def _found(decide_with: Decide, seeds: int = 30) -> str:
@@ -197,3 +205,12 @@ def test_a_seed_is_the_same_in_every_process() -> None:
         for number in (1, 2)
     }
     assert len(lines) == 1
+
+
+def test_a_roll_out_that_ends_with_the_wrong_version_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hasty(draft: Draft, traffic: TrafficRow, reason: str, state: int = 4) -> None:
+        # The end is written down, and the version of the name stays what it was.
+        draft.write(traffic, state=state, end_time=draft.at.wall, reason=reason, deadline=None)
+
+    monkeypatch.setattr(rollouts, "end_rollout", hasty)
+    assert "wrong version" in _found(decide)

@@ -32,6 +32,7 @@ from tunefleet_core.lifecycle import (
 from tunefleet_core.testing.simulation.claim import InvariantError, require
 from tunefleet_core.testing.simulation.durable import DurableRows, durable_part
 from tunefleet_core.testing.simulation.pause_claims import PauseClaims
+from tunefleet_core.testing.simulation.rollout_claims import RolloutClaims
 
 __all__ = ["Checker", "InvariantError"]
 
@@ -51,6 +52,7 @@ class Checker:
         self._source: dict[tuple[str, int], int] = {}
         self._cancelled: dict[str, None] = {}
         self._pauses = PauseClaims()
+        self.rollouts = RolloutClaims()
         self.deleted = 0
 
     @property
@@ -91,6 +93,7 @@ class Checker:
         for row in rows:
             if isinstance(row, JobRow):
                 self._check_job(row, durable)
+        self.rollouts.check(durable, changes)
         if self.steps % self._full_check_every == 0:
             self.check_all(durable, world)
 

@@ -1,4 +1,4 @@
-"""People who change their minds: pause and resume, retry, delete, drain and undrain.
+"""People who change their minds: pause and resume, retry, delete, drain and undrain, new versions.
 
 Every one of their calls carries a request id, so that a late double of a call changes
 nothing; and whoever pauses or drains takes it back in the end, so that all work can end.
@@ -7,18 +7,22 @@ nothing; and whoever pauses or drains takes it back in the end, so that all work
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.lifecycle import (
     DrainRequested,
+    Input,
     JobDeleteRequested,
+    Moment,
     PauseRequested,
+    PromoteRequested,
     Request,
     ResumeRequested,
     RetryRequested,
+    RollbackRequested,
 )
 from tunefleet_core.testing import samples
 from tunefleet_core.testing.simulation.coordinator import Answer
@@ -63,6 +67,41 @@ class Operators:
             name = self.loop.chance.choice(services)
             when = self.loop.chance.uniform(0, self.settings.fault_seconds * 0.8)
             self._plan(when, partial(self._drain, name))
+
+    def plan_rollouts(self, deployment_id: str, deployed: float) -> None:
+        """Plan new versions of a deployment; some are promoted by hand, some rolled back."""
+        for _ in range(self.settings.rollouts):
+            chance = self.loop.chance
+            when = deployed + chance.expovariate(0.08)
+            self._plan(when, partial(self._roll_out, deployment_id))
+            if chance.random() < 0.3:
+                self._plan(when + chance.expovariate(0.2), partial(self._end_rollout, deployment_id))
+
+    def _roll_out(self, deployment_id: str) -> None:
+        request, chance = self._request("RollOutDeployment"), self.loop.chance
+        base = chance.choice((b"base one", b"base two"))
+        uids = iter(f"{request.key.request_id}-{number}" for number in range(1_000_000))
+
+        def make(at: Moment) -> Input:
+            # A fresh uid with every try, as a servicer gives.
+            event = samples.roll_out(
+                0, deployment_id, version=next(uids), bake_seconds=2, base=base, min_requests=0
+            )
+            return replace(event, at=at, request=request)
+
+        self._call(f"roll out {request.key.request_id}", make)
+
+    def _end_rollout(self, deployment_id: str) -> None:
+        name = f"projects/default/deployments/{deployment_id}"
+        verb = self.loop.chance.choice(("PromoteDeployment", "RollBackDeployment"))
+        request = self._request(verb)
+
+        def make(at: Moment) -> Input:
+            if verb == "PromoteDeployment":
+                return PromoteRequested(at=at, request=request, name=name)
+            return RollbackRequested(at=at, request=request, name=name)
+
+        self._call(f"{verb} {request.key.request_id}", make)
 
     def _plan(self, when: float, call: Callable[[], None]) -> None:
         self.outstanding += 1

@@ -34,6 +34,8 @@ class Settings:
     delete_share: float = 0.1
     drains: int = 4
     """How often some service is drained for a while."""
+    rollouts: int = 2
+    """New versions that are asked for of each deployment, whether that is possible then or not."""
     full_check_every: int = 200
     """Steps between comparisons of the whole memory with the whole store."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tunefleet.backend.v1.backend_pb2 import Capability
+from tunefleet.deployment.v1.rollout_pb2 import RolloutState
 from tunefleet.fleet.v1.fleet_pb2 import Service, ServiceKind
 from tunefleet.job.v1.state_pb2 import JobState
 from tunefleet_core.lifecycle import (
@@ -50,6 +51,10 @@ class Outcome:
     """Jobs that were deleted after their end."""
     paused: int
     """Attempts that were paused."""
+    rolled_out: int
+    """Roll-outs that succeeded."""
+    rolled_back: int
+    """Roll-outs that ended with the version before."""
     digest: str
     """SHA-256 over every event of every job: equal runs have equal digests."""
 
@@ -98,6 +103,7 @@ class _Simulation:
         self._run_until(self._is_over)
         self._checker.check_all(self._coordinator.durable, self._coordinator.world)
         self._checker.check_end(self._coordinator.durable, self._requests)
+        self._checker.rollouts.check_over(self._coordinator.durable)
         for index in range(settings.deployments):
             self._deployer(f"afterwards-{index}")()
         if not self._run_until(self._is_served):
@@ -170,6 +176,7 @@ class _Simulation:
             when = chance.uniform(0, settings.fault_seconds * 0.6)
             self._loop.after(when, self._deployer(name))
             self._loop.after(when + chance.uniform(1, settings.fault_seconds), self._deleter(name))
+            self._operators.plan_rollouts(name, when)
 
     def _submitter(self, job_id: str) -> Callable[[], None]:
         chance = self._loop.chance
@@ -333,5 +340,7 @@ class _Simulation:
             states=dict(sorted(states.items())),
             deleted=self._checker.deleted,
             paused=self._checker.paused,
+            rolled_out=self._checker.rollouts.ended[RolloutState.ROLLOUT_STATE_SUCCEEDED],
+            rolled_back=self._checker.rollouts.ended[RolloutState.ROLLOUT_STATE_ROLLED_BACK],
             digest=digest.hexdigest(),
         )
