@@ -5,7 +5,10 @@ nothing), so every difference is the gateway's. Engine, gateway and clients are 
 each. Both ways are measured in turns within one run, and compared pair by pair: the machine's
 mood falls on both. Prints one JSON document.
 
-    python tests/bench/bench_gateway.py [--pairs 8] [--streams 1 8 32] [--output FILE]
+    python tests/bench/bench_gateway.py [--pairs 8] [--streams 1 8 32] [--relay] [--output FILE]
+
+With --relay the same gateway reaches the engine through a relay in a process of its own: what
+is compared is then the relay with the engine itself.
 
 `throughput_ratio`: pieces per second through the gateway / directly; promised >= 0.97.
 `added_piece_ms`: median age of a piece on arrival, gateway minus direct; promised < 1.
@@ -36,7 +39,17 @@ from typing import Any
 
 import aiohttp
 
-from tunefleet_services.gateway import AccessLog, Route, RouteTable, RouteTableHolder, serve_gateway
+from tunefleet_services.gateway import (
+    AccessLog,
+    GatewaySettings,
+    Route,
+    RouteTable,
+    RouteTableHolder,
+    serve_gateway,
+)
+from tunefleet_services.gateway.inference import serve_inference
+from tunefleet_services.gateway.metrics import Metrics
+from tunefleet_services.server.relay import Relay
 
 FAKE_ENGINE = Path(__file__).parents[1] / "integration" / "gateway" / "fake_engine.py"
 TOKEN = "tf-bench"
@@ -136,22 +149,51 @@ async def compare(direct: str, gateway: str, streams: int, pairs: int) -> dict[s
     }
 
 
-async def run_gateway(engine: str) -> None:
+async def run_gateway(engine: str, *, is_relayed: bool) -> None:
     route = Route(
-        model="m", engine_addresses=(engine,), engine_model="m@1", project="p", create_time=datetime.now(UTC)
+        model="m",
+        engine_addresses=("relay://bench/engine" if is_relayed else engine,),
+        engine_model="m@1",
+        project="p",
+        create_time=datetime.now(UTC),
     )
-    table = RouteTable.of([route], [hashlib.sha256(TOKEN.encode()).hexdigest()])
+    holder = RouteTableHolder(RouteTable.of([route], [hashlib.sha256(TOKEN.encode()).hexdigest()]))
+    holder.relays.admit(TOKEN)
+    log = AccessLog()  # as in use: lines are written, here to the parent's null device
+    with contextlib.ExitStack() as stack:
+        async with asyncio.TaskGroup() as group:
+            listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            tasks = [
+                group.create_task(serve_gateway(holder, access_log=log, on_listening=listening.set_result))
+            ]
+            address = await listening
+            if is_relayed:
+                door: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+                grpc_door = serve_inference(
+                    holder,
+                    "127.0.0.1:0",
+                    settings=GatewaySettings(),
+                    metrics=Metrics(),
+                    access_log=log,
+                    on_listening=door.set_result,
+                )
+                tasks.append(group.create_task(grpc_door))
+                stack.enter_context(started(__file__, "--carry", await door, engine))
+            print(address, flush=True)
+            # Ends with the benchmark, however that ended: then standard input is closed.
+            await asyncio.to_thread(sys.stdin.read)
+            for task in tasks:
+                task.cancel()
+
+
+async def run_relay(gateway: str, engine: str) -> None:
+    relay = Relay(gateway, server="bench", token=TOKEN, engine_address=lambda _: engine)
     async with asyncio.TaskGroup() as group:
-        serving = group.create_task(
-            serve_gateway(
-                RouteTableHolder(table),
-                access_log=AccessLog(),  # as in use: lines are written, here to the parent's null device
-                on_listening=lambda address: print(address, flush=True),
-            )
-        )
-        # Ends with the benchmark, however that ended: then standard input is closed.
+        running = group.create_task(relay.run())
+        await asyncio.sleep(1)  # the first signs of life have come
+        print("carries", flush=True)
         await asyncio.to_thread(sys.stdin.read)
-        serving.cancel()
+        running.cancel()
 
 
 @contextlib.contextmanager
@@ -192,22 +234,30 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--relay", action="store_true", help="reach the engine through a relay")
     parser.add_argument("--serve", metavar="ENGINE", help=argparse.SUPPRESS)  # the gateway's own process
+    parser.add_argument("--carry", nargs=2, help=argparse.SUPPRESS)  # the relay's own process
     options = parser.parse_args()
     if options.serve:
-        asyncio.run(run_gateway(options.serve))
+        asyncio.run(run_gateway(options.serve, is_relayed=options.relay))
+        return
+    if options.carry:
+        asyncio.run(run_relay(*options.carry))
         return
     about = machine()
-    with started(str(FAKE_ENGINE)) as engine, started(__file__, "--serve", engine) as gateway:
+    more = ["--relay"] if options.relay else []
+    with started(str(FAKE_ENGINE)) as engine, started(__file__, "--serve", engine, *more) as gateway:
         results = [
             asyncio.run(compare(engine, gateway, streams, options.pairs)) for streams in options.streams
         ]
     document = {
-        "benchmark": "gateway",
+        "benchmark": "gateway_relay" if options.relay else "gateway",
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": about,
         "engine": f"FakeEngine, {PIECES} pieces, one each {INTERVAL_MS} ms",
-        "promises": {"throughput_ratio": ">= 0.97", "added_piece_ms": "< 1", "added_first_ms": "< 1"},
+        "promises": {}
+        if options.relay
+        else {"throughput_ratio": ">= 0.97", "added_piece_ms": "< 1", "added_first_ms": "< 1"},
         "results": results,
     }
     text = json.dumps(document, indent=2)

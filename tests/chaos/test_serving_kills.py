@@ -1,7 +1,8 @@
 """Whoever of the fleet is killed while answers stream: other engines' streams go on, and all serves again.
 
-`tunefleet up` with its server, and a second server beside it; each has an echo engine, which answers at
-a pace that is asked for. Two deployments, so that there are streams that a kill must not touch.
+`tunefleet up` with its server, and a second server beside it whose engine the gateway does not dial: its
+requests are carried by a relay. Each has an echo engine, which answers at a pace that is asked for, and
+one of two deployments, so that there are streams that a kill must not touch.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class ServingFleet(ChaosFleet):
     """`up` without trainers, `server-2` beside it, and the deployments `one` and `two`."""
 
     gateway = ""
+    inference = ""
 
     async def start(self) -> None:
         """Start everything and wait until both deployments serve."""
@@ -68,11 +70,8 @@ class ServingFleet(ChaosFleet):
         endpoints = json.loads((self.state / "endpoints.json").read_text())
         self.user_address, self.service_address = endpoints["user"], endpoints["service"]
         self.gateway = endpoints["gateway"]
-        await self.spawn(
-            "server-2",
-            *("-m", "tunefleet_services.server", "--address", self.service_address, "--name", "server-2"),
-            *("--token-file", str(self.state / "service.token"), "--state", str(self.state)),
-        )
+        self.inference = endpoints["inference"]
+        await self.start_second_server()
         await self.until(self._has_second_server, "server-2 is attached", 60)
         async with self.client() as client:
             await client.fleet.drain("services/server-2")
@@ -84,6 +83,15 @@ class ServingFleet(ChaosFleet):
         async with opened_session(self) as session:
             for name in ("one", "two"):
                 await serves_again(self, session, name, 0.0)  # the gateway has heard of it
+
+    async def start_second_server(self) -> None:
+        """Start the server that carries its requests by a relay."""
+        await self.spawn(
+            "server-2",
+            *("-m", "tunefleet_services.server", "--address", self.service_address, "--name", "server-2"),
+            *("--token-file", str(self.state / "service.token"), "--state", str(self.state)),
+            *("--relay", self.inference),
+        )
 
     async def stop_serving(self) -> None:
         """Take both deployments down: an engine is else left, for a lease, to be adopted."""
@@ -110,7 +118,10 @@ class ServingFleet(ChaosFleet):
             found = await client.deployments.get(created.name)
             assert found.state != DeploymentState.DEPLOYMENT_STATE_FAILED, found.error
             assert found.service in ("", service)
-            return found.state == DeploymentState.DEPLOYMENT_STATE_READY
+            if found.state != DeploymentState.DEPLOYMENT_STATE_READY:
+                return False
+            assert found.engine_address.startswith("relay://server-2/") is (name == "two")
+            return True
 
         await self.until(is_ready, f"{name} is ready", 60)
 
@@ -281,6 +292,22 @@ async def test_killed_server_disturbs_no_stream_and_takes_its_engine_over(
         await fleet.until(is_ready, "the server has told that it serves", 60)
     assert await fleet.ask(session, "one") == 200
     assert fleet.engine_of("server").pid == engine
+
+
+async def test_killed_relay_cuts_what_it_carries_and_serves_again_with_its_engine(
+    fleet: ServingFleet, session: aiohttp.ClientSession, measure: Measure
+) -> None:
+    engine = fleet.engine_of("server-2").pid
+    async with streaming(fleet, session) as (one, two):
+        await fleet.kill("server-2")
+        killed = time.monotonic()
+        ends = await two.ends()
+        assert sum(ends.get(end, 0) for end in ("told", "cut")) == _STREAMS, ends
+        assert await fleet.ask(session, "two") == 503
+        await fleet.start_second_server()
+        measure("relay killed and started -> serves", await serves_again(fleet, session, "two", killed))
+        assert await one.ends() == {"whole": _STREAMS}
+    assert fleet.engine_of("server-2").pid == engine
 
 
 def _live(fleet: ServingFleet, but: int) -> set[str]:

@@ -131,7 +131,7 @@ class _Gateway:
     async def running(self, app: web.Application) -> AsyncIterator[None]:
         """Hold the pool and the log open while the application runs."""
         self._log.start()
-        async with Engines.opened(self.settings, self._table.replicas) as engines:
+        async with Engines.opened(self.settings, self._table) as engines:
             self._engines = engines
             yield
         if self._fine_tuning is not None:

@@ -12,16 +12,18 @@ import io
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import aiohttp
 from yarl import URL
 
 from tunefleet_services.gateway.errors import GatewayError
+from tunefleet_services.gateway.relays import RELAY_SCHEME, RelayedRequest, RelayedResponse
 from tunefleet_services.gateway.replicas import Replicas
-from tunefleet_services.gateway.routes import Route
+from tunefleet_services.gateway.routes import Route, RouteTableHolder
 from tunefleet_services.gateway.settings import GatewaySettings
 
-__all__ = ["EngineAnswer", "EngineRequest", "Engines"]
+__all__ = ["EngineAnswer", "EngineRequest", "EngineResponse", "Engines"]
 
 # Below the 5 s after which uvicorn, under most engines, closes an idle connection.
 _POOL_IDLE_SECONDS = 4.0
@@ -51,14 +53,15 @@ class EngineRequest:
     affinity: bytes = b""
 
 
+EngineResponse: TypeAlias = aiohttp.ClientResponse | RelayedResponse
+
+
 class EngineAnswer:
     """An answer whose body has begun, or is empty. Whoever got it closes it."""
 
     __slots__ = ("_address", "_first", "_is_open", "_replicas", "response")
 
-    def __init__(
-        self, response: aiohttp.ClientResponse, first: bytes, address: str, replicas: Replicas
-    ) -> None:
+    def __init__(self, response: EngineResponse, first: bytes, address: str, replicas: Replicas) -> None:
         self.response = response
         self._first = first
         self._address = address
@@ -101,22 +104,23 @@ class Engines:
         pooled: aiohttp.ClientSession,
         unpooled: aiohttp.ClientSession,
         settings: GatewaySettings,
-        replicas: Replicas,
+        routes: RouteTableHolder,
     ) -> None:
         self._pooled = pooled
         self._unpooled = unpooled
         self._settings = settings
-        self._replicas = replicas
+        self._replicas = routes.replicas
+        self._relays = routes.relays
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, settings: GatewaySettings, replicas: Replicas) -> AsyncGenerator[Engines]:
+    async def opened(cls, settings: GatewaySettings, routes: RouteTableHolder) -> AsyncGenerator[Engines]:
         """Open the pool, and close its connections at the end."""
         # No limit of connections: the gateway bounds requests in flight.
         pool = aiohttp.TCPConnector(limit=0, keepalive_timeout=_POOL_IDLE_SECONDS)
         fresh = aiohttp.TCPConnector(limit=0, force_close=True)
         async with _session(pool) as pooled, _session(fresh) as unpooled:
-            yield cls(pooled, unpooled, settings, replicas)
+            yield cls(pooled, unpooled, settings, routes)
 
     async def send(self, request: EngineRequest) -> EngineAnswer:
         """Send a request and wait for the first bytes of the answer's body. The caller closes it.
@@ -142,7 +146,15 @@ class Engines:
                 self._replicas.avoid(address)
         raise unavailable(request.route) from error
 
-    async def _reach(self, address: str, request: EngineRequest) -> aiohttp.ClientResponse:
+    async def _reach(self, address: str, request: EngineRequest) -> EngineResponse:
+        if address.startswith(f"{RELAY_SCHEME}:"):
+            asked = RelayedRequest(
+                address=address, path=request.path, headers=request.headers, body=request.body
+            )
+            connect = self._settings.connect_seconds
+            return await self._relays.send(
+                asked, connect_seconds=connect, read_seconds=self._longest_silence(request)
+            )
         try:
             return await self._post(self._pooled, address, request)
         except aiohttp.ClientConnectionError as error:
@@ -164,9 +176,12 @@ class Engines:
             timeout=aiohttp.ClientTimeout(
                 total=None,
                 sock_connect=settings.connect_seconds,
-                sock_read=settings.idle_seconds if request.is_stream else settings.answer_seconds,
+                sock_read=self._longest_silence(request),
             ),
         )
+
+    def _longest_silence(self, request: EngineRequest) -> float:
+        return self._settings.idle_seconds if request.is_stream else self._settings.answer_seconds
 
 
 def _class(error: BaseException, route: Route) -> _Gone:

@@ -17,7 +17,14 @@ from multidict import CIMultiDict
 
 from tunefleet_services.gateway.affinity import affinity_of
 from tunefleet_services.gateway.body import parse_body
-from tunefleet_services.gateway.engines import EngineAnswer, EngineRequest, Engines, silent, unavailable
+from tunefleet_services.gateway.engines import (
+    EngineAnswer,
+    EngineRequest,
+    EngineResponse,
+    Engines,
+    silent,
+    unavailable,
+)
 from tunefleet_services.gateway.errors import GatewayError, error_document
 from tunefleet_services.gateway.exchange import CLIENT_GONE_STATUS, Exchange, current_exchange
 from tunefleet_services.gateway.histogram import Pieces
@@ -165,7 +172,7 @@ class Forwarder:
             await downstream.write(chunk)
 
 
-def _has_end_mark(response: aiohttp.ClientResponse) -> bool:
+def _has_end_mark(response: EngineResponse) -> bool:
     """Say whether HTTP itself tells a whole body from one that broke off.
 
     A body that lasts until its connection closes ends alike when its engine dies (RFC 9112, 6.3).
@@ -240,7 +247,7 @@ def _makes_no_embeddings(route: Route) -> GatewayError:
     )
 
 
-def _answer_headers(upstream: aiohttp.ClientResponse, exchange: Exchange) -> Mapping[str, str]:
+def _answer_headers(upstream: EngineResponse, exchange: Exchange) -> Mapping[str, str]:
     named = upstream.headers.get("Connection", "").lower().split(",")
     left_out = _NOT_COPIED.union(name.strip() for name in named)
     headers = CIMultiDict(

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from tunefleet_core.errors import TunefleetError
+from tunefleet_services.gateway.relays import Relays, is_relay_address
 from tunefleet_services.gateway.replicas import Replicas
 from tunefleet_services.gateway.splits import Split, is_for_candidate
 
@@ -30,7 +31,7 @@ class Route:
     Attributes:
         model: Name as clients say it.
         engine_addresses: Base address of each engine that serves it, as `http://127.0.0.1:8000`,
-            without `/v1`.
+            without `/v1`, or `relay://SERVER/ENGINE`.
         engine_model: Name inside the engines.
         project: The project it belongs to.
         create_time: When it became ready; with a time zone.
@@ -148,16 +149,18 @@ class RouteTable:
 class RouteTableHolder:
     """Holds the table in force. Replacing it is one assignment: no request sees half of it.
 
-    Both doors of a gateway share it, and with it what is known of how busy engines are.
+    Both doors of a gateway share it, and with it what is known of engines: how busy they
+    are, and which servers carry requests to theirs.
     """
 
-    __slots__ = ("_table", "is_known", "replicas")
+    __slots__ = ("_table", "is_known", "relays", "replicas")
 
     def __init__(self, table: RouteTable | None = None) -> None:
         self._table = table or RouteTable()
         self.is_known = table is not None
         """Whether there was a table yet. Until then nobody's token is known, and none is wrong."""
         self.replicas = Replicas()
+        self.relays = Relays()
 
     @property
     def table(self) -> RouteTable:
@@ -206,7 +209,7 @@ def _check(route: Route) -> None:
     if not route.engine_addresses:
         raise TunefleetError.field("routes.engine_address", f"is empty for model '{route.model}'")
     for address in route.engine_addresses:
-        if not _is_base_address(address):
+        if not (_is_base_address(address) or is_relay_address(address)):
             raise TunefleetError.field(
                 "routes.engine_address",
                 f"'{address}' of model '{route.model}' is not http(s)://host[:port]",

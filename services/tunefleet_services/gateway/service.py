@@ -67,6 +67,7 @@ class Gateway:
         self._connection = Connection(options.address, options.token)
         self._session = ServiceSession(self._connection, self)
         self._routes = RouteTableHolder()
+        self._routes.relays.admit(options.token)
         self._base_address = ""
         self._inference_address = ""
         self._settings = options.settings

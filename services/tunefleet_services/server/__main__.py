@@ -19,6 +19,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for engines; default STATE/services/NAME")
     parser.add_argument("--name", default="server")
     parser.add_argument("--lease-seconds", type=float, default=10.0)
+    parser.add_argument(
+        "--relay",
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="gRPC door of a gateway that cannot dial this machine; may be repeated",
+    )
     arguments = parser.parse_args()
     options = ServerOptions(
         name=arguments.name,
@@ -27,6 +34,7 @@ def main() -> None:
         state_folder=arguments.state.absolute(),
         work_folder=(arguments.work or arguments.state / "services" / arguments.name).absolute(),
         lease_seconds=arguments.lease_seconds,
+        relays=tuple(arguments.relay),
     )
 
     async def work(group: asyncio.TaskGroup) -> None:

@@ -26,6 +26,8 @@ class ServerContext:
     work_folder: Path
     lease_seconds: float
     report: Callable[[DeploymentStatus], None]
+    relayed_as: str = ""
+    """Name under which gateways reach engines through a relay; empty: they dial them."""
     models: ArtifactFolders = field(init=False)
     """Whole models of the artifact store that are served here."""
     _store: BlobStore | None = None
@@ -48,6 +50,10 @@ class ServerContext:
     def has_accelerator(self) -> bool:
         """Whether engines run on something else than the CPU."""
         return any(device.kind != "cpu" for device in self.machine.devices)
+
+    def dialled(self, engine: str, address: str) -> str:
+        """Return how gateways reach an engine: by its own address, or through this server's relay."""
+        return f"relay://{self.relayed_as}/{engine}" if self.relayed_as else address
 
     def name_store(self, uri: str) -> None:
         """Take in where the coordinator says artifacts lie."""

@@ -127,7 +127,10 @@ class DeploymentRunner:
                     raise _deadly(self.assignment.engine_model, error) from error
                 await life.lost.wait()
                 continue
-            ready = self._describe(DeploymentState.DEPLOYMENT_STATE_READY, address=life.address)
+            ready = self._describe(
+                DeploymentState.DEPLOYMENT_STATE_READY,
+                address=self._context.dialled(self._engine.spec.engine, life.address),
+            )
             # Kept before it is told: what the fleet knows to be READY, a restarted server finds again.
             await asyncio.to_thread(self._folder.keep, self.assignment, ready)
             self._tell(ready)

@@ -36,6 +36,10 @@ class Engines:
         """Return the names of the engines that are held."""
         return [engine.spec.engine for engine in (*self._live, *self._ending)]
 
+    def address_of(self, name: str) -> str:
+        """Return where an engine answers now; empty: it is not here, or does not."""
+        return next((engine.address for engine in self._live if engine.spec.engine == name), "")
+
     def find(self, assignment: DeploymentAssignment) -> SharedEngine | None:
         """Return a live engine that can serve a deployment."""
         for engine in self._live:

@@ -41,6 +41,8 @@ class ServerOptions:
     state_folder: Path
     work_folder: Path
     lease_seconds: float = 10.0
+    relays: tuple[str, ...] = ()
+    """gRPC doors, `host:port`, of gateways to which requests are carried; empty: gateways dial engines."""
 
 
 class Server:
@@ -58,6 +60,7 @@ class Server:
             work_folder=options.work_folder,
             lease_seconds=options.lease_seconds,
             report=self._session.report_deployment,
+            relayed_as=options.name if options.relays else "",
         )
         self._engines = Engines(self._context, group)
         adapters = options.work_folder / "adapters"
@@ -76,6 +79,8 @@ class Server:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._session.run())
                 group.create_task(self._watch_backends())
+                for gateway in self._options.relays:
+                    group.create_task(self._relay_to(gateway))
         finally:
             await self._connection.close()
 
@@ -134,6 +139,17 @@ class Server:
         del self._runners[uid]
         if uid in self._wanted:  # it came back while it was taken down
             self._begin(self._wanted[uid], None)
+
+    async def _relay_to(self, gateway: str) -> None:
+        from tunefleet_services.server.relay import (
+            Relay,  # aiohttp, which a server that is dialled does without
+        )
+
+        options = self._options
+        relay = Relay(
+            gateway, server=options.name, token=options.token, engine_address=self._engines.address_of
+        )
+        await relay.run()
 
     async def _watch_backends(self) -> None:
         """Notice a plugin that was installed while the server runs."""

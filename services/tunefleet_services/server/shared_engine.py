@@ -77,6 +77,11 @@ class SharedEngine:
         """Whether it will not be started again."""
         return self._failure is not None
 
+    @property
+    def address(self) -> str:
+        """Where it answers now; empty: nowhere."""
+        return self._life.address if self._life is not None else ""
+
     def stop(self) -> None:
         """End the engine; `gone` is set when it has."""
         self._stopping.set()

@@ -83,6 +83,7 @@ class FakeEngine:
             "body": raw.decode() if len(raw) < 65536 else None,
             "body_sha256": hashlib.sha256(raw).hexdigest(),
             "sent_sha256": None,
+            "sent_bytes": 0,
             "state": "running",
         }
         self.seen.append(seen)
@@ -142,6 +143,7 @@ class FakeEngine:
         async def send(data: bytes) -> None:
             digest.update(data)
             await response.write(data)
+            seen["sent_bytes"] += len(data)
 
         tokens = fake.get("tokens", 8)
         due = time.monotonic()

@@ -61,6 +61,11 @@ def test_routes_to_one_engine_model_are_its_replicas_and_those_of_an_older_one_a
         "http://127.0.0.1/#a",
         "http://user:secret@127.0.0.1",
         "http://[::1",
+        "relay://server",
+        "relay://server/",
+        "relay://server/engine/more",
+        "relay://user@server/engine",
+        "relay:///engine",
     ],
 )
 def test_an_address_that_is_no_base_address_is_refused(address):
@@ -68,7 +73,9 @@ def test_an_address_that_is_no_base_address_is_refused(address):
         RouteTable.of([route(engine_addresses=(address,))], [])
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:8000/", "http://[::1]:80", "https://engine.lan"])
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:8000/", "http://[::1]:80", "https://engine.lan", "relay://server-2/echo-1f"]
+)
 def test_base_addresses_are_taken(address):
     found = RouteTable.of([route(engine_addresses=(address,))], []).routes["tickets"]
     assert found.engine_addresses == (address,)

@@ -8,10 +8,12 @@ from collections.abc import Callable
 import grpc.aio
 
 from tunefleet.inference.v1 import inference_service_pb2_grpc as inference_grpc
+from tunefleet.inference.v1 import relay_service_pb2_grpc as relay_grpc
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rpc import ErrorInterceptor, found_by_name, is_loopback
 from tunefleet_services.gateway.access_log import AccessLog
 from tunefleet_services.gateway.engines import Engines
+from tunefleet_services.gateway.inference.relay_servicer import RelayServicer
 from tunefleet_services.gateway.inference.servicer import InferenceServicer
 from tunefleet_services.gateway.metrics import Metrics
 from tunefleet_services.gateway.routes import RouteTableHolder
@@ -56,7 +58,7 @@ async def serve_inference(
         ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.so_reuseport", 0),  # a port that is taken must be an error
     ]
-    async with Engines.opened(settings, routes.replicas) as engines:
+    async with Engines.opened(settings, routes) as engines:
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=options)
         servicer = InferenceServicer(
             routes=routes,
@@ -67,6 +69,7 @@ async def serve_inference(
             traffic=traffic or VersionTraffic(),
         )
         inference_grpc.add_InferenceServiceServicer_to_server(servicer, found_by_name(server))
+        relay_grpc.add_RelayServiceServicer_to_server(RelayServicer(routes.relays), found_by_name(server))
         try:
             try:
                 port = server.add_insecure_port(address)

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 
@@ -22,6 +22,7 @@ from tunefleet_services.gateway.errors import GatewayError
 from tunefleet_services.gateway.event_stream import events_of
 from tunefleet_services.gateway.exchange import CLIENT_GONE_STATUS, Exchange
 from tunefleet_services.gateway.histogram import Pieces
+from tunefleet_services.gateway.inference.caller import metadata_of_call, token_of_call
 from tunefleet_services.gateway.inference.openai import chat_body, tokenize_body
 from tunefleet_services.gateway.inference.refusals import deployment_not_found, from_engine, from_gateway
 from tunefleet_services.gateway.metrics import Metrics
@@ -102,7 +103,7 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
         if not self._routes.is_known:
             raise knows_nobody_yet()
         table = self._routes.table  # taken once: the call ends where it began
-        grant = grant_of(_token(context), table.grants)
+        grant = grant_of(token_of_call(context), table.grants)
         if grant is None:
             raise TunefleetError(
                 Reason.TOKEN_INVALID,
@@ -117,7 +118,7 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
             raise deployment_not_found(model)
         exchange.is_known_model = True
         if (other := route.candidate) is not None and other.split is not None:
-            session = _metadata(context).get(SESSION_HEADER.lower(), "")
+            session = metadata_of_call(context).get(SESSION_HEADER.lower(), "")
             route = route.version_for(caller_of(other.split.sticky, {"user": user}, session))
         exchange.engine_model = route.engine_model
         exchange.route = route
@@ -225,17 +226,6 @@ async def _read(upstream: EngineAnswer, limit: int) -> bytes:
     except (aiohttp.ClientError, OSError):  # what came of an error says enough
         pass
     return data
-
-
-def _token(context: RpcContext) -> str:
-    value = _metadata(context).get("authorization", "")
-    return value.removeprefix("Bearer ") if value.startswith("Bearer ") else ""
-
-
-def _metadata(context: RpcContext) -> dict[str, str]:
-    """Return the first text of each key."""
-    pairs = cast("tuple[tuple[str, str | bytes], ...]", context.invocation_metadata() or ())
-    return {key: value for key, value in reversed(pairs) if isinstance(value, str)}
 
 
 def _token_ids(data: bytes) -> list[int]:
