@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import process_lab
 import pytest
 import trl_lab
 import zero_lab as lab
 from safetensors.torch import load_file
 
-from tunefleet.backend.v1.run_pb2 import RunOrder
-from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet.backend.v1.run_pb2 import RunOrder, StopMode
+from tunefleet_core.errors import Reason, TunefleetError, from_exception
 
 WRONG = tuple((word, trl_lab.PAIRS[at - 1][1]) for at, (word, _) in enumerate(trl_lab.PAIRS))
 """The same questions with each other's answers: what training teaches, validation contradicts."""
@@ -76,6 +78,42 @@ def test_a_lost_run_is_rolled_back_and_then_given_up(base: Path, tmp_path: Path)
     assert caught.value.reason is Reason.TRAINING_DIVERGED
     (rollback,) = context.events_of("rollback")
     assert rollback.learning_rate == pytest.approx(5e29)
+
+
+def test_a_disk_too_small_is_told_before_the_first_step(base: Path, tmp_path: Path) -> None:
+    with process_lab.small_disk(tmp_path / "disk", kibibytes=512) as disk:
+        order = lab.moved(lab.make_order(base, tmp_path, adaptation="full"), disk / "work")
+        Path(order.work_dir).mkdir()
+        context = lab.MemoryContext(order)
+        with pytest.raises(TunefleetError, match="free") as caught:
+            lab.run_here(context)
+        assert caught.value.reason is Reason.DISK_FULL
+        assert (context.step, context.checkpoints) == (0, [])
+        assert not list(Path(order.work_dir).glob("preflight*")), "the trial leaves nothing"
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_harms_no_checkpoint(base: Path, tmp_path: Path) -> None:
+    """Another program takes the disk after the first checkpoint; with room again the run goes on from it."""
+    whole = lab.make_order(base, tmp_path, adaptation="full")
+    lab.here(whole)
+    with process_lab.small_disk(tmp_path / "disk", kibibytes=64 << 10) as disk:
+        order = lab.moved(whole, disk / "work")
+        Path(order.work_dir).mkdir()
+
+        def fill(now: lab.MemoryContext) -> StopMode.ValueType:
+            if now.checkpoints and not (disk / "ballast").exists():
+                (disk / "ballast").write_bytes(b"x" * (shutil.disk_usage(disk).free - (8 << 10)))
+            return StopMode.STOP_MODE_UNSPECIFIED
+
+        context = lab.MemoryContext(order, stop_when=fill)
+        with pytest.raises(Exception, match=r".") as caught:  # the worker's process classes it
+            lab.run_here(context)
+        assert from_exception(caught.value).reason is Reason.DISK_FULL
+        assert context.checkpoints == [lab.EVERY]
+        (disk / "ballast").unlink()
+        again = lab.resumed(order, tmp_path / "again", lab.EVERY)
+        lab.here(again)
+        assert lab.output_bytes(again) == lab.output_bytes(whole)
 
 
 @pytest.mark.slow  # two processes that import everything

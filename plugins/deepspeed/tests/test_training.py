@@ -107,8 +107,22 @@ def test_a_worker_refuses_what_a_submit_let_pass(
     assert caught.value.metadata["capability"] == capability
 
 
+def test_half_precision_on_a_processor_is_refused_before_anything_is_loaded(
+    base: Path, tmp_path: Path
+) -> None:
+    order = lab.make_order(base, tmp_path)
+    order.resolved_spec.spec.train.dtype = "bfloat16"
+    with pytest.raises(TunefleetError, match="bfloat16") as caught:
+        lab.here(order)
+    assert caught.value.reason is Reason.FIELD_INVALID
+    assert caught.value.violations[0].field == "train.dtype"
+
+
 @pytest.mark.slow  # two processes that import everything
-@pytest.mark.parametrize(("adaptation", "options"), [("lora", {}), ("full", OFFLOADED)])
+@pytest.mark.parametrize(
+    ("adaptation", "options"),
+    [("lora", {}), ("full", OFFLOADED), ("full", {"zero_stage": 1}), ("lora", {"zero_stage": 2})],
+)
 def test_two_devices_train_as_one_of_trl_does(
     base: Path, tmp_path: Path, by_trl: dict[str, Any], adaptation: str, options: dict[str, object]
 ) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import shutil
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trl_lab as lab
 
 from tunefleet.backend.v1.run_pb2 import Run, RunOrder
@@ -16,7 +20,18 @@ from tunefleet_core.worker.hosted_run import HostedRun
 from tunefleet_core.worker.rank_group import RankGroup
 from tunefleet_core.worker.rank_process import RankProcess
 
-__all__ = ["EVERY", "STEPS", "Hosted", "alone", "drive", "order_of", "output_bytes", "resumed", "run_hosted"]
+__all__ = [
+    "EVERY",
+    "STEPS",
+    "Hosted",
+    "alone",
+    "drive",
+    "order_of",
+    "output_bytes",
+    "resumed",
+    "run_hosted",
+    "small_disk",
+]
 
 STEPS = 8
 EVERY = 3
@@ -108,6 +123,20 @@ def alone(order: RunOrder) -> dict[str, Any]:
 def output_bytes(order: RunOrder) -> dict[str, bytes]:
     """Return the files that a run left."""
     return {path.name: path.read_bytes() for path in (Path(order.work_dir) / "output").iterdir()}
+
+
+@contextmanager
+def small_disk(folder: Path, *, kibibytes: int) -> Iterator[Path]:
+    """Mount a disk of so many KiB; skips the test where that is not allowed."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        yield folder
+    finally:
+        # Lazily: the traceback of the error may hold a file open.
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 Watch = Callable[[Hosted, JobEvent], Awaitable[None]]

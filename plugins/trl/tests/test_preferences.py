@@ -165,14 +165,19 @@ def test_the_ids_are_those_the_library_renders_with_the_same_template(base: Path
             assert whole == answer.rendered.input_ids
 
 
-def test_other_rows_of_a_pass_tell_how_far_the_model_has_moved() -> None:
-    rows = [
-        {"prompt_ids": [index], "answer_ids": [10 + index], "answer_mask": [1], "label": True}
-        for index in range(3)
-    ]
+def test_answers_to_other_prompts_tell_how_far_the_model_has_moved() -> None:
+    from tunefleet_trl.methods.preference import _others
+
+    rows = [{"prompt_ids": [0], "answer_ids": [10], "answer_mask": [1], "label": True}]
+    rows[0] |= {"other_ids": [12, 13], "other_mask": [1, 0]}
     batch = LabelledCollator(pad_token_id=0)(rows)
-    assert batch["input_ids"].tolist() == [[0, 10], [1, 11], [2, 12]]
-    assert batch["KL_input_ids"].tolist() == [[0, 12], [1, 10], [2, 11]]
+    assert batch["input_ids"].tolist() == [[0, 10]]
+    assert batch["KL_input_ids"].tolist() == [[0, 12, 13]]
+    assert batch["KL_completion_mask"].tolist() == [[0, 1, 0]]
+    for count in range(2, 9):
+        others = _others(count)
+        assert sorted(others) == list(range(count)), "each answer is another's once"
+        assert all(other != row for row, other in enumerate(others))
 
 
 def test_both_kinds_of_labels_count_the_same_unless_told_otherwise(base: Path, tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import process_lab
 import pytest
 import torch
 import trl_lab as lab
@@ -182,16 +182,8 @@ def test_too_little_memory_is_told_before_the_first_step_with_the_smallest_fix(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 512 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    try:
+    with process_lab.small_disk(tmp_path / "disk", kibibytes=512) as folder:
         yield folder
-    finally:
-        # Lazily: the traceback of the error may hold a file open.
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("ballast", [0, 440_000])

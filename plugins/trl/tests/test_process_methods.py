@@ -52,6 +52,40 @@ def test_pairs_teach_two_processes_what_they_teach_one(base: Path, tmp_path: Pat
     assert len({round(loss, 3) for loss in one.values()}) > STEPS // 2, "it learns something"
 
 
+def test_labels_teach_two_processes_what_they_teach_one(base: Path, tmp_path: Path) -> None:
+    """With as many rows at a time over both as one takes: the distance from the base is of all of them."""
+    found: list[dict[int, tuple[float, float]]] = []
+    for processes in (1, 2):
+        spec = lab.adapted_spec("lora", steps=STEPS, learning_rate=5e-3, batch_size=4)
+        spec.train.optim.micro_batch_size = 4 // processes
+        spec.train.adapter.lora.dropout = 0.0
+        spec.train.method.kto.desirable_weight, spec.train.method.kto.undesirable_weight = 1.0, 0.05
+        rows = [
+            {
+                "prompt": [{"role": "user", "content": word}],
+                "completion": [{"role": "assistant", "content": said + "!" * number}],
+                "label": said != "nein",
+            }
+            for number, (word, answer) in enumerate(lab.PAIRS * 2)
+            for said in (answer, "nein")
+        ]
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        data = [("train", lab.write_rows(folder / "rows.jsonl", rows))]
+        order = lab.order(lab.resolved(base, data=data, spec=spec), folder / "work")
+        if processes == 1:
+            context = lab.MemoryContext(order)
+            TrlRank().run(context)
+            told = context.told
+        else:
+            told = [event.metrics for event in process_lab.run_hosted(order, ENTRY, processes=2).events]
+        found.append({item.step: (item.loss, item.extra["kl"]) for item in told if item.HasField("loss")})
+    one, two = found
+    assert max(kl for _, kl in one.values()) > 0.1, "else nothing is shown of the distance"
+    for step, figures in one.items():
+        assert two[step] == pytest.approx(figures, abs=1e-4), step
+
+
 def test_rows_of_a_mixture_are_counted_over_both_processes(base: Path, tmp_path: Path) -> None:
     spec = lab.adapted_spec("lora", steps=3, micro_batch_size=1, batch_size=4)
     data = [

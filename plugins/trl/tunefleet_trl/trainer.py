@@ -18,8 +18,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTTrainer
 
 from tunefleet.backend.v1.run_pb2 import StopMode
+from tunefleet.job.v1.event_pb2 import Preflight
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError, from_exception
+from tunefleet_core.rendering import naming_full_disk_of
 from tunefleet_core.run_health import MemoryUse, ModelWork, out_of_memory, peak_flops, utilisation
 from tunefleet_core.run_life import RunLife
 from tunefleet_core.spec import takes_from_base
@@ -198,7 +200,10 @@ class RunTraining:
         step = self.state.global_step
         if self.life is not None and not (self.is_to_save() or self.life.may_save(step)):
             return
-        with writing_together(self._context.order, lambda: self._context.checkpoint(step)) as folder:
+        with (
+            writing_together(self._context.order, lambda: self._context.checkpoint(step)) as folder,
+            naming_full_disk_of(Path(self._context.order.work_dir), Preflight()),
+        ):
             # Resuming needs the last log only (tokens so far); the whole history would grow each checkpoint.
             self.state.log_history = self.state.log_history[-1:]
             self.write_checkpoint(folder)

@@ -29,11 +29,10 @@ class PairCollator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledCollator:
-    """Labelled answers to a batch, each prompt also with the answer to another prompt of the batch.
+    """Labelled answers to a batch, each prompt also with the answer to another prompt.
 
     Those mismatched pairs tell how far the model has moved from its base in general (section 4.1
-    of arXiv:2402.01306). They are made here, so that the order of the rows may be any; a row that
-    is alone in its batch takes the answer it was given at the start.
+    of arXiv:2402.01306).
     """
 
     pad_token_id: int
@@ -44,11 +43,9 @@ class LabelledCollator:
             [[0] * len(row["prompt_ids"]) + row["answer_mask"] for row in rows],
             pad=self.pad_token_id,
         )
-        others = [rows[index - 1] for index in range(len(rows))]
-        names = ("answer_ids", "answer_mask") if len(rows) > 1 else ("other_ids", "other_mask")
         mismatched = padded(
-            [row["prompt_ids"] + other[names[0]] for row, other in zip(rows, others, strict=True)],
-            [[0] * len(row["prompt_ids"]) + other[names[1]] for row, other in zip(rows, others, strict=True)],
+            [row["prompt_ids"] + row["other_ids"] for row in rows],
+            [[0] * len(row["prompt_ids"]) + row["other_mask"] for row in rows],
             pad=self.pad_token_id,
         )
         batch |= {f"KL_{name}": value for name, value in mismatched.items()}

@@ -7,6 +7,7 @@ the platform's renderer, so that the library renders nothing.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,8 +47,8 @@ class LabelledTrainer(RunTraining, _OwnRows, KTOTrainer):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        # It insists on the order of the file, for batches whose mismatched answers were paired before;
-        # ours are paired in the batch, and a file may hold all good answers first.
+        # It insists on the order of the file, for mismatched answers that were paired batch by batch;
+        # ours belong to their rows, and a file may hold all good answers first.
         self.args.train_sampling_strategy = "random"
 
     def row_lengths(self) -> list[int]:
@@ -146,10 +147,23 @@ def _labelled(rows: Sequence[AnsweredRow]) -> Dataset:
         "answer_mask": [item.rendered.mask[item.prompt_tokens :] for item in answers],
         "label": [item.part == "good" for item in answers],
     }
+    others = _others(len(rows))
     for name in ("ids", "mask"):
-        given = columns[f"answer_{name}"]
-        columns[f"other_{name}"] = [*given[-1:], *given[:-1]]
+        columns[f"other_{name}"] = [columns[f"answer_{name}"][other] for other in others]
     return Dataset.from_dict(columns)
+
+
+def _others(count: int) -> list[int]:
+    """Return for each row another one, whose answer its prompt is paired with.
+
+    Drawn once for all rows, not in each batch: so devices that share a step see the pairs of one.
+    """
+    order = list(range(count))
+    random.Random(count).shuffle(order)
+    others = [0] * count
+    for at, row in enumerate(order):
+        others[row] = order[at - 1]
+    return others
 
 
 def longest_of(dataset: Any, *columns: str) -> list[int]:
