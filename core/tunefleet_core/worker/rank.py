@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import importlib
 import os
 import queue
@@ -180,22 +181,36 @@ def main() -> None:
     start = time.monotonic()
     rank = cast("Rank", getattr(importlib.import_module(module), attribute)())
     if arguments.warm:
-        rank.warm()
+        _warm(rank)
     pipe.send(RankReport(warm=RankWarm(import_seconds=time.monotonic() - start)))
     while True:
         command = pipe.commands.get()
         if command.WhichOneof("command") == "run":
-            pipe.send(RankReport(end=_run(rank, command.run, pipe)))
+            pipe.send(RankReport(end=_run(rank, command.run, pipe, is_warm=arguments.warm)))
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)  # libraries leave threads that would delay a normal exit
         pipe.send(RankReport(audit=_audit(rank, command)))
 
 
-def _run(rank: Rank, order: RunOrder, pipe: _Pipe) -> RankEnd:
+def _warm(rank: Rank) -> None:
+    """Import with the collector of garbage off: what imports leave is none, and it looks again and again.
+
+    On a stack of torch, transformers, peft and trl that is a quarter of the time of the imports.
+    """
+    gc.disable()
+    try:
+        rank.warm()
+    finally:
+        gc.enable()
+
+
+def _run(rank: Rank, order: RunOrder, pipe: _Pipe, *, is_warm: bool) -> RankEnd:
     context = PipeRunContext(order, pipe)
     _take_place(order)
     try:
+        if not is_warm and order.resolved_spec.spec.HasField("train"):
+            _warm(rank)  # it would import all that anyway, with the collector on
         output = rank.run(context)
     except RunStopped:
         saved = pipe.stop_mode == StopMode.STOP_MODE_SAVE

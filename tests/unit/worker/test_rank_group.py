@@ -19,6 +19,7 @@ from tunefleet_core.worker.rank_group import RankGroup
 from tunefleet_core.worker.rank_process import RankProcess
 
 ENTRY = "several_ranks:SeveralRank"
+WARMED = "warmed_rank:WarmedRank"
 _LIMIT_SECONDS = 60
 
 
@@ -33,13 +34,16 @@ async def run(
     count: int,
     *,
     when_working: Callable[[HostedRun, list[RankProcess]], object] = lambda run, ranks: None,
+    entry: str = ENTRY,
+    warm: bool = False,
     **options: object,
 ) -> tuple[Run, list[JobEvent], list[int | None]]:
     """Run `count` processes to the end; return how it ended, what was told, and the exit codes."""
     folder.mkdir(exist_ok=True)
     order = RunOrder(run="r-1", attempt=1, work_dir=str(folder))
+    order.resolved_spec.spec.train.SetInParent()
     order.resolved_spec.spec.backend_options.update(options)
-    ranks = [await RankProcess.spawn(ENTRY, warm=False) for _ in range(count)]
+    ranks = [await RankProcess.spawn(entry, warm=warm) for _ in range(count)]
     for rank in ranks:
         assert await rank.next_report() is not None
     hosted = HostedRun(order, RankGroup(ranks))
@@ -109,3 +113,12 @@ async def test_a_cancel_ends_every_process(tmp_path: Path) -> None:
     )
     assert ended.outcome == AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
     assert None not in codes
+
+
+@pytest.mark.parametrize("warm", [True, False])
+async def test_a_training_run_is_warmed_once_with_no_garbage_collected_meanwhile(
+    tmp_path: Path, warm: bool
+) -> None:
+    _, events, _ = await run(tmp_path, 1, entry=WARMED, warm=warm)
+    (told,) = [event.notice.text for event in events if event.HasField("notice")]
+    assert told == "while warming [False], now True"
