@@ -37,6 +37,8 @@ END_TO_END = "e2e"
 APART = ("deepspeed", "mlx", "vllm", "compress", "tracking", "gguf")
 """Plugins with an environment that few tests need, in the order in which `--all` installs them."""
 LONGEST_FIRST = ("fleets", "trl", "light", "deepspeed", "e2e", "mlx")
+ALSO = {"vllm": ("compress",)}
+"""What plugins apart load that others write: installed first, if it is to be installed at all."""
 _AT_ONCE = 3
 """Suites at a time: one of them waits for its fleets most of the time, so two have two cores."""
 MOST_AGAIN = 5
@@ -165,7 +167,7 @@ def suite_apart(name: str) -> Suite:
     return Suite(
         name=name,
         backend=name,
-        needs=(name,),
+        needs=(name, *ALSO.get(name, ())),
         paths=(f"plugins/{name}/tests",),
         environment={
             "PYTHONPATH": str(tools),

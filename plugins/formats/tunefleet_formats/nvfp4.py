@@ -37,7 +37,7 @@ NVFP4 = Format(
             device_kinds=("cuda",),
             least_compute_capability="7.5",
             source="vLLM 0.32.0: compressed_tensors/schemes/compressed_tensors_w4a4_nvfp4.py; before "
-            "Blackwell weights only, through Marlin",
+            "Blackwell weights only, through Marlin; on a CPU it has no kernel for it",
         ),
         "sglang": EngineSupport(
             device_kinds=("cuda",),

@@ -98,3 +98,12 @@ def test_the_trained_template_is_the_engines_where_adapters_have_none_of_their_o
 def test_an_engine_needs_a_device_for_each_part() -> None:
     assert parallel_devices(EngineSettings()) == 1
     assert parallel_devices(EngineSettings(tensor_parallel=2, pipeline_parallel=3, data_parallel=2)) == 12
+
+
+@pytest.mark.parametrize(("asked", "settled"), [("", "bfloat16"), ("float16", "float16")])
+def test_rounded_weights_are_computed_in_16_bits(asked: str, settled: str) -> None:
+    rounded = BaseFacts(model_type="qwen3", architectures=["Qwen3ForCausalLM"])
+    rounded.quantization.format = "compressed-tensors"
+    assert settle_engine(EngineSettings(dtype=asked), engine(), base=rounded).dtype == settled
+    assert not settle_engine(EngineSettings(), engine(), base=QWEN3).dtype, "whole ones: the engine's choice"
+    assert not settle_engine(EngineSettings(), engine("mlx", settings=()), base=rounded).dtype
