@@ -39,6 +39,8 @@ _SIZE = re.compile(r"^# size: (.+)$", re.MULTILINE)
 _RESOLVE_TORCH = "# resolve-torch-dependencies"
 _BUILD_SETTINGS = " --config-settings"
 _HASH = " --hash="
+_LOCKS = "{locks}"
+"""In a lock, the folder it lies in: a build may be given a file from there."""
 
 Progress = Callable[[str], None]
 
@@ -85,7 +87,7 @@ def install(name_or_path: str, state_folder: Path, progress: Progress) -> Instal
     if not was_ready:
         shutil.rmtree(folder, ignore_errors=True)
         progress(f"Making environment {digest[:12]} for {source.name}: {_size(source, lock, index)}")
-        _build(folder, python, lock, progress)
+        _build(folder, python, lock.replace(_LOCKS, str(source.locks.absolute())), progress)
         (folder / "lock.txt").write_text(lock)
         (folder / COMPLETE).touch()
     for part in (*plugins_below(source), source):

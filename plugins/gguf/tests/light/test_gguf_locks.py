@@ -32,3 +32,11 @@ def test_platforms_differ_only_where_they_must() -> None:
     assert {name: mac[name] for name in set(linux) & set(mac)} == {
         name: linux[name] for name in set(linux) & set(mac)
     }
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_files_that_a_build_is_given_lie_beside_the_lock(platform: str) -> None:
+    folder = files("tunefleet_gguf.locks")
+    given = re.findall(r"\{locks\}/([^\"]+)", (folder / f"{platform}.txt").read_text())
+    assert given == ["llama_cpp.cmake"]
+    assert (folder / given[0]).is_file()
