@@ -86,6 +86,31 @@ def test_labels_teach_two_processes_what_they_teach_one(base: Path, tmp_path: Pa
         assert two[step] == pytest.approx(figures, abs=1e-4), step
 
 
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+def test_answers_that_two_processes_draw_teach_both_and_a_resumed_run_draws_the_same(
+    base: Path, tmp_path: Path, method: str
+) -> None:
+    """It resumes within an epoch that is not the first, so the order of the prompts counts too."""
+    spec = lab.adapted_spec("lora", steps=15, learning_rate=1e-2, micro_batch_size=2, batch_size=4)
+    spec.train.adapter.lora.dropout = 0.0
+    spec.train.checkpoint.every_steps = 11
+    options = getattr(spec.train.method, method)
+    options.num_generations, options.max_completion_length, options.beta = 8, 6, 0.01
+    options.rewards.add(name="regex").options["pattern"] = "[a-m]"
+    rows = lab.write_rows(tmp_path / "rows.jsonl", [{"prompt": word} for word, _ in lab.PAIRS] * 2)
+    order = lab.order(lab.resolved(base, data=[("train", rows)], spec=spec), tmp_path / "work")
+    run = process_lab.run_hosted(order, ENTRY, processes=2)
+    assert run.ended.outcome == SUCCEEDED, run.ended.error
+    told = [event.metrics for event in run.events if event.metrics.HasField("loss")]
+    rewards = [metrics.extra["reward"] for metrics in told]
+    assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.3
+    assert all(metrics.extra["reward"] * 32 % 1 == pytest.approx(0) for metrics in told), "of 32 answers"
+    again = process_lab.resumed(order, tmp_path / "again", 11)
+    ended = process_lab.run_hosted(again, ENTRY, processes=2)
+    assert list(ended.losses) == [12, 13, 14, 15]
+    assert process_lab.output_bytes(again) == process_lab.output_bytes(order)
+
+
 def test_rows_of_a_mixture_are_counted_over_both_processes(base: Path, tmp_path: Path) -> None:
     spec = lab.adapted_spec("lora", steps=3, micro_batch_size=1, batch_size=4)
     data = [

@@ -16,8 +16,8 @@ from tunefleet_trl.written import FORMAT, MODEL_TYPES
 
 __all__ = ["tunefleet_backends"]
 
-DISTRIBUTED = ("sft", "dpo", "ipo", "kto", "orpo", "simpo", "reward")
-"""Methods whose loss over several processes is that of one, and whose runs resume exactly there."""
+DISTRIBUTED = ("sft", "dpo", "ipo", "kto", "orpo", "simpo", "reward", "grpo", "rloo")
+"""Methods whose loss over several processes is that of one, and those that draw their answers themselves."""
 
 _OPTIONS_SCHEMA = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",

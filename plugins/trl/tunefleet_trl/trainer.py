@@ -58,6 +58,8 @@ class RunTraining:
 
     writes_answers = True
     """Whether the model writes; else it scores."""
+    fills_up_epochs = True
+    """Whether rows are repeated at the end of an epoch, so that each process takes as many batches."""
     kept_files: tuple[Path, ...] = ()
     """Files that every checkpoint holds too: what the run cannot get a second time."""
 
@@ -81,7 +83,8 @@ class RunTraining:
     ) -> None:
         super().__init__(**arguments)
         require_world(self.accelerator.num_processes, context.order)
-        tell_repeated_rows(context, len(self.train_dataset), self.args.per_device_train_batch_size)
+        if self.fills_up_epochs:
+            tell_repeated_rows(context, len(self.train_dataset), self.args.per_device_train_batch_size)
         adapter = context.order.resolved_spec.spec.train.adapter.lora
         self.initial_factors = InitialFactors(self.model) if takes_from_base(adapter) else None
         self._b_ratio = adapter.lora_plus_ratio or 1.0
@@ -272,6 +275,7 @@ class RunTraining:
         if has_ended or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
+        _set_epoch(arguments["train_dataloader"], arguments["epoch"])
         super()._run_epoch(**arguments)
 
     def let_go(self) -> None:
@@ -296,6 +300,19 @@ class RunTraining:
     def count_tokens(self) -> int:
         """Return the number of tokens processed so far, padding left out."""
         return int(self._total_train_tokens)
+
+
+def _set_epoch(loader: Any, epoch: int) -> None:
+    """Tell the order of rows which epoch begins, however deep the library has wrapped it.
+
+    A run of several processes that resumes within an epoch wraps it once more than the library
+    looks, and would go on in the order of the first epoch.
+    """
+    batches = loader.batch_sampler
+    while hasattr(batches, "batch_sampler"):
+        batches = batches.batch_sampler
+    if hasattr(batches, "sampler") and hasattr(batches.sampler, "set_epoch"):
+        batches.sampler.set_epoch(epoch)
 
 
 class RunTrainer(RunTraining, SFTTrainer):

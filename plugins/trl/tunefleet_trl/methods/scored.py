@@ -25,6 +25,7 @@ from tunefleet_trl.library_gaps import close_library_gaps
 from tunefleet_trl.loading import Hardware
 from tunefleet_trl.methods.reward_files import load_reward_model, score_ids
 from tunefleet_trl.methods.rows import AnsweredRows
+from tunefleet_trl.processes import count_of
 from tunefleet_trl.trainer import RunTraining
 
 __all__ = ["SCORED", "scored_trainer"]
@@ -52,6 +53,7 @@ class _EpochOrder(RepeatSampler):
 class _Answering(RunTraining):
     """What both trainers need: prompts that are ids already, and counters of their own."""
 
+    fills_up_epochs = False  # the library leaves out the prompts of an epoch that make no whole step
     num_generations: int
     ref_model: Any
     _step: int
@@ -73,8 +75,8 @@ class _Answering(RunTraining):
         return [len(self._prompt_ids[prompt]) for prompt in self.train_dataset["prompt"]]
 
     def trial_batch(self, longest: list[int]) -> Any:
-        """Return as many prompts as are answered at once, the longest over and over."""
-        count = self.args.generation_batch_size // self.num_generations
+        """Return as many prompts as a process answers at once, the longest over and over."""
+        count = self.args.generation_batch_size // self.args.world_size // self.num_generations
         rows = [self.train_dataset[longest[at % len(longest)]] for at in range(count)]
         return [row for row in rows for _ in range(self.num_generations)]
 
@@ -149,6 +151,7 @@ def _arguments(context: RunContext, rows: AnsweredRows, hardware: Hardware, weig
     count = options.num_generations or _GENERATIONS[method]
     common = common_arguments(context.order, hardware, rows=len(rows.train), validates=bool(rows.validation))
     prompts = common["per_device_train_batch_size"] * common["gradient_accumulation_steps"]
+    prompts *= count_of(context.order)
     if len(rows.train) < prompts:
         raise TunefleetError.field(
             "train.optim.batch_size", f"is {prompts}, more than the {len(rows.train)} prompts there are"
