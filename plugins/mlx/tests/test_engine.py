@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from tunefleet.deployment.v1.deployment_pb2 import ContractState
 from tunefleet_core.catalog.matrix import record
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.parity import TrainServeContract, check_numbers, read_contract
+from tunefleet_core.testing.openai_features import check_or_record, find_features
 from tunefleet_mlx.adapter_files import peft_to_mlx
 
 VERIFIED = ContractState.CONTRACT_STATE_VERIFIED
@@ -161,7 +163,7 @@ def test_an_adapter_of_the_same_name_is_not_answered_from_what_was_kept_of_the_l
         ({"adapters": "/somewhere"}, "adapters"),  # mlx-lm's own way, by which the base may answer
         ({"draft_model": "/somewhere"}, "draft_model"),
         ({"n": 2}, "n"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
         ({"temperature": "hot"}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"stop": [3]}, "stop"),
@@ -217,3 +219,40 @@ def _theirs(
     answer = server.ask("/v1/completions", body | {"logprobs": True, "top_logprobs": 11})
     top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
     return {int(one["id"]): float(one["logprob"]) for one in top}
+
+
+def test_it_takes_what_the_table_says(engine: RunningEngine) -> None:
+    check_or_record("mlx", asyncio.run(find_features(engine.address, "lora")))
+
+
+TICKET = {
+    "type": "object",
+    "properties": {
+        "queue": {"enum": ["oak", "elm"]},
+        "words": {"type": "array", "items": {"type": "string", "maxLength": 6}, "maxItems": 2},
+    },
+    "required": ["queue", "words"],
+    "additionalProperties": False,
+}
+
+
+def test_answers_are_held_to_a_form_beside_free_ones(engine: RunningEngine) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "ticket", "schema": TICKET, "strict": True}}
+    free = [said(kind) for kind in KINDS]
+    held = [said(kind, response_format=form, max_tokens=300, temperature=1.0) for kind in (*KINDS, "base")]
+    alone = [text_of(engine.ask("/v1/chat/completions", body)) for body in free]
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda body: engine.ask("/v1/chat/completions", body), free + held))
+    assert [text_of(answer) for answer in answers[: len(free)]] == alone
+    for answer in answers[len(free) :]:
+        found = json.loads(text_of(answer))
+        assert list(found) == ["queue", "words"]
+        assert found["queue"] in ("oak", "elm")
+        assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+def test_a_schema_that_cannot_be_enforced_is_refused(engine: RunningEngine) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    status, answer = engine.post("/v1/chat/completions", said("lora", response_format=form))
+    assert status == 400
+    assert "response_format.json_schema.schema" in answer["error"]["message"]

@@ -35,7 +35,7 @@ _START_SECONDS = 300.0
 
 def settings(**options: object) -> EngineSettings:
     """Return settings with room for the adapters of a test, without compiling kernels first."""
-    found = EngineSettings(max_adapters=4, max_adapter_rank=16)
+    found = EngineSettings(max_adapters=4, max_adapter_rank=16, tool_parser="hermes")
     found.options.update(
         {"enforce-eager": True, **{name.replace("_", "-"): value for name, value in options.items()}}
     )

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any
 
+from tunefleet_core.answer_forms import FormRefusedError, Grammars
+
 from tunefleet_embedded.engine.adapters import ModelRegistry, ServedModel
 from tunefleet_embedded.engine.chat import render_chat
 from tunefleet_embedded.engine.detokenize import TextStream
@@ -34,6 +36,7 @@ class Generator:
         self._registry = registry
         self._scheduler = scheduler
         self._texts = TokenTexts(base.backend)
+        self._grammars = Grammars(base.backend.to_str(), base.vocabulary)
 
     @property
     def is_alive(self) -> bool:
@@ -76,6 +79,11 @@ class Generator:
         prompts = [await self.encode(prompt, model) for prompt in request.prompts]
         updates: asyncio.Queue[Update] = asyncio.Queue()
         sequences: list[Sequence] = []
+        if request.form is not None:  # compiled here, off the loop; each choice then gets a copy
+            try:
+                await asyncio.to_thread(self._grammars.start, request.form, model.stop_ids)
+            except FormRefusedError as error:
+                raise ApiError(error.message, param=error.field) from error
         for ids in prompts:
             params = self._params(request, model, prompt_tokens=len(ids))
             for choice in range(request.n):
@@ -143,6 +151,7 @@ class Generator:
             deliver=updates.put_nowait,
             wants_stream=request.stream,
             rng=rng,
+            grammar=None if request.form is None else self._grammars.start(request.form, model.stop_ids),
         )
 
 

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from tunefleet_core.answer_forms import AnswerForm, FormRefusedError, read_form
+
 from tunefleet_embedded.engine.errors import ApiError
 from tunefleet_embedded.engine.fields import Fields, is_token_ids
 
@@ -29,7 +31,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "logit_bias": ({},),
     "modalities": (["text"],),
     "suffix": ("",),
@@ -70,6 +71,7 @@ class GenerationRequest:
     logprobs: int | None
     echo: bool
     tokens_as_ids: bool
+    form: AnswerForm | None
     stream: bool
     include_usage: bool
 
@@ -163,6 +165,7 @@ def _generation(
         logprobs=logprobs,
         echo=echo,
         tokens_as_ids=fields.boolean("return_tokens_as_token_ids", False),
+        form=_form(fields.take("response_format")),
         stream=stream,
         include_usage=_include_usage(fields, stream=stream),
     )
@@ -270,6 +273,13 @@ def _prompts(value: object) -> list[Conversation | str | list[int]]:
         if all(isinstance(one, str) for one in value) or all(one and is_token_ids(one) for one in value):
             return list(value)
     raise ApiError("'prompt' must be a string, token ids, or a list of either.", param="prompt")
+
+
+def _form(value: object) -> AnswerForm | None:
+    try:
+        return read_form(value)
+    except FormRefusedError as error:
+        raise ApiError(error.message, param=error.field) from error
 
 
 def _stop_strings(value: object) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
+import numpy
 import torch
 
 from tunefleet_embedded.engine.sequence import Sequence, TokenLogprob
@@ -21,6 +22,7 @@ class SamplingPlan:
     rows: tuple[Sequence, ...]
     sampled: tuple[int, ...]
     penalised: tuple[int, ...]
+    held: tuple[int, ...]
     with_logprobs: tuple[int, ...]
     alternatives: int
     temperatures: torch.Tensor
@@ -37,6 +39,7 @@ def plan_sampling(rows: Rows[Sequence], device: torch.device) -> SamplingPlan:
         rows=tuple(rows),
         sampled=sampled,
         penalised=tuple(i for i, row in enumerate(rows) if row.params.has_penalties),
+        held=tuple(i for i, row in enumerate(rows) if row.grammar is not None),
         with_logprobs=with_logprobs,
         alternatives=max((rows[i].params.logprobs or 0 for i in with_logprobs), default=0),
         temperatures=torch.tensor([rows[i].params.temperature for i in sampled], device=device).unsqueeze(-1),
@@ -52,6 +55,8 @@ def sample(logits: torch.Tensor, plan: SamplingPlan) -> tuple[list[int], list[To
     """
     raw = logits.float()
     scores = _penalise(raw, plan) if plan.penalised else raw
+    if plan.held:
+        scores = _hold_to_forms(scores, plan)
     token_ids: list[int] = scores.argmax(dim=-1).tolist()
     if plan.sampled:
         for i, token_id in zip(plan.sampled, _draw(scores, plan), strict=True):
@@ -98,6 +103,21 @@ def _penalise(scores: torch.Tensor, plan: SamplingPlan) -> torch.Tensor:
             continue  # Nothing generated yet.
         scores[i] -= row.params.frequency_penalty * row.token_counts
         scores[i] -= row.params.presence_penalty * (row.token_counts > 0)
+    return scores
+
+
+def _hold_to_forms(scores: torch.Tensor, plan: SamplingPlan) -> torch.Tensor:
+    """Make tokens impossible with which an answer would leave its form."""
+    scores = scores.clone()
+    for i in plan.held:
+        grammar = plan.rows[i].grammar
+        assert grammar is not None  # what `held` means
+        if not grammar.error:
+            bits = numpy.frombuffer(grammar.possible(), dtype=numpy.uint8)
+            is_possible = torch.from_numpy(numpy.unpackbits(bits, bitorder="little")).bool()
+            count = min(len(is_possible), scores.shape[-1])  # some models have more rows than tokens
+            scores[i, count:] = float("-inf")
+            scores[i, :count].masked_fill_(~is_possible[:count].to(scores.device), float("-inf"))
     return scores
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import torch
+    from tunefleet_core.answer_forms import Grammar
 
     from tunefleet_embedded.engine.detokenize import TextStream
 
@@ -82,6 +83,7 @@ class Sequence:
     deliver: Callable[[Update], None]
     wants_stream: bool
     rng: Random
+    grammar: Grammar | None = None
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob | None] = field(default_factory=list)
@@ -102,6 +104,10 @@ class Sequence:
         self.token_ids.append(token_id)
         if logprob is not None:
             self.logprobs.append(logprob)
+        if self.grammar is not None:
+            self.grammar.accept(token_id)
+            if error := self.grammar.error:
+                return self.fail("error", f"The answer cannot be held to its form any further: {error}")
         if token_id in self.params.stop_ids:
             self.finish_reason = "stop"
             text = self.text_stream.finish()
@@ -109,6 +115,9 @@ class Sequence:
             text = self.text_stream.push(token_id)
             if self.text_stream.is_stopped:
                 self.finish_reason = "stop"
+            elif self.grammar is not None and self.grammar.is_complete:
+                self.finish_reason = "stop"
+                text += self.text_stream.finish()
             elif len(self.token_ids) >= self.params.max_tokens:
                 self.finish_reason = "length"
                 text += self.text_stream.finish()

@@ -29,6 +29,7 @@ from mlx_lm.server import (
     _make_sampler,
 )
 
+from tunefleet_mlx.engine.forms import Arguments, HeldToForm, held_to_form
 from tunefleet_mlx.engine.models import ServedModels
 from tunefleet_mlx.engine.refusal import Refusal
 from tunefleet_mlx.engine.rendering import first_state, render
@@ -38,7 +39,7 @@ __all__ = ["Batches"]
 
 _IDLE_SECONDS = 0.1
 _STEP_BITS = 24
-_Queued = tuple["Queue[Any]", CompletionRequest, GenerationArguments]
+_Queued = tuple["Queue[Any]", CompletionRequest, Arguments]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -51,9 +52,14 @@ class _Answer:
     tokenizer: Any
     arguments: GenerationArguments
     stops: StopTexts
+    held: HeldToForm | None
 
     def give(self, response: Any) -> None:
         """Pass a token on."""
+        if self.held is not None and (error := self.held.error):
+            self.context.stop()
+            self.out.put(Refusal(500, f"The answer cannot be held to its form any further: {error}"))
+            return
         finish = response.finish_reason
         if response.token not in self.tokenizer.eos_token_ids:  # what ends an answer is no part of it
             self.detokenizer.add_token(response.token)
@@ -130,7 +136,10 @@ class Batches(ResponseGenerator):
     def _begin(self, queued: _Queued, stream: Any) -> None:
         out, request, arguments = queued
         model, tokenizer = self.model_provider.load(arguments.model.model)
+        held = None if arguments.form is None else held_to_form(arguments.form, tokenizer)
         if not self.model_provider.is_batchable:
+            if held is not None:
+                raise Refusal(400, "'response_format' is not supported for a model of this class.")
             self._serve_single(queued, stream)
             return
         key = self.model_provider.model_key
@@ -155,7 +164,7 @@ class Batches(ResponseGenerator):
             caches=[cache],
             all_tokens=[prompt[: len(prompt) - len(rest)]],
             samplers=[_sampler(arguments, tokenizer)],
-            logits_processors=[_make_logits_processors(arguments)],
+            logits_processors=[[*(_make_logits_processors(arguments) or []), *([held] if held else [])]],
             stop_sequences=[stops],
         )
         self._running[key] = batch
@@ -166,6 +175,7 @@ class Batches(ResponseGenerator):
             tokenizer=tokenizer,
             arguments=arguments,
             stops=StopTexts(arguments.stop_words),
+            held=held,
         )
         out.put(context)
 

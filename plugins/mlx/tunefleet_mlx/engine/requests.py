@@ -12,7 +12,6 @@ from typing import Any
 
 from mlx_lm.server import (
     CompletionRequest,
-    GenerationArguments,
     LogitsProcessorArguments,
     ModelDescription,
     SamplingArguments,
@@ -20,6 +19,7 @@ from mlx_lm.server import (
 )
 
 from tunefleet_core.parity import TOP_TOKENS
+from tunefleet_mlx.engine.forms import Arguments, parse_form
 from tunefleet_mlx.engine.refusal import Refusal
 
 __all__ = ["Asked", "conversation", "one_token", "parse_body", "parse_generation"]
@@ -34,7 +34,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
-    "response_format": ({"type": "text"},),
     "tool_choice": ("auto", "none"),
 }
 _CONTEXT = 20
@@ -47,7 +46,7 @@ class Asked:
 
     model: str
     request: CompletionRequest
-    arguments: GenerationArguments
+    arguments: Arguments
     is_chat: bool
     stream: bool
     include_usage: bool
@@ -114,7 +113,7 @@ def conversation(fields: _Fields | dict[str, Any]) -> list[dict[str, Any]]:
     return messages
 
 
-def one_token(model: str) -> GenerationArguments:
+def one_token(model: str) -> Arguments:
     """Return what asks for the likeliest next token."""
     return _arguments(_Fields({"temperature": 0}), model, max_tokens=1, logprobs=False, top=-1)
 
@@ -157,12 +156,10 @@ class _Fields:
                 raise Refusal(400, f"'{name}' is not supported by this engine; leave it out.")
 
 
-def _arguments(
-    fields: _Fields, model: str, *, max_tokens: int, logprobs: bool, top: int
-) -> GenerationArguments:
+def _arguments(fields: _Fields, model: str, *, max_tokens: int, logprobs: bool, top: int) -> Arguments:
     seed = fields.number("seed", -1, least=-(2**63), whole=True)
     kwargs = fields.take("chat_template_kwargs")
-    return GenerationArguments(
+    return Arguments(
         model=ModelDescription(model=model, draft="", adapter=""),
         sampling=SamplingArguments(
             temperature=fields.number("temperature", 1.0, most=2),
@@ -188,6 +185,7 @@ def _arguments(
         top_logprobs=top,
         seed=int(seed) % 2**63 if seed != -1 else None,
         chat_template_kwargs=kwargs if isinstance(kwargs, dict) else None,
+        form=parse_form(fields.take("response_format")),
     )
 
 
