@@ -78,8 +78,13 @@ def install(name_or_path: str, state_folder: Path, progress: Progress) -> Instal
         TunefleetError: BACKEND_NOT_INSTALLED, with the last lines of the installer.
     """
     source = find_plugin_source(name_or_path)
-    lock = _lock_text(source)
     index = EnvironmentIndex(state_folder)
+    with index.changing(lambda: progress("Another install or removal goes on; this one comes after it")):
+        return _install(source, index, progress)
+
+
+def _install(source: PluginSource, index: EnvironmentIndex, progress: Progress) -> InstallReport:
+    lock = _lock_text(source)
     digest = lock_digest(lock)
     folder = index.folder_of(digest)
     python = folder / "bin" / "python"

@@ -9,10 +9,12 @@ index is one small file, replaced atomically: a failed install changes nothing.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ __all__ = ["COMPLETE", "HOST_DIGEST", "Environment", "EnvironmentIndex", "host_e
 COMPLETE = ".complete"
 """A file that says that an environment is built to its end."""
 
+_LOCK = "index.lock"
 HOST_DIGEST = "host"
 """Stands for the environment the services themselves run in: pure plugins live there."""
 
@@ -84,6 +87,27 @@ class EnvironmentIndex:
     def environments(self) -> list[Environment]:
         """Return each installed environment once."""
         return list({item.digest: item for item in self.read().values()}.values())
+
+    @contextmanager
+    def changing(self, on_wait: Callable[[], None] = lambda: None) -> Generator[None]:
+        """Change environments alone until the block ends: whoever else installs or removes waits.
+
+        The lock is the kernel's, so it never outlives its holder.
+
+        Args:
+            on_wait: Called once if somebody else holds it.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def add(self, plugin: str, environment: Environment) -> None:
         """Name the environment of a plugin, atomically."""

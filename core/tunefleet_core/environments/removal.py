@@ -50,6 +50,11 @@ def remove(plugin: str, state_folder: Path) -> RemovalReport:
             those of its environment that build on it.
     """
     index = EnvironmentIndex(state_folder)
+    with index.changing():
+        return _remove(plugin, index)
+
+
+def _remove(plugin: str, index: EnvironmentIndex) -> RemovalReport:
     _refuse_if_built_upon(plugin, index)
     environment = index.remove(plugin)
     if environment is None:
