@@ -34,6 +34,7 @@ from tunefleet_services.gateway.responses import ResponsePages
 from tunefleet_services.gateway.routes import RouteTableHolder
 from tunefleet_services.gateway.routing import ModelRoutes
 from tunefleet_services.gateway.settings import GatewaySettings
+from tunefleet_services.gateway.tracing import Tracing
 from tunefleet_services.gateway.version_traffic import VersionTraffic
 
 if TYPE_CHECKING:  # as in `routing`
@@ -60,6 +61,7 @@ def build_app(
     metrics: Metrics | None = None,
     fine_tuning: FineTuning | None = None,
     traffic: VersionTraffic | None = None,
+    tracing: Tracing | None = None,
 ) -> web.Application:
     """Build the application.
 
@@ -73,6 +75,7 @@ def build_app(
         metrics: Counters to share with another door; its own if left out.
         fine_tuning: Files, jobs and fine-tuned models; left out: there are none here.
         traffic: Counts by version to share with another door; its own if left out.
+        tracing: What makes spans of requests; left out: there are none.
     """
     gateway = _Gateway(
         routes,
@@ -81,6 +84,7 @@ def build_app(
         metrics or Metrics(),
         fine_tuning,
         traffic or VersionTraffic(),
+        tracing,
     )
     settings = gateway.settings
     app = web.Application(middlewares=[gateway.answer], client_max_size=settings.max_body_bytes)
@@ -117,6 +121,7 @@ class _Gateway:
         metrics: Metrics,
         fine_tuning: FineTuning | None,
         traffic: VersionTraffic,
+        tracing: Tracing | None,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -124,6 +129,7 @@ class _Gateway:
         self.routes = ModelRoutes(table, fine_tuning, traffic)
         self._table = table
         self._log = access_log
+        self._tracing = tracing
         self._fine_tuning = fine_tuning
         self._limits = TokenLimits(settings)
         self._engines: Engines | None = None
@@ -171,6 +177,8 @@ class _Gateway:
     async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Admit a request, have it handled, log and count it, whatever happens."""
         exchange = Exchange.begin(request)
+        if self._tracing is not None:
+            exchange.trace = self._tracing.begin(exchange, request.headers)
         try:
             response = await self._handle(request, handler, exchange)
             if not response.prepared:
@@ -186,6 +194,8 @@ class _Gateway:
             self.metrics.count(exchange)
             self.traffic.end(exchange)
             self._log.write(exchange.record())
+            if exchange.trace is not None:
+                exchange.trace.end(exchange)
 
     async def _handle(self, request: web.Request, handler: Handler, exchange: Exchange) -> web.StreamResponse:
         try:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from tunefleet_services.gateway.histogram import Pieces
 from tunefleet_services.gateway.routes import Route
+from tunefleet_services.gateway.tracing import Trace
 
 __all__ = ["CLIENT_GONE_STATUS", "Exchange", "Outcome", "current_exchange"]
 
@@ -43,6 +44,7 @@ class Exchange:
         first_byte_seconds: From the request's arrival to the first byte of an engine's answer.
         pieces: Of an answer that is a stream: when its pieces came.
         usage: Tokens of prompt and completion, if the engine counted them.
+        trace: Its span, where requests are traced.
     """
 
     request_id: str
@@ -61,6 +63,7 @@ class Exchange:
     first_byte_seconds: float | None = None
     pieces: Pieces | None = None
     usage: tuple[int, int] | None = None
+    trace: Trace | None = None
     started: float = field(default_factory=time.perf_counter)
 
     @classmethod

@@ -34,12 +34,13 @@ from tunefleet_services.gateway.routes import Route
 from tunefleet_services.gateway.routing import ModelRoutes
 from tunefleet_services.gateway.settings import GatewaySettings
 from tunefleet_services.gateway.slots import slot
+from tunefleet_services.gateway.tracing import traced
 from tunefleet_services.gateway.usage import usage_at_end
 
 __all__ = ["Forwarder", "engine_request", "read_answer"]
 
 # Everything else stays here, the API token first of all: an engine has no use for it.
-_FORWARDED = ("Accept", "User-Agent", "Traceparent", "Tracestate")
+_FORWARDED = ("Accept", "User-Agent")
 
 _NOT_COPIED = frozenset(
     {
@@ -205,6 +206,7 @@ def engine_request(
 ) -> EngineRequest:
     """Return what is sent to an engine for a request of a client; `fields` is its body as it came."""
     headers = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
+    headers.update(traced(current_exchange(), request.headers))
     headers["Content-Type"] = "application/json"
     headers["Accept-Encoding"] = "identity"  # beside each other, packing costs more than it saves
     headers["X-Request-Id"] = current_exchange().request_id

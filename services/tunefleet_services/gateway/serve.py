@@ -16,6 +16,7 @@ from tunefleet_services.gateway.app import build_app
 from tunefleet_services.gateway.metrics import Metrics
 from tunefleet_services.gateway.routes import RouteTableHolder
 from tunefleet_services.gateway.settings import GatewaySettings
+from tunefleet_services.gateway.tracing import Tracing
 from tunefleet_services.gateway.version_traffic import VersionTraffic
 
 if TYPE_CHECKING:  # as in `routing`
@@ -35,6 +36,7 @@ async def serve_gateway(
     metrics: Metrics | None = None,
     fine_tuning: FineTuning | None = None,
     traffic: VersionTraffic | None = None,
+    tracing: Tracing | None = None,
     on_listening: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until cancelled; then let running answers end, for `drain_seconds` at most.
@@ -49,6 +51,7 @@ async def serve_gateway(
         metrics: Counters to share with another door; its own if left out.
         fine_tuning: Files, jobs and fine-tuned models; left out: there are none here.
         traffic: Counts by version to share with another door; its own if left out.
+        tracing: What makes spans of requests; left out: there are none.
         on_listening: Called once with the base address, as `http://127.0.0.1:8080`.
 
     Raises:
@@ -70,6 +73,7 @@ async def serve_gateway(
             metrics=metrics,
             fine_tuning=fine_tuning,
             traffic=traffic,
+            tracing=tracing,
         ),
         access_log=None,  # the application writes its own
         handler_cancellation=True,  # a client that leaves ends the engine's work

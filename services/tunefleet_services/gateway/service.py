@@ -27,6 +27,7 @@ from tunefleet_services.gateway.routes import Grant, Route, RouteTable, RouteTab
 from tunefleet_services.gateway.serve import serve_gateway
 from tunefleet_services.gateway.settings import GatewaySettings
 from tunefleet_services.gateway.splits import Split, StickyBy
+from tunefleet_services.gateway.tracing import Tracing
 from tunefleet_services.gateway.version_traffic import VersionTraffic
 from tunefleet_services.machine import describe_machine
 
@@ -76,6 +77,7 @@ class Gateway:
         address = options.user_address
         self._fine_tuning = FineTuning(address, self._routes, self._settings) if address else None
         self._access_log = AccessLog()
+        self._tracing = Tracing.from_environment()
         self._listening = asyncio.Event()
 
     async def run(self) -> None:
@@ -89,6 +91,8 @@ class Gateway:
                 group.create_task(self._tell_traffic())
         finally:
             await self._connection.close()
+            if self._tracing is not None:
+                await asyncio.to_thread(self._tracing.close)
 
     async def _serve_http(self) -> None:
         await serve_gateway(
@@ -100,6 +104,7 @@ class Gateway:
             metrics=self._metrics,
             fine_tuning=self._fine_tuning,
             traffic=self._traffic,
+            tracing=self._tracing,
             on_listening=self._note_address,
         )
 
@@ -111,6 +116,7 @@ class Gateway:
             metrics=self._metrics,
             access_log=self._access_log,
             traffic=self._traffic,
+            tracing=self._tracing,
             on_listening=self._note_inference_address,
         )
 

@@ -27,6 +27,7 @@ from tunefleet_services.gateway import (
     RouteTableHolder,
     serve_gateway,
 )
+from tunefleet_services.gateway.tracing import Tracing
 
 TOKEN = "tf-test-token"
 
@@ -135,7 +136,9 @@ def table() -> Callable[..., RouteTable]:
 def gateway() -> Callable[..., AbstractAsyncContextManager[RunningGateway]]:
     @asynccontextmanager
     async def run(
-        routes: RouteTable | None, settings: GatewaySettings | None = None
+        routes: RouteTable | None,
+        settings: GatewaySettings | None = None,
+        tracing: Tracing | None = None,
     ) -> AsyncIterator[RunningGateway]:
         holder = RouteTableHolder(routes)
         log = io.StringIO()
@@ -146,6 +149,7 @@ def gateway() -> Callable[..., AbstractAsyncContextManager[RunningGateway]]:
                     holder,
                     settings=settings or GatewaySettings(drain_seconds=0.1),
                     access_log=AccessLog(log),
+                    tracing=tracing,
                     on_listening=listening.set_result,
                 )
             )

@@ -18,6 +18,7 @@ from tunefleet_services.gateway.inference.servicer import InferenceServicer
 from tunefleet_services.gateway.metrics import Metrics
 from tunefleet_services.gateway.routes import RouteTableHolder
 from tunefleet_services.gateway.settings import GatewaySettings
+from tunefleet_services.gateway.tracing import Tracing
 from tunefleet_services.gateway.version_traffic import VersionTraffic
 
 __all__ = ["serve_inference"]
@@ -31,6 +32,7 @@ async def serve_inference(
     metrics: Metrics,
     access_log: AccessLog,
     traffic: VersionTraffic | None = None,
+    tracing: Tracing | None = None,
     on_listening: Callable[[str], None],
 ) -> None:
     """Serve until cancelled; then let running answers end, for `drain_seconds` at most.
@@ -42,6 +44,7 @@ async def serve_inference(
         metrics: Those of the HTTP door: both share the places for requests in flight.
         access_log: Started by the HTTP door.
         traffic: Counts by version, those of the HTTP door; its own if left out.
+        tracing: What makes spans of calls; left out: there are none.
         on_listening: Called once with `host:port`.
 
     Raises:
@@ -67,6 +70,7 @@ async def serve_inference(
             metrics=metrics,
             access_log=access_log,
             traffic=traffic or VersionTraffic(),
+            tracing=tracing,
         )
         inference_grpc.add_InferenceServiceServicer_to_server(servicer, found_by_name(server))
         relay_grpc.add_RelayServiceServicer_to_server(RelayServicer(routes.relays), found_by_name(server))

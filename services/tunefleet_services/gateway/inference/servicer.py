@@ -30,6 +30,7 @@ from tunefleet_services.gateway.routes import Route, RouteTableHolder
 from tunefleet_services.gateway.settings import GatewaySettings
 from tunefleet_services.gateway.slots import slot
 from tunefleet_services.gateway.splits import SESSION_HEADER, caller_of
+from tunefleet_services.gateway.tracing import Tracing, traced
 from tunefleet_services.gateway.version_traffic import VersionTraffic
 
 __all__ = ["InferenceServicer"]
@@ -60,6 +61,7 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
         metrics: Metrics,
         access_log: AccessLog,
         traffic: VersionTraffic,
+        tracing: Tracing | None = None,
     ) -> None:
         self._routes = routes
         self._engines = engines
@@ -67,9 +69,10 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
         self._metrics = metrics
         self._log = access_log
         self._traffic = traffic
+        self._tracing = tracing
 
     async def Chat(self, request: pb.ChatRequest, context: RpcContext) -> AsyncGenerator[pb.ChatResponse]:
-        with self._exchange("Chat", request.model) as exchange:
+        with self._exchange("Chat", request.model, context) as exchange:
             route = self._route(request.model, context, exchange, user=request.user)
             body = chat_body(request, route.engine_model)
             with slot(self._metrics, self._settings):
@@ -83,7 +86,7 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
                     upstream.close()
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: RpcContext) -> pb.TokenizeResponse:
-        with self._exchange("Tokenize", request.model) as exchange:
+        with self._exchange("Tokenize", request.model, context) as exchange:
             route = self._route(request.model, context, exchange)
             body = tokenize_body(request, route.engine_model)
             with slot(self._metrics, self._settings):
@@ -132,6 +135,7 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
             "Content-Type": "application/json",
             "Accept-Encoding": "identity",
             "X-Request-Id": exchange.request_id,
+            **traced(exchange, {}),
         }
         has_choice = is_stream and len(route.engine_addresses) > 1
         return await self._engines.send(
@@ -146,7 +150,7 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
         )
 
     @contextmanager
-    def _exchange(self, method: str, model: str) -> Generator[Exchange]:
+    def _exchange(self, method: str, model: str, context: RpcContext) -> Generator[Exchange]:
         """Log and count a call, and class what goes wrong in it."""
         exchange = Exchange(
             request_id=f"req-{uuid.uuid4().hex}",
@@ -155,6 +159,8 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
             model=model,
             status=200,
         )
+        if self._tracing is not None:
+            exchange.trace = self._tracing.begin(exchange, metadata_of_call(context))
         try:
             yield exchange
         except GatewayError as error:
@@ -170,6 +176,8 @@ class InferenceServicer(inference_grpc.InferenceServiceServicer):
             self._metrics.count(exchange)
             self._traffic.end(exchange)
             self._log.write(exchange.record())
+            if exchange.trace is not None:
+                exchange.trace.end(exchange)
 
 
 async def _answer(
