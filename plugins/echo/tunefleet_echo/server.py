@@ -164,6 +164,8 @@ def _wrong_field(body: dict[str, Any]) -> str:
         return "max_tokens: must be at least 1"
     if pace is not None and (not isinstance(pace, int) or pace < 0):
         return "pace_ms: must be a whole number"
+    if body.get("response_format") not in (None, {"type": "text"}):
+        return "response_format: this engine holds no answer to a form; leave it out"
     return ""
 
 

@@ -14,6 +14,7 @@ __all__ = ["Generate"]
 
 _SERVE = Capability.CAPABILITY_SERVE
 _PROMPT = "red blue green white"
+_NUMBER = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}
 _CUT_STREAMS = 64  # more than any engine's slots of this size
 
 
@@ -95,6 +96,16 @@ class Generate(Suite):
     async def test_a_negative_length_is_refused(self, bench: Bench) -> None:
         address = (await bench.engine()).address
         _is_refusal(await post(address, chat_body("tiny", max_tokens=-1)), 400)
+
+    @case(_SERVE, is_error=True)
+    async def test_a_form_that_is_asked_for_is_held_or_refused(self, bench: Bench) -> None:
+        form = {"type": "json_schema", "json_schema": {"name": "n", "schema": _NUMBER, "strict": True}}
+        address = (await bench.engine()).address
+        answer = await post(address, chat_body("tiny", max_tokens=40, response_format=form))
+        if answer.status != 200:
+            _is_refusal(answer, 400)
+        else:
+            assert answer.text().lstrip().startswith("{"), "asked for JSON by a schema, it answers with prose"
 
     @case(_SERVE, is_error=True)
     async def test_a_path_that_is_not_there_is_not_found(self, bench: Bench) -> None:
