@@ -43,10 +43,11 @@ def open_channel(address: str) -> grpc.aio.Channel:
     options: list[tuple[str, int]] = [
         *MESSAGE_OPTIONS,
         ("grpc.enable_http_proxy", 0),  # a proxy from the environment makes loopback UNAVAILABLE
-        ("grpc.initial_reconnect_backoff_ms", 50),
-        ("grpc.min_reconnect_backoff_ms", 50),
         # A try costs nothing here, and a peer that comes back must hear from us within a lease term.
+        ("grpc.initial_reconnect_backoff_ms", 50),
         ("grpc.max_reconnect_backoff_ms", 200),
+        # Whatever its name says, gRPC gives a connection that long to be greeted; a busy peer needs it.
+        ("grpc.min_reconnect_backoff_ms", 10_000),
         ("grpc.use_local_subchannel_pool", 1),  # one broken channel must not slow its twin
     ]
     return grpc.aio.insecure_channel(address, options=options)
