@@ -22,7 +22,7 @@ from tunefleet_core.worker.rank_process import LogLine, RankProcess
 
 __all__ = ["RankGroup"]
 
-_VERDICT_SECONDS = 2.0  # between the first process to fail and the last to say what it saw of that
+_VERDICT_SECONDS = 2.0  # between the process that decided how it ended and the last word of the others
 
 
 class RankGroup:
@@ -61,7 +61,7 @@ class RankGroup:
             waiting = pumps
             while waiting and not self._is_decided():
                 _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if waiting and self._has_failed():
+            if waiting:
                 await asyncio.wait(waiting, timeout=_VERDICT_SECONDS)
             for pump in pumps:
                 pump.cancel()
