@@ -20,7 +20,7 @@ from tunefleet.catalog.v1 import catalog_service_pb2
 from tunefleet.dataset.v1 import dataset_service_pb2
 from tunefleet.deployment.v1 import deployment_service_pb2
 from tunefleet.fleet.v1 import fleet_service_pb2
-from tunefleet.inference.v1 import inference_service_pb2
+from tunefleet.inference.v1 import inference_service_pb2, relay_service_pb2
 from tunefleet.job.v1 import job_service_pb2
 from tunefleet.model.v1 import model_service_pb2
 from tunefleet_coordinator.introspection import SERVICES_OF_PEOPLE, SERVICES_OF_SERVICES, Health
@@ -41,9 +41,14 @@ _FILES: tuple[FileDescriptor, ...] = (
     inference_service_pb2.DESCRIPTOR,
     job_service_pb2.DESCRIPTOR,
     model_service_pb2.DESCRIPTOR,
+    relay_service_pb2.DESCRIPTOR,
 )
 # Served by contract hosts and gateways, never by the coordinator or its blobs process.
-_ELSEWHERE = {"tunefleet.backend.v1.BackendService", "tunefleet.inference.v1.InferenceService"}
+_ELSEWHERE = {
+    "tunefleet.backend.v1.BackendService",
+    "tunefleet.inference.v1.InferenceService",
+    "tunefleet.inference.v1.RelayService",
+}
 
 
 def _services() -> dict[str, ServiceDescriptor]:

@@ -130,7 +130,8 @@ async def test_service_listener_offers_nothing_to_people(fleet: ChaosFleet) -> N
     try:
         call = channel.unary_unary("/tunefleet.job.v1.JobService/ListJobs")
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await call(b"", metadata=fleet.bearer("admin"), timeout=10)
+            # A busy machine may take longer to answer a new connection than gRPC gives it.
+            await call(b"", metadata=fleet.bearer("admin"), timeout=60, wait_for_ready=True)
     finally:
         await channel.close()
     assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -215,6 +215,7 @@ async def test_restarted_server_adopts_its_engine(
     assert count_marked(engine.mark) == 0
 
 
+@pytest.mark.parametrize("server", [_ADOPTION_SECONDS], indirect=True)
 async def test_restarted_server_ends_an_engine_nobody_wants_any_more(
     coordinator: FakeCoordinator, server: ServiceProcess, base: BaseFacts, deploy: Deploy
 ) -> None:
@@ -223,7 +224,7 @@ async def test_restarted_server_ends_an_engine_nobody_wants_any_more(
     (engine,) = server.engines()
     await server.kill()
     await coordinator.want(deployments=[])
-    await server.start("--lease-seconds", "2")
+    await server.start("--lease-seconds", str(_ADOPTION_SECONDS))
     await coordinator.until_state("d-base", "DELETED")
     assert count_marked(engine.mark) == 0
 

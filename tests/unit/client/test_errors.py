@@ -196,6 +196,10 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "deployments.get": lambda client: client.deployments.get("a"),
     "deployments.list": lambda client: client.deployments.list(),
     "deployments.delete": lambda client: client.deployments.delete("a"),
+    "deployments.roll_out": lambda client: client.deployments.roll_out("a", "models/m"),
+    "deployments.rollout": lambda client: client.deployments.rollout("a"),
+    "deployments.promote": lambda client: client.deployments.promote("a"),
+    "deployments.roll_back": lambda client: client.deployments.roll_back("a"),
     "fleet.info": lambda client: client.fleet.info(),
     "fleet.get": lambda client: client.fleet.get("a"),
     "fleet.list": lambda client: client.fleet.list(),
@@ -263,4 +267,4 @@ def test_no_method_was_forgotten_above() -> None:
         f"{noun}.{name}" for noun, kind in nouns.items() for name in vars(kind) if not name.startswith("_")
     }
     # A watch follows for as long as there is something to follow.
-    assert there - CALLS.keys() == {"jobs.watch", "artifacts.fetch"}
+    assert there - CALLS.keys() == {"jobs.watch", "deployments.watch", "artifacts.fetch"}
