@@ -62,7 +62,7 @@ async def test_a_file_is_passed_and_taken_without_travelling(blobs: BlobsProcess
 
 
 @pytest.mark.usefixtures("no_pieces")
-@pytest.mark.parametrize(("kills", "mebibytes"), [(2, 48), pytest.param(12, 300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "mebibytes"), [(2, 48), pytest.param(12, 96, marks=pytest.mark.slow)])
 async def test_kills_at_random_moments_leave_a_whole_blob_or_none(
     blobs: BlobsProcess, tmp_path: Path, kills: int, mebibytes: int
 ) -> None:

@@ -76,11 +76,12 @@ async def test_a_transfer_survives_kills_of_the_process(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["upload", "download"])
-async def test_twenty_cuts_at_random_offsets_of_200_megabytes(
+async def test_twenty_cuts_at_random_offsets_of_64_megabytes(
     blobs: BlobsProcess, tmp_path: Path, direction: str
 ) -> None:
-    await _survive(blobs, tmp_path, direction, size_bytes=200 * MIB, cuts=20, seed=20)
+    await _survive(blobs, tmp_path, direction, size_bytes=64 * MIB, cuts=20, seed=20)
 
 
 class _Cut(Exception):
