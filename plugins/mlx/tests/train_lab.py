@@ -36,11 +36,13 @@ ADAPTATIONS = ("lora", "rslora", "dora", "mlx4", "mlx8", "full")
 
 
 _RUN = """
-import sys
+import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import train_lab as lab
-lab.run(lab.RunOrder.FromString(Path(sys.argv[2]).read_bytes()))
+ended = lab.run(lab.RunOrder.FromString(Path(sys.argv[2]).read_bytes()))
+told = [(item.step, item.loss) for item in ended.told if item.HasField("loss")]
+Path(sys.argv[2] + ".json").write_text(json.dumps(told))
 """
 
 
@@ -98,9 +100,10 @@ def start_apart(order: RunOrder, path: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", _RUN, here, str(path)])
 
 
-def run_apart(order: RunOrder, path: Path) -> None:
-    """Run an order in a process of its own to its end."""
+def run_apart(order: RunOrder, path: Path) -> dict[int, float]:
+    """Run an order in a process of its own to its end; return the loss of every step."""
     assert start_apart(order, path).wait(timeout=300) == 0
+    return {int(step): float(loss) for step, loss in json.loads(Path(f"{path}.json").read_text())}
 
 
 def losses(context: MemoryContext) -> list[float]:
