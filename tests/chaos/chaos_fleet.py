@@ -133,6 +133,9 @@ class Timeline:
 class ChaosFleet:
     """Coordinator and services as child processes. Made by `chaos_fleet`."""
 
+    finish_seconds = _LIMIT_SECONDS
+    """How long a job may take to its end."""
+
     def __init__(
         self, root: Path, *, lease_seconds: float = LEASE_SECONDS, coordinator_options: Sequence[str] = ()
     ) -> None:
@@ -281,7 +284,7 @@ class ChaosFleet:
     async def finish(self, client: Client, name: str) -> tuple[Job, list[JobEvent]]:
         """Wait for the end of a job; return it and its whole history."""
         timeline = Timeline()
-        async with asyncio.timeout(_LIMIT_SECONDS):
+        async with asyncio.timeout(self.finish_seconds):
             await _follow(client, name, timeline)
         return timeline.job, timeline.events
 

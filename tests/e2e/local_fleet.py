@@ -77,6 +77,9 @@ class Ended:
 class LocalFleet(ChaosFleet):
     """Everything on one machine, with the backends of TUNEFLEET_ENVS."""
 
+    finish_seconds = 240.0
+    """Real training, beside whatever else the machine does."""
+
     def __init__(self, root: Path, *, warm: bool = True, extra: Mapping[str, str] | None = None) -> None:
         super().__init__(root, lease_seconds=_LEASE_SECONDS)
         self.gateway = ""

@@ -151,7 +151,8 @@ async def test_completions_and_unknown_models_answer_as_openai_does(served: Serv
         ({"max_tokens": 1_000_000}, "context_length_exceeded", "messages"),
         ({"temperature": "hot"}, None, "temperature"),
         ({"messages": [{"role": "user"}]}, None, "messages[0].content"),
-        ({"response_format": {"type": "json_schema"}}, "unsupported_parameter", "response_format"),
+        ({"response_format": {"type": "json_schema"}}, None, "response_format.json_schema.schema"),
+        ({"logit_bias": {"5": 1}}, "unsupported_parameter", "logit_bias"),
     ],
 )
 async def test_what_the_engine_refuses_reaches_the_client_by_code_and_field(
