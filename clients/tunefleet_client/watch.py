@@ -22,6 +22,7 @@ from tunefleet.job.v1.job_service_pb2 import WatchJobRequest, WatchJobResponse
 from tunefleet.job.v1.state_pb2 import JobState
 from tunefleet_client.calls import Connection, is_handshake
 from tunefleet_client.errors import failure as make_failure
+from tunefleet_client.streams import messages_of
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rpc import is_worth_repeating
 
@@ -33,9 +34,6 @@ __all__ = ["TERMINAL_STATES", "JobChange", "is_terminal", "watch_job"]
 TERMINAL_STATES = frozenset(
     (JobState.JOB_STATE_SUCCEEDED, JobState.JOB_STATE_FAILED, JobState.JOB_STATE_CANCELLED)
 )
-
-_SILENCE_SECONDS = 45.0
-"""Three heartbeats: a stream that is silent for longer leads nowhere any more."""
 
 
 def is_terminal(job: Job) -> bool:
@@ -118,7 +116,9 @@ async def watch_job(
         progress.snapshots_in_stream = 0
         connection.channels.require_open()
         try:
-            async with aclosing(_messages(connection, stub, request.name, progress.sequence)) as messages:
+            again = WatchJobRequest(name=request.name, after_sequence=progress.sequence)
+            call = stub.WatchJob(again, metadata=connection.metadata)
+            async with aclosing(messages_of(connection, call, WatchJobResponse)) as messages:
                 async for response in messages:
                     changes = progress.take(response)
                     # The snapshot that opens every stream is no news by itself.
@@ -141,29 +141,6 @@ async def watch_job(
             raise failure or _missing(progress.sequence + 1)
         failures += 1
         await asyncio.sleep(connection.backoff.seconds(failures))
-
-
-async def _messages(
-    connection: Connection, stub: JobServiceAsyncStub, name: str, after_sequence: int
-) -> AsyncGenerator[WatchJobResponse]:
-    """Yield the messages of one stream. A silent one fails as if it had been cut."""
-    request = WatchJobRequest(name=name, after_sequence=after_sequence)
-    call = stub.WatchJob(request, metadata=connection.metadata)
-    try:
-        while True:
-            try:
-                async with asyncio.timeout(_SILENCE_SECONDS):
-                    response = await call.read()
-            except TimeoutError:
-                return
-            except asyncio.CancelledError:
-                connection.raise_if_closed_beneath()
-                raise
-            if not isinstance(response, WatchJobResponse):  # grpc.aio.EOF
-                return
-            yield response
-    finally:
-        call.cancel()
 
 
 def _missing(sequence: int) -> TunefleetError:

@@ -15,6 +15,7 @@ from tunefleet.deployment.v1.deployment_service_pb2 import WatchDeploymentReques
 from tunefleet.deployment.v1.rollout_pb2 import DeploymentEvent
 from tunefleet_client.calls import Connection, is_handshake
 from tunefleet_client.errors import failure as make_failure
+from tunefleet_client.streams import messages_of
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rpc import is_worth_repeating
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from tunefleet.deployment.v1.deployment_service_pb2_grpc import DeploymentServiceAsyncStub
 
 __all__ = ["DeploymentChange", "watch_deployment"]
-
-_SILENCE_SECONDS = 45.0
-"""Three heartbeats: a stream that is silent for longer leads nowhere any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +82,15 @@ async def watch_deployment(
         failure: TunefleetError | None = None
         connection.channels.require_open()
         try:
-            async with aclosing(_messages(connection, stub, request.name, progress.sequence)) as messages:
+            again = WatchDeploymentRequest(name=request.name, after_sequence=progress.sequence)
+            call = stub.WatchDeployment(again, metadata=connection.metadata)
+            async with aclosing(messages_of(connection, call, WatchDeploymentResponse)) as messages:
                 async for response in messages:
-                    last_news, failures = clock(), 0
-                    for change in progress.take(response):
+                    changes = progress.take(response)
+                    # The snapshot that opens every stream is no news by itself.
+                    if changes or response.HasField("heartbeat"):
+                        last_news, failures = clock(), 0
+                    for change in changes:
                         yield change
                     if progress.is_done:
                         return
@@ -103,26 +106,3 @@ async def watch_deployment(
             )
         failures += 1
         await asyncio.sleep(connection.backoff.seconds(failures))
-
-
-async def _messages(
-    connection: Connection, stub: DeploymentServiceAsyncStub, name: str, after_sequence: int
-) -> AsyncGenerator[WatchDeploymentResponse]:
-    """Yield the messages of one stream. A silent one fails as if it had been cut."""
-    request = WatchDeploymentRequest(name=name, after_sequence=after_sequence)
-    call = stub.WatchDeployment(request, metadata=connection.metadata)
-    try:
-        while True:
-            try:
-                async with asyncio.timeout(_SILENCE_SECONDS):
-                    response = await call.read()
-            except TimeoutError:
-                return
-            except asyncio.CancelledError:
-                connection.raise_if_closed_beneath()
-                raise
-            if not isinstance(response, WatchDeploymentResponse):  # grpc.aio.EOF
-                return
-            yield response
-    finally:
-        call.cancel()
