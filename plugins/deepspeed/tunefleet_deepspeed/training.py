@@ -16,11 +16,10 @@ from tunefleet_core.rendering import Renderer, TrainingRows, is_preflight_wanted
 from tunefleet_deepspeed.joining import USES_OUR_STATE, join, leave, tell_libraries
 from tunefleet_deepspeed.options import engine_config, zero_options
 from tunefleet_deepspeed.trainer import ZeroTrainer
-from tunefleet_trl.life import DivergedError, RowPlaces, attach_life, restore_best, with_rollbacks
+from tunefleet_trl.life import with_rollbacks
 from tunefleet_trl.loading import Hardware, load_base, prepare_hardware
-from tunefleet_trl.processes import is_first
 from tunefleet_trl.split.preflight import preflight
-from tunefleet_trl.split.whole import write_whole
+from tunefleet_trl.split.to_output import train_to_output
 from tunefleet_trl.training import supervised_arguments, supervised_datasets, supervised_trainer
 
 __all__ = ["train"]
@@ -54,23 +53,13 @@ def _train_once(
     context: RunContext, *, renderer: Renderer, rows: TrainingRows, hardware: Hardware
 ) -> RunOutput:
     """Train from the start, or from the checkpoint of the order, to the output."""
-    order = context.order
     trainer = _trainer(context, renderer, rows, hardware)
-    attach_life(context, trainer, renderer, hardware)
-    trainer.row_places = RowPlaces(rows.train)
-    try:
-        trainer.train(resume_from_checkpoint=order.resume_from or None)
-    except DivergedError:
-        trainer.let_go()  # before there is another engine
-        raise
-    trainer.trained = trainer.gather(keeps=is_first(order))
-    trainer.let_go()
-    leave(order)
-    if not is_first(order):
-        return RunOutput(step=trainer.state.global_step)
-    restore_best(context, trainer)
-    unset_hf_deepspeed_config()  # else the base would be split again
-    return write_whole(context, trainer, renderer, rows, dtype=hardware.dtype)
+
+    def part() -> None:
+        leave(context.order)
+        unset_hf_deepspeed_config()
+
+    return train_to_output(context, trainer, renderer, rows=rows, hardware=hardware, part=part)
 
 
 def _trainer(context: RunContext, renderer: Renderer, rows: TrainingRows, hardware: Hardware) -> Any:

@@ -8,12 +8,12 @@ from typing import Any
 from tunefleet.backend.v1.run_pb2 import RunOutput
 from tunefleet_core.backend import RunContext
 from tunefleet_core.rendering import Renderer, TrainingRows, is_preflight_wanted, training_rows
-from tunefleet_trl.life import DivergedError, RowPlaces, attach_life, restore_best, with_rollbacks
+from tunefleet_trl.life import with_rollbacks
 from tunefleet_trl.loading import Hardware, load_base
-from tunefleet_trl.processes import is_first, leave_processes
+from tunefleet_trl.processes import leave_processes
 from tunefleet_trl.split.fsdp import FSDP_ARGUMENTS, FsdpTrainer, forget_fsdp
 from tunefleet_trl.split.preflight import preflight
-from tunefleet_trl.split.whole import write_whole
+from tunefleet_trl.split.to_output import train_to_output
 from tunefleet_trl.training import supervised_arguments, supervised_datasets, supervised_trainer
 
 __all__ = ["train_split"]
@@ -34,23 +34,13 @@ def _train_once(
     context: RunContext, *, renderer: Renderer, rows: TrainingRows, hardware: Hardware
 ) -> RunOutput:
     """Train from the start, or from the checkpoint of the order, to the output."""
-    order = context.order
     trainer = _trainer(context, renderer, rows, hardware)
-    attach_life(context, trainer, renderer, hardware)
-    trainer.row_places = RowPlaces(rows.train)
-    try:
-        trainer.train(resume_from_checkpoint=order.resume_from or None)
-    except DivergedError:
-        trainer.let_go()  # before there is another model
-        raise
-    trainer.trained = trainer.gather(keeps=is_first(order))
-    trainer.let_go()
-    leave_processes(order)
-    forget_fsdp()
-    if not is_first(order):
-        return RunOutput(step=trainer.state.global_step)
-    restore_best(context, trainer)
-    return write_whole(context, trainer, renderer, rows, dtype=hardware.dtype)
+
+    def part() -> None:
+        leave_processes(context.order)
+        forget_fsdp()
+
+    return train_to_output(context, trainer, renderer, rows=rows, hardware=hardware, part=part)
 
 
 def _trainer(context: RunContext, renderer: Renderer, rows: TrainingRows, hardware: Hardware) -> Any:
