@@ -18,19 +18,20 @@ from tunefleet_core.errors import Reason, TunefleetError, error_from_status
 
 @pytest.mark.parametrize(
     # 16 rows in steps of 4: an epoch is 4 steps. Stops are inside of one and at its end.
-    ("adaptation", "options", "step"),
+    ("adaptation", "options", "step", "dtype"),
     [
-        ("lora", {}, 3),
-        ("full", {"offload_optimizer": "cpu", "offload_weights": "cpu"}, 4),
-        ("full", {"zero_stage": 2}, 3),
-        ("lora", {"zero_stage": 1}, 4),
+        ("lora", {}, 3, ""),
+        ("full", {"offload_optimizer": "cpu", "offload_weights": "cpu"}, 4, ""),
+        ("full", {"zero_stage": 2}, 3, "bfloat16"),  # its checkpoint holds float32 copies too
+        ("lora", {"zero_stage": 1}, 4, ""),
     ],
 )
 def test_a_stopped_run_goes_on_in_the_same_bytes(
-    base: Path, tmp_path: Path, adaptation: str, options: dict[str, object], step: int
+    base: Path, tmp_path: Path, adaptation: str, options: dict[str, object], step: int, dtype: str
 ) -> None:
     whole = lab.make_order(base, tmp_path / "whole", adaptation=adaptation, dropout=0.1, **options)
     whole.resolved_spec.spec.train.checkpoint.every_steps = lab.STEPS
+    whole.resolved_spec.spec.train.dtype = dtype
     lab.here(whole)
     stopped = lab.moved(whole, tmp_path / "stopped")
     context = lab.MemoryContext(

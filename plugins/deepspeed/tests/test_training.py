@@ -107,15 +107,16 @@ def test_a_worker_refuses_what_a_submit_let_pass(
     assert caught.value.metadata["capability"] == capability
 
 
-def test_half_precision_on_a_processor_is_refused_before_anything_is_loaded(
-    base: Path, tmp_path: Path
-) -> None:
-    order = lab.make_order(base, tmp_path)
+def test_bfloat16_trains_on_a_processor_as_in_trl(base: Path, tmp_path: Path) -> None:
+    """Within the 8 bits of such a number: DeepSpeed computes every layer in it, torch's autocast not all."""
+    order = lab.make_order(base, tmp_path, adaptation="full", zero_stage=2)
     order.resolved_spec.spec.train.dtype = "bfloat16"
-    with pytest.raises(TunefleetError, match="bfloat16") as caught:
-        lab.here(order)
-    assert caught.value.reason is Reason.FIELD_INVALID
-    assert caught.value.violations[0].field == "train.dtype"
+    zero, trl = lab.here(order), lab.by_trl(order, tmp_path / "trl")
+    assert lab.losses(zero) == pytest.approx(lab.losses(trl), rel=1e-2)
+    assert lab.losses(zero) != pytest.approx(lab.losses(trl), abs=TOLERANCE), "it was computed in float32"
+    contract = read_contract(zero.output)
+    assert judge_numbers(contract, [kept.tuned.as_mapping() for kept in contract.numbers]).is_proof
+    assert contract.precision.dtype == "bfloat16"
 
 
 @pytest.mark.slow  # two processes that import everything

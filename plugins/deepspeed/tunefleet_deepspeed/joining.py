@@ -24,7 +24,7 @@ from tunefleet_trl.processes import BACKENDS, count_of, join_processes, leave_pr
 
 __all__ = ["USES_OUR_STATE", "join", "leave", "tell_libraries"]
 
-USES_OUR_STATE = {"accelerator_config": {"use_configured_state": True}, "use_cpu": False}
+USES_OUR_STATE = {"accelerator_config": {"use_configured_state": True}}
 """Arguments of the library's trainer that make it take the state that `tell_libraries` made."""
 _ALONE = {
     "RANK": "0",

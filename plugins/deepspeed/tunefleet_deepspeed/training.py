@@ -37,12 +37,6 @@ def train(context: RunContext) -> RunOutput:
     _refuse_unsupported(spec)
     context.enter(RunPhase.RUN_PHASE_LOADING)
     hardware = prepare_hardware(context.order, dtype=spec.spec.train.dtype)
-    if (hardware.kind, hardware.dtype) == ("cpu", "bfloat16"):
-        raise TunefleetError.field(
-            "train.dtype",
-            "is bfloat16, which transformers lets DeepSpeed compute in on an accelerator alone",
-            hint="Leave train.dtype out: a processor then computes in float32.",
-        )
     join(context.order, hardware.kind)
     renderer = renderer_of(spec.base, spec.chat_template, loss_on=spec.spec.train.loss_on)
     rows = training_rows(context, renderer)
