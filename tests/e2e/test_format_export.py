@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
+import openai
 import pytest
 from local_fleet import TICKETS, LocalFleet, missing_backend
 
@@ -16,6 +18,7 @@ pytestmark = [
     pytest.mark.skipif(bool(missing_backend("trl", "compress")), reason=missing_backend("trl", "compress")),
 ]
 
+_VLLM = "vllm.entrypoints.openai.api_server"
 _SHORT = ("--set", "train.optim.max_steps=30")
 
 
@@ -55,6 +58,31 @@ async def test_what_was_written_is_fetched_as_a_checkpoint(fleet: LocalFleet, tm
     assert config["quantization_config"]["quant_method"] == "compressed-tensors"
     contract = json.loads((tmp_path / "small" / "contract.json").read_text())
     assert contract["numbers"]
+
+
+@pytest.mark.skipif(bool(missing_backend("vllm")), reason=missing_backend("vllm"))
+async def test_what_was_written_is_served_by_vllm_and_answers(fleet: LocalFleet) -> None:
+    refused = await fleet.cli("deploy", "models/small", "--engine", "embedded")
+    assert "does not load models stored as gptq" in refused.stderr
+    assert "Choose an engine that does" in refused.stderr
+    # No engine and no number type is named: which can load the format is known, and computes it in what.
+    await fleet.done("deploy", "models/small", "--set", "options.enforce-eager=true", "--wait")
+    contract = (await fleet.done("deployments", "get", "small")).document("Deployment")["contract"]
+    assert (contract["tokens"], contract["numbers"]) == ("CONTRACT_STATE_VERIFIED",) * 2
+    assert fleet.processes(_VLLM)
+    *prompt, _ = json.loads((TICKETS / "test.jsonl").read_text().splitlines()[0])["messages"]
+
+    def ask() -> str:
+        token = fleet.token("admin")
+        with openai.OpenAI(base_url=f"{fleet.gateway}/v1", api_key=token, max_retries=0) as client:
+            answer = client.chat.completions.create(
+                model="small", messages=prompt, temperature=0, max_tokens=40
+            )
+            return str(answer.choices[0].message.content)
+
+    assert (await asyncio.to_thread(ask)).startswith('{"')
+    await fleet.done("deployments", "delete", "small")
+    await fleet.until(lambda: not fleet.processes(_VLLM), "the engine is gone", 30)
 
 
 async def test_a_whole_model_is_written_in_fp8(fleet: LocalFleet) -> None:
