@@ -223,6 +223,7 @@ def suites() -> list[Suite]:
                         "test_render.py",
                         "test_templates.py",
                         "test_tools_in_templates.py",
+                        "test_calls_taken_out.py",
                         "test_deepseek_v4.py",
                         "test_models.py",
                     ),

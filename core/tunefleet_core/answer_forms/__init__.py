@@ -4,6 +4,6 @@ For engines of ours. vLLM and SGLang do the same by themselves, and by the same 
 """
 
 from tunefleet_core.answer_forms.form import AnswerForm, FormRefusedError, read_form
-from tunefleet_core.answer_forms.grammar import Grammar, Grammars
+from tunefleet_core.answer_forms.grammar import BLANKS, Grammar, Grammars
 
-__all__ = ["AnswerForm", "FormRefusedError", "Grammar", "Grammars", "read_form"]
+__all__ = ["BLANKS", "AnswerForm", "FormRefusedError", "Grammar", "Grammars", "read_form"]

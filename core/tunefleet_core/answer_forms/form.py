@@ -35,10 +35,12 @@ class AnswerForm:
 
     Attributes:
         schema: A JSON Schema as JSON text. Members are written in the order of its properties.
+        lark: In its place a grammar in llguidance's Lark, for what is no JSON alone.
         field: The field of the request that asks for it, to be named if it cannot be had.
     """
 
-    schema: str
+    schema: str = ""
+    lark: str = ""
     field: str
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from tunefleet_core.answer_forms.form import AnswerForm, FormRefusedError
 
-__all__ = ["Grammar", "Grammars"]
+__all__ = ["BLANKS", "Grammar", "Grammars"]
 
-_BLANKS = r"[ \n\t]{0,64}"
+BLANKS = r"[ \n\t]{0,64}"
 """Between two parts of a JSON text: a model that writes nothing but blanks comes to an end."""
 _KEPT_GRAMMARS = 32
 _KEPT_TOKENIZERS = 4
@@ -94,9 +94,12 @@ class Grammars:
         from llguidance import LLMatcher
 
         try:
-            grammar = LLMatcher.grammar_from_json_schema(
-                form.schema, overrides={"whitespace_pattern": _BLANKS}
-            )
+            if form.lark:
+                grammar = LLMatcher.grammar_from_lark(form.lark)
+            else:
+                grammar = LLMatcher.grammar_from_json_schema(
+                    form.schema, overrides={"whitespace_pattern": BLANKS}
+                )
         except ValueError as error:
             raise _refused(form, str(error)) from error
         matcher = LLMatcher(self._tokenizer_of(stop_ids), grammar, log_level=0)

@@ -174,12 +174,12 @@ def test_echo_returns_prompt_and_answer(qwen: EngineProcess) -> None:
 
 def test_too_long_a_conversation_is_refused_with_openais_code(qwen: EngineProcess) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        qwen.client().completions.create(model="a", prompt=[5] * 500, max_tokens=13)
+        qwen.client().completions.create(model="a", prompt=[5] * 1012, max_tokens=13)
     assert caught.value.code == "context_length_exceeded"
     full = qwen.client().completions.create(
-        model="a", prompt=[5] * 500, max_tokens=12, temperature=0, extra_body={"ignore_eos": True}
+        model="a", prompt=[5] * 1012, max_tokens=12, temperature=0, extra_body={"ignore_eos": True}
     )
-    assert full.usage.total_tokens == 512
+    assert full.usage.total_tokens == 1024
 
 
 _WRONG: list[tuple[dict[str, Any], str]] = [

@@ -17,6 +17,11 @@ from tunefleet_families import QWEN3
 EVERYTHING = ("tools", "parallel_calls", "thoughts")
 TOOL = {"type": "function", "function": {"name": "f", "description": "d"}}
 USER = {"role": "user", "content": "Hi"}
+CALL_OF_G = {"type": "function", "function": {"name": "g"}}
+
+
+def with_schema(schema: object, **more: object) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "g", "parameters": schema, **more}}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +73,29 @@ def test_tools_that_the_template_does_not_show_are_refused_by_name(qwen: EngineP
     [
         ({"tools": {}}, "tools"),
         ({"tools": [{}]}, "tools[0]"),
-        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "always"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": CALL_OF_G}, "tool_choice.function.name"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
+        ({"tools": [with_schema([])]}, "tools[0].function.parameters"),
+        (
+            {"tools": [TOOL, with_schema({"type": "string"})], "tool_choice": "required"},
+            "tools[1].function.parameters",
+        ),
+        (
+            {"tools": [with_schema({"properties": {"n": {"type": "nonsense"}}})], "tool_choice": "required"},
+            "tools[0].function.parameters",
+        ),
+        (
+            {
+                "tools": [TOOL],
+                "tool_choice": "required",
+                "response_format": {"type": "json_object"},
+            },
+            "response_format",
+        ),
+        ({"tools": [TOOL], "parallel_tool_calls": 1}, "parallel_tool_calls"),
         ({"chat_template_kwargs": {"tools": []}}, "chat_template_kwargs"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": 1}]}, "messages[1].tool_calls"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": [{}]}]}, "messages[1].tool_calls[0]"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -29,7 +30,7 @@ _CORPUS = [
 ]
 
 
-def make_tokenizer(vocabulary: int = 384) -> PreTrainedTokenizerFast:
+def make_tokenizer(vocabulary: int = 384, marks: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """Byte-level BPE: every byte is a token, so that random models write broken and unbroken UTF-8 alike."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -42,15 +43,25 @@ def make_tokenizer(vocabulary: int = 384) -> PreTrainedTokenizerFast:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
+    if marks:
+        fast.add_tokens([AddedToken(mark, special=mark.startswith(("[", "<|"))) for mark in marks])
+        fast.bos_token = "<|endoftext|>"  # templates of families that mark calls so write one
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
 
 def make_base(
-    folder: Path, family: str, *, seed: int = 0, hidden: int = 64, layers: int = 2, context: int = 512
+    folder: Path,
+    family: str,
+    *,
+    seed: int = 0,
+    hidden: int = 64,
+    layers: int = 2,
+    context: int = 1024,
+    marks: Sequence[str] = (),
 ) -> Path:
-    """Saves a random base of family `llama` or `qwen3` with its tokenizer."""
-    tokenizer = make_tokenizer()
+    """Saves a random base of family `llama` or `qwen3` with its tokenizer; `marks` become tokens."""
+    tokenizer = make_tokenizer(marks=marks)
     sizes: dict[str, Any] = dict(
         vocab_size=len(tokenizer),
         hidden_size=hidden,

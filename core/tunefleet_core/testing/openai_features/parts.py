@@ -143,6 +143,16 @@ async def _must_call_one(asking: Asking) -> bool:
     return _calls(await asking.chat(messages=_ASKED, tools=[_STRICT], tool_choice=choice, max_tokens=200))
 
 
+async def _streams_calls(asking: Asking) -> bool:
+    chunks = await asking.chat_stream(
+        messages=_ASKED, tools=[_STRICT], tool_choice="required", max_tokens=200
+    )
+    deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+    calls = [call for delta in deltas for call in delta.get("tool_calls") or ()]
+    names = [call["function"].get("name") for call in calls if call["index"] == 0]
+    return names[:1] == ["f"] or '"name": "f"' in "".join(_said(delta) for delta in deltas)
+
+
 async def _completes(asking: Asking) -> bool:
     found = await asking.post(_COMPLETIONS, prompt=_WORDS, max_tokens=4, temperature=0)
     return found["usage"]["completion_tokens"] <= 4 and isinstance(found["choices"][0]["text"], str)
@@ -226,6 +236,7 @@ PARTS = (
     Part(endpoint=_CHAT, asked="tools", is_taken=_reads_tools),
     Part(endpoint=_CHAT, asked="tool_choice required", is_taken=_must_call),
     Part(endpoint=_CHAT, asked="tool_choice of one function", is_taken=_must_call_one),
+    Part(endpoint=_CHAT, asked="tool_choice required, stream", is_taken=_streams_calls),
     Part(endpoint="completions", asked="prompt", is_taken=_completes),
     Part(endpoint="completions", asked="prompt of token ids", is_taken=_completes_ids),
     Part(endpoint="completions", asked="several prompts", is_taken=_completes_several),

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any
 
-from tunefleet_core.answer_forms import FormRefusedError, Grammars
+from tunefleet_core.answer_forms import AnswerForm, FormRefusedError, Grammars
 
 from tunefleet_embedded.engine.adapters import ModelRegistry, ServedModel
 from tunefleet_embedded.engine.chat import render_chat
@@ -23,6 +23,7 @@ from tunefleet_embedded.engine.openai_schema import Conversation, GenerationRequ
 from tunefleet_embedded.engine.scheduler import Scheduler
 from tunefleet_embedded.engine.sequence import SamplingParams, Sequence, Update
 from tunefleet_embedded.engine.token_texts import TokenTexts
+from tunefleet_embedded.engine.tools import ToolForms
 
 # Above this many characters tokenising takes milliseconds, too long for the loop.
 _INLINE_CHARACTERS = 8192
@@ -37,6 +38,7 @@ class Generator:
         self._scheduler = scheduler
         self._texts = TokenTexts(base.backend)
         self._grammars = Grammars(base.backend.to_str(), base.vocabulary)
+        self._tools = ToolForms(base, self._grammars)
 
     @property
     def is_alive(self) -> bool:
@@ -79,15 +81,13 @@ class Generator:
         prompts = [await self.encode(prompt, model) for prompt in request.prompts]
         updates: asyncio.Queue[Update] = asyncio.Queue()
         sequences: list[Sequence] = []
-        if request.form is not None:  # compiled here, off the loop; each choice then gets a copy
-            try:
-                await asyncio.to_thread(self._grammars.start, request.form, model.stop_ids)
-            except FormRefusedError as error:
-                raise ApiError(error.message, param=error.field) from error
+        form = await self._form(request, model)
         for ids in prompts:
             params = self._params(request, model, prompt_tokens=len(ids))
             for choice in range(request.n):
-                sequences.append(self._sequence(request, model, ids, params, choice, len(sequences), updates))
+                sequences.append(
+                    self._sequence(request, model, ids, params, choice, len(sequences), updates, form)
+                )
         if self._registry.find(request.model) is not model:
             # Unloaded, and loaded anew, while this was tokenised.
             raise model_not_found(request.model, [one.name for one in self._registry.all()])
@@ -96,11 +96,22 @@ class Generator:
             answer_id=f"{'chatcmpl' if request.is_chat else 'cmpl'}-{uuid.uuid4().hex}",
             created=int(time.time()),
             texts=self._texts,
+            calls=self._tools.reader(request.tools, model),
         )
         self._scheduler.submit(sequences)
         return Generation(
             request, sequences, updates, writer=writer, scheduler=self._scheduler, base=self._base
         )
+
+    async def _form(self, request: GenerationRequest, model: ServedModel) -> AnswerForm | None:
+        """Compiles what the answer is held to, off the loop; each choice then gets a copy."""
+        try:
+            form = await asyncio.to_thread(self._tools.form, request, model)
+            if form is not None:
+                await asyncio.to_thread(self._grammars.start, form, model.stop_ids)
+        except FormRefusedError as error:
+            raise ApiError(error.message, param=error.field) from error
+        return form
 
     def _params(
         self, request: GenerationRequest, model: ServedModel, *, prompt_tokens: int
@@ -138,6 +149,7 @@ class Generator:
         choice: int,
         index: int,
         updates: asyncio.Queue[Update],
+        form: AnswerForm | None,
     ) -> Sequence:
         # Choices of one seeded request differ from each other, and each comes out the same every time.
         rng = random.Random() if params.seed is None else random.Random(f"{params.seed}/{choice}")
@@ -147,11 +159,13 @@ class Generator:
             slot=model.slot,
             prompt_ids=ids,
             params=params,
-            text_stream=TextStream(self._base.backend, prompt_ids=ids, stop=params.stop),
+            text_stream=TextStream(
+                self._tools.decoder(request.tools, model), prompt_ids=ids, stop=params.stop
+            ),
             deliver=updates.put_nowait,
             wants_stream=request.stream,
             rng=rng,
-            grammar=None if request.form is None else self._grammars.start(request.form, model.stop_ids),
+            grammar=None if form is None else self._grammars.start(form, model.stop_ids),
         )
 
 

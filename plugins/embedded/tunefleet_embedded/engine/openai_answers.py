@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from typing import Any
+
+from tunefleet_core.tool_calls import Call, CallReader, Piece
 
 from tunefleet_embedded.engine.openai_schema import GenerationRequest
 from tunefleet_embedded.engine.sequence import Sequence, TokenLogprob, Update
@@ -17,8 +20,15 @@ class AnswerWriter:
     """Writes the answer to one request; knows its id, model and how tokens are to be shown."""
 
     def __init__(
-        self, request: GenerationRequest, *, answer_id: str, created: int, texts: TokenTexts
+        self,
+        request: GenerationRequest,
+        *,
+        answer_id: str,
+        created: int,
+        texts: TokenTexts,
+        calls: Callable[[], CallReader] | None = None,
     ) -> None:
+        """`calls` makes a reader of calls for each choice; None leaves them in the text."""
         self._request = request
         self._texts = texts
         self._head = {"id": answer_id, "created": created, "model": request.model}
@@ -29,6 +39,9 @@ class AnswerWriter:
         self._chunk_closing = '}], "usage": null}\n\n' if request.include_usage else "}]}\n\n"
         self._offsets: dict[int, int] = {}
         self._started: set[int] = set()
+        self._new_reader = calls
+        self._readers: dict[int, CallReader] = {}
+        self._called: dict[int, int] = {}
 
     def whole(self, sequences: Many[Sequence], texts: list[str], prompt_texts: list[str]) -> dict[str, Any]:
         """The answer in one piece. `texts` and `prompt_texts` (for echo) are per choice."""
@@ -46,20 +59,47 @@ class AnswerWriter:
         logprobs = None
         if self._request.logprobs is not None and update.logprobs:
             logprobs = self._logprobs(update.logprobs, update.index)
+        reason: str | None = update.finish_reason
         if self._request.is_chat:
             first = update.index not in self._started
             self._started.add(update.index)
-            delta: dict[str, str] = {"role": "assistant"} if first else {}
-            if update.text or first:
-                delta["content"] = update.text
+            delta: dict[str, Any] = {"role": "assistant"} if first else {}
+            piece = self._read(update.index, update.text, is_end=reason is not None)
+            if piece.text or first:
+                delta["content"] = piece.text
+            if piece.calls:
+                delta["tool_calls"] = self._numbered(update.index, piece.calls)
+            reason = self._reason(update.index, reason)
             body = f'"delta": {json.dumps(delta)}'
         else:
             body = f'"text": {json.dumps(update.text)}'
-        reason = json.dumps(update.finish_reason)
         return (
             f"{self._chunk_opening}{update.index}, {body}, "
-            f'"logprobs": {json.dumps(logprobs)}, "finish_reason": {reason}{self._chunk_closing}'
+            f'"logprobs": {json.dumps(logprobs)}, "finish_reason": {json.dumps(reason)}{self._chunk_closing}'
         )
+
+    def _read(self, index: int, text: str, *, is_end: bool) -> Piece:
+        """Takes the calls out of what has come of a choice."""
+        if self._new_reader is None:
+            return Piece(text, ())
+        reader = self._readers.get(index)
+        if reader is None:
+            reader = self._readers[index] = self._new_reader()
+        piece = reader.push(text)
+        if is_end:
+            rest = reader.finish()
+            piece = Piece(piece.text + rest.text, piece.calls + rest.calls)
+        return piece
+
+    def _reason(self, index: int, reason: str | None) -> str | None:
+        has_called = index in self._readers and self._readers[index].has_calls
+        return "tool_calls" if reason == "stop" and has_called else reason
+
+    def _numbered(self, index: int, calls: Many[Call]) -> list[dict[str, Any]]:
+        """Calls of a stream, counted through it."""
+        first = self._called.get(index, 0)
+        self._called[index] = first + len(calls)
+        return [{"index": number, **_call(call)} for number, call in enumerate(calls, start=first)]
 
     def usage_chunk(self, sequences: Many[Sequence]) -> str:
         """The last event before [DONE] where the client asked for usage."""
@@ -81,11 +121,15 @@ class AnswerWriter:
         logprobs = None
         if self._request.logprobs is not None:
             logprobs = self._logprobs(sequence.logprobs, sequence.index)
+        piece = self._read(sequence.index, text, is_end=True)
+        message: dict[str, Any] = {"role": "assistant", "content": piece.text}
+        if piece.calls:
+            message |= {"content": piece.text or None, "tool_calls": [_call(call) for call in piece.calls]}
         return {
             "index": sequence.index,
-            "message": {"role": "assistant", "content": text},
+            "message": message,
             "logprobs": logprobs,
-            "finish_reason": sequence.finish_reason,
+            "finish_reason": self._reason(sequence.index, sequence.finish_reason),
         }
 
     def _completion_choice(self, sequence: Sequence, text: str, prompt_text: str) -> dict[str, Any]:
@@ -150,3 +194,11 @@ class AnswerWriter:
 
     def _show(self, token_id: int) -> str:
         return f"token_id:{token_id}" if self._request.tokens_as_ids else self._texts.shown(token_id)
+
+
+def _call(call: Call) -> dict[str, Any]:
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunefleet_core.answer_forms import AnswerForm, FormRefusedError, read_form
+from tunefleet_core.tool_calls import ToolUse, read_tool_use
 
 from tunefleet_embedded.engine.errors import ApiError
 from tunefleet_embedded.engine.fields import Fields, is_token_ids
@@ -23,7 +24,6 @@ _WITHOUT_EFFECT = frozenset(
         "service_tier",
         "safety_identifier",
         "prompt_cache_key",
-        "parallel_tool_calls",
     }
 )
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -72,6 +72,7 @@ class GenerationRequest:
     echo: bool
     tokens_as_ids: bool
     form: AnswerForm | None
+    tools: ToolUse | None
     stream: bool
     include_usage: bool
 
@@ -94,10 +95,12 @@ def parse_chat(body: object) -> GenerationRequest:
         raise ApiError("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
     completion_limit = fields.integer("max_completion_tokens", low=1)
     limit = fields.integer("max_tokens", low=1)
+    conversation = _conversation(fields)
     return _generation(
         fields,
         is_chat=True,
-        prompts=[_conversation(fields)],
+        prompts=[conversation],
+        tools=_tool_use(fields, conversation.tools),
         logprobs=(alternatives or 0) if wants_logprobs else None,
         max_tokens=completion_limit if completion_limit is not None else limit,
         echo=False,
@@ -146,6 +149,7 @@ def _generation(
     logprobs: int | None,
     max_tokens: int | None,
     echo: bool,
+    tools: ToolUse | None = None,
 ) -> GenerationRequest:
     stream = fields.boolean("stream", False)
     request = GenerationRequest(
@@ -166,6 +170,7 @@ def _generation(
         echo=echo,
         tokens_as_ids=fields.boolean("return_tokens_as_token_ids", False),
         form=_form(fields.take("response_format")),
+        tools=tools,
         stream=stream,
         include_usage=_include_usage(fields, stream=stream),
     )
@@ -255,6 +260,16 @@ def _tools(tools: object) -> list[dict[str, Any]]:
             field = f"tools[{index}]"
             raise ApiError(f"'{field}' must be an object with a function and its name.", param=field)
     return tools
+
+
+def _tool_use(fields: Fields, tools: list[dict[str, Any]]) -> ToolUse | None:
+    choice = fields.take("tool_choice")
+    is_parallel = fields.boolean("parallel_tool_calls", True)
+    try:
+        use = read_tool_use(tools, choice, is_parallel=is_parallel)
+    except FormRefusedError as error:
+        raise ApiError(error.message, param=error.field) from error
+    return use if tools and use.choice != "none" else None
 
 
 def _text_part(part: object, where: str, index: int) -> str:
