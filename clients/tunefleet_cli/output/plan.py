@@ -108,5 +108,7 @@ def _show_estimate(output: Output, estimate: Estimate) -> None:
         drawn = bar(size / peak, width=24)
         text = Text.assemble(f"{bytes_text(size):>10}  ", (drawn, "accent"))
         output.facts([(f"{name:<11}", text if output.is_human else Text(f"{bytes_text(size):>10}"))])
+    if estimate.host_bytes:
+        output.facts([("on the host", Text(f"{bytes_text(estimate.host_bytes):>10}"))])
     trainable = f"{count_text(estimate.trainable_parameters)} parameters, {estimate.total_steps:,} steps"
     output.facts([("trained    ", Text(trainable))])

@@ -19,6 +19,7 @@ from tunefleet_core.backend.manifest import (
     trained_formats,
     training_scope,
 )
+from tunefleet_core.backend.memory_layout import MemoryLayout, memory_layout, memory_placement
 from tunefleet_core.backend.needs import require_capabilities, require_trainable_base
 from tunefleet_core.backend.openai_engine import OpenAiDriver, devices_of, template_file
 from tunefleet_core.backend.scopes import manifest_for, option_scope
@@ -27,6 +28,7 @@ __all__ = [
     "EngineCommand",
     "EngineDriver",
     "ExporterRank",
+    "MemoryLayout",
     "OpenAiDriver",
     "Rank",
     "RunContext",
@@ -38,6 +40,8 @@ __all__ = [
     "go_quiet_and_offline",
     "has_capability",
     "manifest_for",
+    "memory_layout",
+    "memory_placement",
     "method_limit",
     "option_scope",
     "require_capabilities",

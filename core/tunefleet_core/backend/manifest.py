@@ -11,6 +11,7 @@ from tunefleet.backend.v1.backend_pb2 import (
     BackendManifest,
     Capability,
     FormatScope,
+    MemoryPlacement,
     MethodLimit,
     OptionScope,
 )
@@ -51,6 +52,7 @@ def backend_manifest(
     method_limits: Iterable[MethodLimit] = (),
     choices: Mapping[str, Sequence[str]] | None = None,
     option_scopes: Iterable[OptionScope] = (),
+    memory_placements: Iterable[MemoryPlacement] = (),
     distributed_methods: Iterable[str] = (),
     engine_settings: Iterable[str] = (),
     trackers: Iterable[str] = (),
@@ -64,9 +66,9 @@ def backend_manifest(
     methods are training methods beside `sft`, the limits types of model that one is not for; the
     choices are fields of a training spec that it honours beyond what every backend does
     (`choices.BASICS`), field to values, none for any. The option scopes say what is left of all
-    this beside one of its options. The distributed methods are
-    those that it runs on several devices, a process for each; the engine settings fields of
-    `EngineSettings` that its engine honours. The trackers are those that it can
+    this beside one of its options, the memory placements where options put what a run keeps in
+    memory. The distributed methods are those that it runs on several devices, a process for each;
+    the engine settings fields of `EngineSettings` that its engine honours. The trackers are those that it can
     tell the numbers of runs to, by the function that `tracker_entry` names.
 
     Example:
@@ -97,6 +99,7 @@ def backend_manifest(
         method_limits=method_limits,
         choices=train_choices(choices or {}),
         option_scopes=option_scopes,
+        memory_placements=memory_placements,
         distributed_methods=sorted(distributed_methods),
         engine_settings=sorted(engine_settings),
         trackers=sorted(trackers),

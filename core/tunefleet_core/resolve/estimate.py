@@ -21,6 +21,10 @@ compared with what was measured:
   as long as the longest prompt and the longest answer.
 - methods that compare pairs take two answers per row through the model at once; all that hold
   the result near the base keep the base beside the weights if every weight is trained.
+- divided over N devices (ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054; FSDP2) a part takes 1/N of
+  itself on each. Weights that are divided, or kept by the host, come together where they are computed
+  with: a matrix at a time, or a layer, and its gradients if they are trained. The
+  embedding and the head count as one layer where layers come together, else as a matrix each.
 """
 
 from __future__ import annotations
@@ -30,9 +34,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
+from tunefleet.backend.v1.backend_pb2 import MemoryPart
 from tunefleet.job.v1.resolved_pb2 import CompanionModel, Estimate
 from tunefleet.job.v1.spec_pb2 import TrainSpec
 from tunefleet.model.v1.base_pb2 import BaseFacts
+from tunefleet_core.backend import MemoryLayout
 from tunefleet_core.catalog import (
     FormatRegistry,
     adapter_parameters,
@@ -83,6 +89,7 @@ def estimate_train(
     target_parameters: Sequence[str] = (),
     formats: FormatRegistry | None = None,
     companions: Iterable[CompanionModel] = (),
+    layout: MemoryLayout | None = None,
 ) -> Estimate:
     """Estimate a training job whose spec has every default filled in.
 
@@ -94,38 +101,62 @@ def estimate_train(
         packed_sequences: Sequences that the rows fill; 0 without packing.
         target_parameters: Parameters of routed experts that get an adapter.
         formats: The quantisation formats; one that is not among them counts as whole weights.
-        companions: Models that are read beside the base.
+        companions: Models that are read beside the base; every device keeps all of them.
+        layout: What of it is where; left out: every device keeps all.
     """
+    layout = layout or MemoryLayout()
     number_bytes = _DTYPE_BYTES[train.dtype]
     is_adapter = train.adapter.WhichOneof("adapter") is not None
     trainable = _adapter_parameters(train, facts, target_modules) if is_adapter else facts.parameter_count
     if is_adapter:
         trainable += whole_module_parameters(facts, train.adapter.lora.modules_to_save)
         trainable += expert_adapter_parameters(facts, target_parameters, train.adapter.lora.rank)
-    in_place = not is_adapter and train.dtype == "float32"
+    in_place = not is_adapter and train.dtype == "float32" and not layout.copies_values
     weights = _weights_bytes(facts, number_bytes, _linear_bits(train, facts, formats or FormatRegistry()))
     if not is_adapter and _has_reference(train):
         weights *= 2
-    weights += sum(companion.base.parameter_count * number_bytes for companion in companions)
-    optimizer = trainable * _optimizer_bytes(train, in_place=in_place)
+    gathered = _gathered_bytes(facts, number_bytes, layout) * (1 if is_adapter else 2)
+    beside = sum(companion.base.parameter_count * number_bytes for companion in companions)
+    parts = {
+        MemoryPart.MEMORY_PART_WEIGHTS: weights,
+        MemoryPart.MEMORY_PART_GRADIENTS: trainable * _GRADIENT_BYTES,
+        MemoryPart.MEMORY_PART_OPTIMIZER: trainable * _state_bytes(train, in_place=in_place),
+    }
+    kept = {part: layout.on_device(part, size) for part, size in parts.items()}
+    weights = kept.pop(MemoryPart.MEMORY_PART_WEIGHTS) + gathered + beside
     activations = _activation_bytes(train, facts, number_bytes)
     return Estimate(
         weights_bytes=weights,
-        optimizer_bytes=optimizer,
+        optimizer_bytes=sum(kept.values()),
         activation_bytes=activations,
-        peak_bytes=weights + optimizer + activations,
+        peak_bytes=weights + sum(kept.values()) + activations,
+        host_bytes=sum(size for part, size in parts.items() if part in layout.on_host),
         trainable_parameters=trainable,
         total_steps=total_steps,
         packed_sequences=packed_sequences,
     )
 
 
-def _optimizer_bytes(train: TrainSpec, *, in_place: bool) -> int:
-    """Return the bytes that an optimiser takes for each number that is trained."""
+def _state_bytes(train: TrainSpec, *, in_place: bool) -> int:
+    """Return the bytes that an optimiser keeps for each number that is trained, beside its gradient."""
     name = train.optim.optimizer or "adamw"
     # What is paged moves to the host when the device is full.
     state = 0 if name.startswith(_PAGED) and train.dtype != "float32" else _STATE_BYTES[name]
-    return _GRADIENT_BYTES + state + (0 if in_place else _VALUE_BYTES)
+    return state + (0 if in_place else _VALUE_BYTES)
+
+
+def _gathered_bytes(facts: BaseFacts, number_bytes: int, layout: MemoryLayout) -> int:
+    """Return the bytes of the weights that a device has together at once, of those that it keeps in part."""
+    if not layout.gathers:
+        return 0
+    config = _config(facts)
+    embedding = _count(config, "vocab_size") * _count(config, "hidden_size")
+    if not layout.gathers_layers:
+        matrices = (outputs * inputs for outputs, inputs in linear_modules(facts).values())
+        return max(embedding, *matrices, 0) * number_bytes
+    outside = embedding if config.get("tie_word_embeddings") else 2 * embedding
+    layer = max(0, facts.parameter_count - outside) // max(1, _count(config, "num_hidden_layers"))
+    return max(outside, layer) * number_bytes
 
 
 def estimate_evaluate(facts: BaseFacts, *, rows: int) -> Estimate:

@@ -17,8 +17,10 @@ from tunefleet.job.v1.resolved_pb2 import (
 )
 from tunefleet.job.v1.spec_pb2 import JobSpec, TrainSpec
 from tunefleet_core.backend import (
+    MemoryLayout,
     choice_values,
     manifest_for,
+    memory_layout,
     require_capabilities,
     require_trainable_base,
     trained_formats,
@@ -145,13 +147,14 @@ def finish_train(
     _require_prompts(draft, train, rows)
     fill_warmup(defaults, train, total_steps)
     fill_life(defaults, train, backend.manifest, total_steps=total_steps)
-    _fill_quantization(defaults, train, draft, backend, formats=formats)
+    layout = memory_layout(spec, backend.manifest)
+    _fill_quantization(defaults, train, draft, backend, formats=formats, layout=layout)
     fill_optimizer(
         defaults,
         train,
         taken=choice_values(backend.manifest, "train.optim.optimizer"),
         memory_bytes=backend.memory_bytes,
-        peak_bytes=lambda: _estimate(train, draft, total_steps=1, formats=formats).peak_bytes,
+        peak_bytes=lambda: _estimate(train, draft, total_steps=1, formats=formats, layout=layout).peak_bytes,
     )
     validation = files_of(draft.audit_order, audit, "validation")
     return _resolution(
@@ -165,7 +168,12 @@ def finish_train(
             mask_audit=mask,
             backend=_backend(backend),
             estimate=_estimate(
-                train, draft, total_steps=total_steps, packed_sequences=sequences, formats=formats
+                train,
+                draft,
+                total_steps=total_steps,
+                packed_sequences=sequences,
+                formats=formats,
+                layout=layout,
             ),
             companions=draft.companions,
         ),
@@ -322,6 +330,7 @@ def _estimate(
     total_steps: int,
     packed_sequences: int = 0,
     formats: FormatRegistry | None,
+    layout: MemoryLayout,
 ) -> Estimate:
     return estimate_train(
         train,
@@ -332,6 +341,7 @@ def _estimate(
         target_parameters=draft.target_parameters,
         formats=formats,
         companions=draft.companions,
+        layout=layout,
     )
 
 
@@ -342,6 +352,7 @@ def _fill_quantization(
     backend: ChosenBackend,
     *,
     formats: FormatRegistry | None,
+    layout: MemoryLayout,
 ) -> None:
     if draft.facts.quantization.format:
         return  # the base brings a format of its own
@@ -350,7 +361,7 @@ def _fill_quantization(
         train,
         trainable=trained_formats(backend.manifest),
         memory_bytes=backend.memory_bytes,
-        peak_bytes=lambda: _estimate(train, draft, total_steps=1, formats=formats).peak_bytes,
+        peak_bytes=lambda: _estimate(train, draft, total_steps=1, formats=formats, layout=layout).peak_bytes,
     )
 
 

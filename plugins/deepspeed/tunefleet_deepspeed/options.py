@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunefleet.backend.v1.backend_pb2 import MemoryPart
 from tunefleet.job.v1.spec_pb2 import JobSpec
+from tunefleet_core.backend import memory_placement
 from tunefleet_core.errors import TunefleetError
 
-__all__ = ["SCHEMA", "ZeroOptions", "engine_config", "zero_options"]
+__all__ = ["PLACEMENTS", "SCHEMA", "ZeroOptions", "engine_config", "zero_options"]
 
 _WHOLE_WEIGHTS, _SPLIT_WEIGHTS = 2, 3
 """The highest stage that keeps weights whole on every device, and the one that splits them too."""
@@ -45,6 +47,30 @@ SCHEMA: dict[str, object] = {
     "additionalProperties": False,
     "dependentSchemas": {"offload_weights": {"properties": {"zero_stage": {"const": 3}}}},
 }
+
+_WEIGHTS, _STEPPED = (
+    (MemoryPart.MEMORY_PART_WEIGHTS,),
+    (MemoryPart.MEMORY_PART_GRADIENTS, MemoryPart.MEMORY_PART_OPTIMIZER),
+)
+PLACEMENTS = (
+    # The engine steps on float32 copies of its own, whatever the weights are.
+    *(
+        memory_placement(
+            option="zero_stage",
+            value=str(stage),
+            is_default=stage == _SPLIT_WEIGHTS,
+            divided=divided,
+            copies_values=True,
+        )
+        for stage, divided in ((1, _STEPPED[1:]), (2, _STEPPED), (3, _WEIGHTS + _STEPPED))
+    ),
+    *(
+        memory_placement(option=option, value=place, moved=moved, is_on_disk=place == "nvme")
+        for option, moved in (("offload_optimizer", _STEPPED), ("offload_weights", _WEIGHTS))
+        for place in ("cpu", "nvme")
+    ),
+)
+"""What the options put where, for the plan: gradients go to where they are stepped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
 from tunefleet_core.backend import backend_manifest
 from tunefleet_core.plugins.hookspecs import hookimpl
-from tunefleet_deepspeed.options import SCHEMA
+from tunefleet_deepspeed.options import PLACEMENTS, SCHEMA
 
 __all__ = ["tunefleet_backends"]
 
@@ -49,5 +49,6 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             device_kinds=["cpu", "cuda"],
             rank_entry="tunefleet_deepspeed.rank:DeepSpeedRank",
             options_schema=SCHEMA,
+            memory_placements=PLACEMENTS,
         ),
     )

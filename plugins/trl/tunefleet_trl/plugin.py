@@ -11,7 +11,7 @@ from tunefleet_core.plugins.hookspecs import hookimpl
 from tunefleet_trl.heads import NO_HEAD, WITHOUT_HEAD
 from tunefleet_trl.methods import METHODS
 from tunefleet_trl.quantising import FORMATS
-from tunefleet_trl.split.options import OPTION, SCHEMA, SCOPES
+from tunefleet_trl.split.options import OPTION, PLACEMENTS, SCHEMA, SCOPES
 from tunefleet_trl.written import FORMAT, MODEL_TYPES
 
 __all__ = ["tunefleet_backends"]
@@ -80,6 +80,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             rank_entry="tunefleet_trl.rank:TrlRank",
             options_schema=_OPTIONS_SCHEMA,
             option_scopes=SCOPES,
+            memory_placements=PLACEMENTS,
             keep_warm=True,
         ),
     )

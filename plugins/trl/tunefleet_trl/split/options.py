@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunefleet.backend.v1.backend_pb2 import Capability, OptionScope
+from tunefleet.backend.v1.backend_pb2 import Capability, MemoryPart, OptionScope
 from tunefleet.job.v1.spec_pb2 import JobSpec
-from tunefleet_core.backend import option_scope
+from tunefleet_core.backend import memory_placement, option_scope
 
-__all__ = ["FSDP2", "OPTION", "SCHEMA", "SCOPES", "is_split"]
+__all__ = ["FSDP2", "OPTION", "PLACEMENTS", "SCHEMA", "SCOPES", "is_split"]
 
 OPTION = "sharding"
 FSDP2 = "fsdp2"
@@ -42,6 +42,19 @@ SCOPES: tuple[OptionScope, ...] = (
         },
     ),
 )
+PLACEMENTS = (
+    memory_placement(
+        option=OPTION,
+        value=FSDP2,
+        divided=[
+            MemoryPart.MEMORY_PART_WEIGHTS,
+            MemoryPart.MEMORY_PART_GRADIENTS,
+            MemoryPart.MEMORY_PART_OPTIMIZER,
+        ],
+        gathers_layers=True,
+    ),
+)
+"""What it puts where, for the plan."""
 
 
 def is_split(spec: JobSpec) -> bool:

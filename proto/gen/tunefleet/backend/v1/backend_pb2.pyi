@@ -23,6 +23,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _MemoryPart:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MemoryPartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemoryPart.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MEMORY_PART_UNSPECIFIED: _MemoryPart.ValueType  # 0
+    """Not set."""
+    MEMORY_PART_WEIGHTS: _MemoryPart.ValueType  # 1
+    """Weights in the number type of the computation."""
+    MEMORY_PART_GRADIENTS: _MemoryPart.ValueType  # 2
+    """Gradients of what is trained."""
+    MEMORY_PART_OPTIMIZER: _MemoryPart.ValueType  # 3
+    """State of the optimiser, and values in float32 that it steps on beside the
+    weights.
+    """
+
+class MemoryPart(_MemoryPart, metaclass=_MemoryPartEnumTypeWrapper):
+    """What a run keeps in memory beside activations."""
+
+MEMORY_PART_UNSPECIFIED: MemoryPart.ValueType  # 0
+"""Not set."""
+MEMORY_PART_WEIGHTS: MemoryPart.ValueType  # 1
+"""Weights in the number type of the computation."""
+MEMORY_PART_GRADIENTS: MemoryPart.ValueType  # 2
+"""Gradients of what is trained."""
+MEMORY_PART_OPTIMIZER: MemoryPart.ValueType  # 3
+"""State of the optimiser, and values in float32 that it steps on beside the
+weights.
+"""
+Global___MemoryPart: _TypeAlias = MemoryPart  # noqa: Y015
+
 class _Capability:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -187,6 +219,7 @@ class BackendManifest(_message.Message):
     TRACKER_ENTRY_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     OPTION_SCOPES_FIELD_NUMBER: _builtins.int
+    MEMORY_PLACEMENTS_FIELD_NUMBER: _builtins.int
     DISTRIBUTED_METHODS_FIELD_NUMBER: _builtins.int
     ENGINE_SETTINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -276,6 +309,12 @@ class BackendManifest(_message.Message):
         """
 
     @_builtins.property
+    def memory_placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemoryPlacement]:
+        """Where its options put what a run keeps in memory, for the plan. Without any
+        every device keeps all of it.
+        """
+
+    @_builtins.property
     def distributed_methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Training methods, `sft` among them, that it runs on several devices of one
         host, a rank process for each. Empty: its runs take one device.
@@ -312,12 +351,13 @@ class BackendManifest(_message.Message):
         tracker_entry: _builtins.str = ...,
         choices: _abc.Iterable[Global___TrainChoice] | None = ...,
         option_scopes: _abc.Iterable[Global___OptionScope] | None = ...,
+        memory_placements: _abc.Iterable[Global___MemoryPlacement] | None = ...,
         distributed_methods: _abc.Iterable[_builtins.str] | None = ...,
         engine_settings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options_schema", b"options_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "distributed_methods", b"distributed_methods", "engine_entry", b"engine_entry", "engine_settings", b"engine_settings", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "method_limits", b"method_limits", "methods", b"methods", "name", b"name", "option_scopes", b"option_scopes", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "tracker_entry", b"tracker_entry", "trackers", b"trackers", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "distributed_methods", b"distributed_methods", "engine_entry", b"engine_entry", "engine_settings", b"engine_settings", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "memory_placements", b"memory_placements", "method_limits", b"method_limits", "methods", b"methods", "name", b"name", "option_scopes", b"option_scopes", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "tracker_entry", b"tracker_entry", "trackers", b"trackers", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -400,6 +440,62 @@ class OptionScope(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OptionScope: _TypeAlias = OptionScope  # noqa: Y015
+
+@_typing.final
+class MemoryPlacement(_message.Message):
+    """Where an option of a backend puts parts of what a run keeps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTION_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    DIVIDED_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
+    IS_ON_DISK_FIELD_NUMBER: _builtins.int
+    GATHERS_LAYERS_FIELD_NUMBER: _builtins.int
+    COPIES_VALUES_FIELD_NUMBER: _builtins.int
+    option: _builtins.str
+    """Name of the option in `backend_options`."""
+    value: _builtins.str
+    """Its value, as a job file has it: a word or a whole number."""
+    is_default: _builtins.bool
+    """The same holds for a job that leaves the option out."""
+    is_on_disk: _builtins.bool
+    """They are moved to a disk, not to the memory of the host."""
+    gathers_layers: _builtins.bool
+    """Divided or moved weights are put together a layer at a time. Not set: a
+    matrix at a time.
+    """
+    copies_values: _builtins.bool
+    """The optimiser steps on values of its own even where weights are in float32."""
+    @_builtins.property
+    def divided(self) -> _containers.RepeatedScalarFieldContainer[Global___MemoryPart.ValueType]:
+        """Parts that are divided over the devices of the run."""
+
+    @_builtins.property
+    def moved(self) -> _containers.RepeatedScalarFieldContainer[Global___MemoryPart.ValueType]:
+        """Parts that no device keeps."""
+
+    def __init__(
+        self,
+        *,
+        option: _builtins.str = ...,
+        value: _builtins.str = ...,
+        is_default: _builtins.bool = ...,
+        divided: _abc.Iterable[Global___MemoryPart.ValueType] | None = ...,
+        moved: _abc.Iterable[Global___MemoryPart.ValueType] | None = ...,
+        is_on_disk: _builtins.bool = ...,
+        gathers_layers: _builtins.bool = ...,
+        copies_values: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies_values", b"copies_values", "divided", b"divided", "gathers_layers", b"gathers_layers", "is_default", b"is_default", "is_on_disk", b"is_on_disk", "moved", b"moved", "option", b"option", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryPlacement: _TypeAlias = MemoryPlacement  # noqa: Y015
 
 @_typing.final
 class MethodLimit(_message.Message):

@@ -347,20 +347,23 @@ class Estimate(_message.Message):
     TRAINABLE_PARAMETERS_FIELD_NUMBER: _builtins.int
     TOTAL_STEPS_FIELD_NUMBER: _builtins.int
     PACKED_SEQUENCES_FIELD_NUMBER: _builtins.int
+    HOST_BYTES_FIELD_NUMBER: _builtins.int
     weights_bytes: _builtins.int
-    """Bytes of the base weights in the training number type."""
+    """Bytes of the base weights in the training number type, on one device."""
     optimizer_bytes: _builtins.int
-    """Bytes of trainable parameters, gradients and optimiser state."""
+    """Bytes of trainable parameters, gradients and optimiser state, on one device."""
     activation_bytes: _builtins.int
     """Bytes of activations of one micro batch, roughly."""
     peak_bytes: _builtins.int
-    """Sum of the above."""
+    """Sum of the above: what one device needs."""
     trainable_parameters: _builtins.int
     """Number of trainable parameters."""
     total_steps: _builtins.int
     """Optimiser steps in all."""
     packed_sequences: _builtins.int
     """Sequences that the training rows fill in an epoch; 0: no packing."""
+    host_bytes: _builtins.int
+    """Bytes that the host keeps for all devices of the run, in the place of them."""
     def __init__(
         self,
         *,
@@ -371,10 +374,11 @@ class Estimate(_message.Message):
         trainable_parameters: _builtins.int = ...,
         total_steps: _builtins.int = ...,
         packed_sequences: _builtins.int = ...,
+        host_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_bytes", b"activation_bytes", "optimizer_bytes", b"optimizer_bytes", "packed_sequences", b"packed_sequences", "peak_bytes", b"peak_bytes", "total_steps", b"total_steps", "trainable_parameters", b"trainable_parameters", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_bytes", b"activation_bytes", "host_bytes", b"host_bytes", "optimizer_bytes", b"optimizer_bytes", "packed_sequences", b"packed_sequences", "peak_bytes", b"peak_bytes", "total_steps", b"total_steps", "trainable_parameters", b"trainable_parameters", "weights_bytes", b"weights_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
