@@ -13,6 +13,7 @@ from spoiling_rank import LOST_AT
 
 from tunefleet.backend.v1.run_pb2 import RunOrder
 from tunefleet.job.v1.event_pb2 import AttemptOutcome
+from tunefleet_core.catalog.base import read_base
 from tunefleet_trl.rank import TrlRank
 
 pytestmark = pytest.mark.slow  # each starts two processes that import all libraries
@@ -108,6 +109,60 @@ def test_answers_that_two_processes_draw_teach_both_and_a_resumed_run_draws_the_
     again = process_lab.resumed(order, tmp_path / "again", 11)
     ended = process_lab.run_hosted(again, ENTRY, processes=2)
     assert list(ended.losses) == [12, 13, 14, 15]
+    assert process_lab.output_bytes(again) == process_lab.output_bytes(order)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other random weights than the base's."""
+    return lab.build_base(tmp_path_factory.mktemp("teacher"), model_type="llama", tie_word_embeddings=True)
+
+
+def distill_order(base: Path, teacher: Path, folder: Path, *, share: float, micro: int) -> RunOrder:
+    """Return an order for 7 steps of 4 rows of different lengths; the teacher knows nothing."""
+    spec = lab.adapted_spec("lora", steps=7, learning_rate=1e-2, micro_batch_size=micro, batch_size=4)
+    spec.train.adapter.lora.dropout = 0.0
+    spec.train.checkpoint.every_steps = 4
+    options = spec.train.method.distill
+    options.on_policy_share, options.beta, options.max_completion_length = share, 0.5, 4
+    options.teacher.model.model = "teacher"
+    rows = [lab.chat(word, answer + "!" * number) for number, (word, answer) in enumerate(lab.PAIRS * 4)]
+    folder.mkdir()
+    data = [("train", lab.write_rows(folder / "rows.jsonl", rows))]
+    resolved = lab.resolved(base, data=data, spec=spec)
+    resolved.companions.add(field="train.method.distill.teacher.model.model", base=read_base(teacher))
+    return lab.order(resolved, folder / "work", companion_adapter_dirs=[""])
+
+
+def test_a_teacher_teaches_two_processes_what_it_teaches_one(
+    base: Path, teacher: Path, tmp_path: Path
+) -> None:
+    """Every micro batch counts the same, whoever takes it; distance and tokens are of both."""
+    context = lab.MemoryContext(distill_order(base, teacher, tmp_path / "one", share=0.0, micro=1))
+    TrlRank().run(context)
+    order = distill_order(base, teacher, tmp_path / "two", share=0.0, micro=1)
+    two = process_lab.run_hosted(order, ENTRY, processes=2)
+    assert two.ended.outcome == SUCCEEDED, two.ended.error
+    one, both = (
+        {item.step: (item.loss, item.extra["kl"]) for item in told if item.HasField("loss")}
+        for told in (context.told, [event.metrics for event in two.events])
+    )
+    for step, figures in one.items():
+        assert both[step] == pytest.approx(figures, abs=1e-4), step
+    assert [event.metrics.tokens for event in two.events if event.metrics.HasField("loss")] == [
+        item.tokens for item in context.told if item.HasField("loss")
+    ]
+
+
+def test_two_processes_that_draw_for_a_teacher_draw_the_same_when_resumed(
+    base: Path, teacher: Path, tmp_path: Path
+) -> None:
+    order = distill_order(base, teacher, tmp_path / "two", share=0.5, micro=2)
+    run = process_lab.run_hosted(order, ENTRY, processes=2)
+    assert run.ended.outcome == SUCCEEDED, run.ended.error
+    again = process_lab.resumed(order, tmp_path / "again", 4)
+    ended = process_lab.run_hosted(again, ENTRY, processes=2)
+    assert list(ended.losses) == [5, 6, 7]
     assert process_lab.output_bytes(again) == process_lab.output_bytes(order)
 
 

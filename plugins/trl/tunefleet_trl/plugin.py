@@ -16,7 +16,7 @@ from tunefleet_trl.written import FORMAT, MODEL_TYPES
 
 __all__ = ["tunefleet_backends"]
 
-DISTRIBUTED = ("sft", "dpo", "ipo", "kto", "orpo", "simpo", "reward", "grpo", "rloo")
+DISTRIBUTED = ("sft", "dpo", "ipo", "kto", "orpo", "simpo", "reward", "distill", "grpo", "rloo")
 """Methods whose loss over several processes is that of one, and those that draw their answers themselves."""
 
 _OPTIONS_SCHEMA = {

@@ -100,13 +100,12 @@ class _Divergence(SFTTrainer):
         is_drawn = random.random() < self._share
         if is_drawn:
             inputs = self._with_own_answers(self._prepare_inputs(inputs))
-        self._metrics["train"]["on_policy"].append(float(is_drawn))
+        self._tell("on_policy", torch.tensor(float(is_drawn), device=self.accelerator.device))
         return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        mode = "train" if self.model.training else "eval"
         taken = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         outputs = model(**taken, use_cache=False)
         with torch.no_grad():
@@ -117,10 +116,16 @@ class _Divergence(SFTTrainer):
         loss = GKDTrainer.generalized_jsd_loss(ours, taught, labels=labels, beta=self._beta)
         with torch.no_grad():
             kl = GKDTrainer.generalized_jsd_loss(ours.detach(), taught, labels=labels, beta=0)
-            self._metrics[mode]["kl"].append(float(kl))
-        if mode == "train":
-            self._total_train_tokens += int(inputs["attention_mask"].sum())
+            self._tell("kl", kl)
+            if self.model.training:
+                tokens = self.accelerator.reduce(inputs["attention_mask"].sum(), "sum")
+                self._total_train_tokens += int(tokens)
         return (loss, outputs) if return_outputs else loss
+
+    def _tell(self, name: str, value: torch.Tensor) -> None:
+        """Keep a figure of a pass, the mean of all processes; each of them has to tell it."""
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode][name].append(float(self.accelerator.reduce(value, "mean")))
 
     @torch.no_grad()
     def _with_own_answers(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
