@@ -1,28 +1,31 @@
-"""Wall time of short and long jobs against the same training as a bare TRL script.
+"""Wall time, processor time and memory of jobs against the same training as a bare script.
 
-    python tests/bench/bench_wall_time.py [--trials 3] [--output FILE]
+    python tests/bench/bench_wall_time.py [--backend trl|mlx|deepspeed] [--trials 3] [--output FILE]
 
 Both ways in turns within one run; pairs are compared. A job: from CreateJob to its SUCCEEDED in a
-watcher, with audit, checkpoint, record for serving and committed artifact; a warm process waits, as
-in any fleet that had a moment. The script: a process of its own, from start to exit, its files
-cached by the system as well. Same data, base, LoRA, batch and seed; both must end at the same loss.
+watcher, with audit, checkpoint, record for serving and committed artifact; where the backend keeps a
+process warm, one waits, as in any fleet that had a moment. The script: processes of its own, from start
+to exit, its files cached by the system as well. Same data, base, adapter, batch and seed; where both can
+draw the same numbers they must end at the same loss.
 
-What the fleet saves is the start; steps cost both the same. So a batch of 2 rows, where steps are
-cheap, and the batch of 8 of the example are measured, and one long job, in which only what a
+What the fleet saves is the start; steps cost both the same. So for trl a batch of 2 rows, where steps
+are cheap, and the batch of 8 of the example are measured, and one long job, in which only what a
 fleet adds to a step could show. `steps_seconds`: first to last step of the job.
+
+Processor time of a job is that of the whole fleet from before it until a process is as warm as before,
+so a warm start is paid for in it. Memory is that of the processes that train, at its most.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import statistics
-import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
+from bare_sides import Measured, as_script
 from measured_fleet import (
     LocalFleet,
     backend_python,
@@ -31,117 +34,171 @@ from measured_fleet import (
     report,
     short_job,
     spread,
-    trials_and_output,
+    trials_backend_and_output,
 )
+from measured_processes import tree_cpu_seconds, watched
 
 from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.state_pb2 import JobState
 
 _SHORT, _LONG = 40, 500
-_BARE = Path(__file__).with_name("bare_trl.py")
+_SLOW = 16  # steps of mlx on a processor, which take it ten times as long
+_SETTLING_SECONDS = 1.0  # processes of an attempt that has ended leave within it
+_SAME_LOSS = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One run, either way."""
+class Case:
+    """One job and its script.
 
-    seconds: float
-    last_loss: float
-    steps_seconds: float = 0.0
+    Attributes:
+        what: In words.
+        overrides: What differs from the job of the example.
+        batch: Rows of a step.
+        steps: Optimiser steps.
+        devices: Processes that train.
+        is_full: Every weight is trained, not an adapter.
+        is_once: Take one pair, however many are asked for.
+        is_own_order: The script takes rows in the library's order.
+        differs: Why both do not end at the same loss; empty: they must.
+    """
+
+    what: str
+    overrides: tuple[str, ...] = ()
+    batch: int = 8
+    steps: int = _SHORT
+    devices: int = 1
+    is_full: bool = False
+    is_once: bool = False
+    is_own_order: bool = False
+    differs: str = ""
 
 
-async def through_fleet(fleet: LocalFleet, batch: int, steps: int) -> tuple[Measured, Job]:
-    sizes = (f"train.optim.batch_size={batch}", f"train.optim.micro_batch_size={batch}")
-    spec = short_job(*sizes, max_steps=steps)
+_MLX = ("backend=mlx", "train.optim.max_grad_norm=1000000")  # mlx-lm clips nothing
+_ON_TWO = ("backend=deepspeed", "resources.devices=2")
+CASES: dict[str, tuple[Case, ...]] = {
+    "trl": (
+        Case(what="lora", batch=2),
+        Case(what="lora"),
+        Case(what="lora, long", steps=_LONG, is_once=True),
+    ),
+    "mlx": (
+        Case(
+            what="full",
+            overrides=(*_MLX, "train.optim.learning_rate=1e-3"),
+            batch=4,
+            steps=_SLOW,
+            is_full=True,
+        ),
+        Case(
+            what="lora, rows in mlx-lm's order",
+            overrides=_MLX,
+            batch=4,
+            steps=_SLOW,
+            is_own_order=True,
+            differs="mlx-lm sorts rows by length, trains what the template writes after an answer and one "
+            "filling token, and draws the first factors of an adapter from another state",
+        ),
+    ),
+    "deepspeed": (Case(what="lora, ZeRO-3 on two processes", overrides=_ON_TWO, devices=2),),
+}
+PROMISES = {
+    "trl": {"ratio_median": "<= 0.35 for 40 steps at batch 2, <= 1.01 for a long job"},
+    "mlx": {},
+    "deepspeed": {},
+}
+
+
+async def through_fleet(fleet: LocalFleet, backend: str, case: Case) -> tuple[Measured, Job]:
+    """Run the job of a case."""
+    micro = case.batch // case.devices
+    sizes = (f"train.optim.batch_size={case.batch}", f"train.optim.micro_batch_size={micro}")
+    spec = short_job(*sizes, *case.overrides, max_steps=case.steps)
+    if case.is_full:
+        spec.train.ClearField("adapter")
+    python = backend_python(backend)
     async with fleet.client() as client:
         await client.fleet.list()  # connects
         await fleet.warmed("trl")
-        begun = time.monotonic()
-        job, events = await fleet.finish(client, (await client.jobs.create(spec)).name)
-        seconds = time.monotonic() - begun
+        cpu_before = tree_cpu_seconds(fleet.pid("up"))
+        async with watched(fleet.pid("up")) as watch:
+            begun = time.monotonic()
+            job, events = await fleet.finish(client, (await client.jobs.create(spec)).name)
+            seconds = time.monotonic() - begun
     assert job.state == JobState.JOB_STATE_SUCCEEDED, job
+    await asyncio.sleep(_SETTLING_SECONDS)
+    await fleet.warmed("trl")  # or the next host's imports would slow the script
     told = [event for event in events if event.metrics.HasField("loss")]
-    stepping = event_seconds(told[-1]) - event_seconds(told[0])
-    return Measured(seconds=seconds, last_loss=told[-1].metrics.loss, steps_seconds=stepping), job
-
-
-async def as_script(fleet: LocalFleet, job: Job, folder: Path) -> Measured:
-    """Run what a job resolved to as a bare script."""
-    resolved = job.resolved_spec
-    train = resolved.spec.train
-    asked = {
-        "base": resolved.base.path,
-        "data": train.data.train[0].source,
-        "cache": str(folder / "cache"),
-        "output": str(folder / "output"),
-        "rank": train.adapter.lora.rank,
-        "alpha": train.adapter.lora.alpha,
-        "dropout": train.adapter.lora.dropout,
-        "targets": list(resolved.target_modules),
-        "max_length": train.max_length,
-        "batch": train.optim.batch_size,
-        "steps": train.optim.max_steps,
-        "learning_rate": train.optim.learning_rate,
-        "warmup_steps": math.ceil(train.optim.warmup_ratio * train.optim.max_steps),
-        "max_grad_norm": train.optim.max_grad_norm,
-        "weight_decay": train.optim.weight_decay,
-        "seed": train.seed,
-    }
-    begun = time.monotonic()
-    process = await asyncio.create_subprocess_exec(
-        backend_python(),
-        str(_BARE),
-        json.dumps(asked),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=fleet.environment,
-        cwd=folder,
+    measured = Measured(
+        seconds=seconds,
+        cpu_seconds=tree_cpu_seconds(fleet.pid("up")) - cpu_before,
+        peak_bytes=watch.peaks(lambda command: _is_rank(command, python), count=case.devices),
+        last_loss=told[-1].metrics.loss,
+        steps_seconds=event_seconds(told[-1]) - event_seconds(told[0]),
     )
-    async with asyncio.timeout(600):
-        stdout, stderr = await process.communicate()
-    seconds = time.monotonic() - begun
-    assert process.returncode == 0, stderr.decode()[-3000:]
-    return Measured(seconds=seconds, last_loss=json.loads(stdout.decode().splitlines()[-1])["last_loss"])
+    return measured, job
 
 
-async def compare(fleet: LocalFleet, pairs: int, batch: int, steps: int) -> dict[str, object]:
+async def compare(fleet: LocalFleet, pairs: int, backend: str, case: Case) -> dict[str, object]:
+    """Run pairs of a case and compare them."""
     jobs: list[Measured] = []
     scripts: list[Measured] = []
-    for _ in range(pairs):
-        measured, job = await through_fleet(fleet, batch, steps)
+    for _ in range(1 if case.is_once else pairs):
+        measured, job = await through_fleet(fleet, backend, case)
         jobs.append(measured)
-        await fleet.warmed("trl")  # or the next host's imports would slow the script
-        with tempfile.TemporaryDirectory() as folder:
-            scripts.append(await as_script(fleet, job, Path(folder)))
-    ratios = [job.seconds / script.seconds for job, script in zip(jobs, scripts, strict=True)]
+        scripts.append(await as_script(fleet, job, is_own_order=case.is_own_order))
     losses = {item.last_loss for item in (*jobs, *scripts)}
+    ratios = [job.seconds / script.seconds for job, script in zip(jobs, scripts, strict=True)]
     return {
-        "batch": batch,
-        "steps": steps,
+        "what": case.what,
+        "batch": case.batch,
+        "steps": case.steps,
         "job_seconds": spread(item.seconds for item in jobs),
         "job_steps_seconds": spread(item.steps_seconds for item in jobs),
         "script_seconds": spread(item.seconds for item in scripts),
         "ratio_median": round(statistics.median(ratios), 3),
         "ratio_worst": round(max(ratios), 3),
-        "last_loss": sorted(losses),
-        "same_loss": math.isclose(min(losses), max(losses), rel_tol=1e-4),
+        "job_cpu_seconds": spread(item.cpu_seconds for item in jobs),
+        "script_cpu_seconds": spread(item.cpu_seconds for item in scripts),
+        "cpu_ratio_median": _ratio(
+            (item.cpu_seconds for item in jobs), (item.cpu_seconds for item in scripts)
+        ),
+        "job_peak_mb": spread(item.peak_bytes / 1e6 for item in jobs),
+        "script_peak_mb": spread(item.peak_bytes / 1e6 for item in scripts),
+        "peak_ratio_median": _ratio(
+            (item.peak_bytes for item in jobs), (item.peak_bytes for item in scripts)
+        ),
+        "last_loss": {
+            "job": sorted({item.last_loss for item in jobs}),
+            "script": sorted({item.last_loss for item in scripts}),
+        },
+        "same_loss": case.differs or math.isclose(min(losses), max(losses), rel_tol=_SAME_LOSS),
     }
 
 
-async def run(pairs: int) -> list[dict[str, object]]:
-    async with measured_fleet() as fleet:
-        short = [await compare(fleet, pairs, batch, _SHORT) for batch in (2, 8)]
-        return [*short, await compare(fleet, 1, 8, _LONG)]
+async def run(pairs: int, backend: str) -> list[dict[str, object]]:
+    """Measure every case of a backend."""
+    async with measured_fleet(backend) as fleet:
+        return [await compare(fleet, pairs, backend, case) for case in CASES[backend]]
+
+
+def _is_rank(command: list[str], python: str) -> bool:
+    return command[:1] == [python] and "tunefleet_core.worker.rank" in command
+
+
+def _ratio(jobs: Iterable[float], scripts: Iterable[float]) -> float:
+    return round(statistics.median(job / script for job, script in zip(jobs, scripts, strict=True)), 3)
 
 
 def main() -> None:
-    pairs, output = trials_and_output(__doc__, trials=3)
-    results = asyncio.run(run(pairs))
+    pairs, backend, output = trials_backend_and_output(__doc__, trials=3, backends=list(CASES))
+    results = asyncio.run(run(pairs, backend))
     report(
-        "wall_time",
-        promises={"ratio_median": "<= 0.35 for 40 steps, <= 1.01 for a long job"},
+        f"wall_time of {backend}",
+        promises=PROMISES[backend],
         results=results,
         output=output,
+        backend=backend,
     )
 
 

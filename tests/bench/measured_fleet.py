@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,15 +44,20 @@ __all__ = [
     "short_job",
     "spread",
     "trials_and_output",
+    "trials_backend_and_output",
 ]
 
-_PACKAGES = ("torch", "transformers", "trl", "peft")
+_PACKAGES = {
+    "trl": ("torch", "transformers", "trl", "peft"),
+    "mlx": ("mlx", "mlx-lm", "transformers"),
+    "deepspeed": ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate"),
+}
 
 
 @asynccontextmanager
-async def measured_fleet(*, warm: bool = True) -> AsyncIterator[LocalFleet]:
+async def measured_fleet(*backends: str, warm: bool = True) -> AsyncIterator[LocalFleet]:
     """Run a fleet on a state folder of its own; nothing of it is left afterwards."""
-    if missing := missing_backend("trl", "embedded"):
+    if missing := missing_backend("trl", "embedded", *backends):
         sys.exit(missing)
     root = Path(tempfile.mkdtemp(prefix="tf-bench-", dir="/tmp"))  # unix sockets need short paths
     fleet = LocalFleet(root, warm=warm)
@@ -88,10 +93,10 @@ def phase_seconds(timeline: Timeline, attempt: int, phase: RunPhase.ValueType) -
     return event_seconds(found)
 
 
-def backend_python() -> str:
-    """Return the interpreter of the trl environment."""
+def backend_python(backend: str = "trl") -> str:
+    """Return the interpreter of a backend's environment."""
     index = json.loads((ENVIRONMENTS / "index.json").read_text())
-    return str(index["environments"]["trl"]["python"])
+    return str(index["environments"][backend]["python"])
 
 
 def spread(seconds: Iterable[float]) -> dict[str, float]:
@@ -107,20 +112,36 @@ def spread(seconds: Iterable[float]) -> dict[str, float]:
 
 def trials_and_output(description: str | None, *, trials: int) -> tuple[int, Path | None]:
     """Read the options that every benchmark of a fleet has."""
-    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
-    parser.add_argument("--trials", type=int, default=trials)
-    parser.add_argument("--output", type=Path, help="write the document there too")
-    options = parser.parse_args()
+    options = _parser(description, trials=trials).parse_args()
     return options.trials, options.output
 
 
-def report(name: str, *, promises: dict[str, str], results: Any, output: Path | None) -> None:
+def trials_backend_and_output(
+    description: str | None, *, trials: int, backends: Sequence[str]
+) -> tuple[int, str, Path | None]:
+    """Read the options of a benchmark that knows several backends; the first is the default."""
+    parser = _parser(description, trials=trials)
+    parser.add_argument("--backend", choices=backends, default=backends[0])
+    options = parser.parse_args()
+    return options.trials, options.backend, options.output
+
+
+def _parser(description: str | None, *, trials: int) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--trials", type=int, default=trials)
+    parser.add_argument("--output", type=Path, help="write the document there too")
+    return parser
+
+
+def report(
+    name: str, *, promises: dict[str, str], results: Any, output: Path | None, backend: str = "trl"
+) -> None:
     """Print one JSON document."""
     document = {
         "benchmark": name,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine(),
-        "versions": _versions(),
+        "versions": _versions(backend),
         "promises": promises,
         "results": results,
     }
@@ -143,11 +164,11 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def _versions(backend: str) -> dict[str, str]:
     program = (
         "import importlib.metadata as m, json, platform\n"
-        f"found = {{name: m.version(name) for name in {_PACKAGES!r}}}\n"
+        f"found = {{name: m.version(name) for name in {_PACKAGES[backend]!r}}}\n"
         "print(json.dumps({'python': platform.python_version(), **found}))\n"
     )
-    command = [backend_python(), "-c", program]
+    command = [backend_python(backend), "-c", program]
     return dict(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
