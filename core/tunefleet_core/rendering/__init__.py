@@ -5,8 +5,9 @@ Runs in a backend's environment, on its tokenizer of transformers; needs no torc
 
 from tunefleet_core.rendering.answered import Answer, AnsweredRow, answered_rows, first_prompt
 from tunefleet_core.rendering.contract_record import adapter_record, contract_record, reference_prefixes
-from tunefleet_core.rendering.mask_audit import audit, prefix_breaks
+from tunefleet_core.rendering.mask_audit import audit
 from tunefleet_core.rendering.once import renderer_of, rows_of_file
+from tunefleet_core.rendering.prefix_breaks import prefix_breaks
 from tunefleet_core.rendering.preflight import (
     is_preflight_wanted,
     longest_rows,

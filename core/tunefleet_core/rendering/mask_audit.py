@@ -21,22 +21,17 @@ from tunefleet_core.chat_endpoint import secret_of
 from tunefleet_core.data import Row, file_digest
 from tunefleet_core.data.place import Place
 from tunefleet_core.parity import REFERENCE_CONVERSATIONS, reference_prompts
-from tunefleet_core.rendering.answered import Answer, AnsweredRow
+from tunefleet_core.rendering.answered import AnsweredRow
 from tunefleet_core.rendering.once import renderer_of, rows_of_file
-from tunefleet_core.rendering.renderer import (
-    ChatMessages,
-    ChatTools,
-    RenderedRow,
-    Renderer,
-    TemplateRefusedError,
-)
+from tunefleet_core.rendering.prefix_breaks import breaks_of_rows, prefix_breaks
+from tunefleet_core.rendering.renderer import RenderedRow, Renderer, TemplateRefusedError
 from tunefleet_core.rendering.same_ids import require_same_ids
 from tunefleet_core.rendering.scoring import require_fields, scorers_of
 from tunefleet_core.rendering.shown import has_left_out_thoughts, reference_needs
 from tunefleet_core.rendering.template_equality import template_difference
 from tunefleet_core.rewards import NamedScorer
 
-__all__ = ["audit", "prefix_breaks"]
+__all__ = ["audit"]
 
 _SHOWN_ROWS = 3
 _CHECKED_ROWS = 200
@@ -44,7 +39,7 @@ _CHECKED_ROWS = 200
 _CHECKED_ROWS_WITH_MORE = 2000
 """The same of rows with tools or thoughts, where it depends on what a row holds."""
 _SHOWN_BREAKS = 20
-_SHOWN_TOKENS = 8
+_CHECKED_AT_ONCE = 64
 
 
 def audit(order: AuditOrder) -> AuditResult:
@@ -91,6 +86,7 @@ def _audit_file(
     ends_trained: list[bool] = []
     held: set[str] = set()
     breaks: list[PrefixBreak] = []
+    to_check: list[AnsweredRow] = []
     for count, answered in enumerate(rows):
         lengths.append(answered.length)
         if answered.teaches:
@@ -111,10 +107,11 @@ def _audit_file(
         _count_thoughts_and_tools(result, answered.answers[0].row, renderer)
         has_more = any(answer.rendered.holds for answer in answered.answers)
         if count < _CHECKED_ROWS or (has_more and count < _CHECKED_ROWS_WITH_MORE):
-            found = [item for answer in answered.answers for item in _answer_breaks(renderer, answer)]
-            result.rows_checked_as_prompts += 1
-            result.rows_with_prefix_breaks += bool(found)
-            breaks.extend(found[: _SHOWN_BREAKS - len(breaks)])
+            to_check.append(answered)
+        if len(to_check) == _CHECKED_AT_ONCE:
+            _count_breaks(result, breaks, renderer, to_check)
+            to_check.clear()
+    _count_breaks(result, breaks, renderer, to_check)
     needs = reference_needs(held)
     result.references.extend(_references(renderer, needs))
     result.prefix_breaks.extend([*breaks, *_reference_breaks(renderer, needs)][:_SHOWN_BREAKS])
@@ -149,11 +146,14 @@ def _count_answers(result: MaskAudit, row: AnsweredRow) -> None:
         result.first_line_with_equal_answers = result.first_line_with_equal_answers or row.line
 
 
-def _answer_breaks(renderer: Renderer, answer: Answer) -> Iterator[PrefixBreak]:
-    """Yield the breaks at the turns that are trained; the turns of a prompt are only read."""
-    row = answer.row
-    found = prefix_breaks(renderer, row.as_chat(), answer.rendered, line=row.line, tools=row.tools)
-    return (item for item in found if item.turn >= answer.first_turn)
+def _count_breaks(
+    result: MaskAudit, breaks: list[PrefixBreak], renderer: Renderer, rows: Sequence[AnsweredRow]
+) -> None:
+    """Check rows as prompts, and keep the first breaks of all."""
+    result.rows_checked_as_prompts += len(rows)
+    for found in breaks_of_rows(renderer, rows):
+        result.rows_with_prefix_breaks += bool(found)
+        breaks.extend(found[: _SHOWN_BREAKS - len(breaks)])
 
 
 def _count_thoughts_and_tools(result: MaskAudit, row: Row, renderer: Renderer) -> None:
@@ -210,35 +210,3 @@ def _reference_breaks(renderer: Renderer, needs: Collection[str]) -> Iterator[Pr
         except TemplateRefusedError:
             continue
         yield from prefix_breaks(renderer, chat, rendered, line=0, tools=tools)
-
-
-def prefix_breaks(
-    renderer: Renderer, chat: ChatMessages, row: RenderedRow, *, line: int, tools: ChatTools = ()
-) -> Iterator[PrefixBreak]:
-    """Yield the assistant turns whose served prompt is not the start of the trained row.
-
-    Such a turn is trained in a context that no server ever produces.
-    """
-    for turn, message in enumerate(chat):
-        if message["role"] != "assistant" or not turn:
-            continue
-        try:
-            served = renderer.prompt(chat[:turn], tools)
-        except TemplateRefusedError as error:
-            yield PrefixBreak(line=line, turn=turn, served=f"[the template refuses this prompt: {error}]")
-            continue
-        trained = row.input_ids[: len(served)]
-        if trained == served:
-            continue
-        at = next(
-            (index for index, pair in enumerate(zip(trained, served, strict=False)) if pair[0] != pair[1]),
-            len(trained),
-        )
-        start = max(0, at - _SHOWN_TOKENS // 2)
-        yield PrefixBreak(
-            line=line,
-            turn=turn,
-            token_index=at,
-            trained=renderer.text(row.input_ids[start : at + _SHOWN_TOKENS]),
-            served=renderer.text(served[start : at + _SHOWN_TOKENS]),
-        )

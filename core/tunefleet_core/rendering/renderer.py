@@ -108,8 +108,7 @@ class Renderer:
 
     def _rows(self, conversations: Sequence[ChatMessages], tools: ChatTools) -> list[RenderedRow]:
         wants_mask = self._loss_on == "assistant"
-        chats = [[dict(message) for message in messages] for messages in conversations]
-        rendered = self._apply(chats, tools, return_assistant_tokens_mask=wants_mask)
+        rendered = self._apply_all(conversations, tools, return_assistant_tokens_mask=wants_mask)
         ids = [list(row) for row in rendered["input_ids"]]
         if not wants_mask:
             return [RenderedRow(input_ids=row, mask=[1] * len(row)) for row in ids]
@@ -138,6 +137,15 @@ class Renderer:
         chat = [dict(message) for message in messages]
         return list(self._apply(chat, tools, add_generation_prompt=True)["input_ids"])
 
+    def prompts(self, conversations: Sequence[ChatMessages], tools: ChatTools = ()) -> list[list[int]]:
+        """Render the prompts of several conversations that are offered the same tools; see `prompt`.
+
+        Raises:
+            TemplateRefusedError: the template does not take one of them.
+        """
+        rendered = self._apply_all(conversations, tools, add_generation_prompt=True)
+        return [list(ids) for ids in rendered["input_ids"]]
+
     def written(self, messages: ChatMessages, tools: ChatTools = ()) -> str:
         """Return what the template makes of a conversation, before it becomes tokens.
 
@@ -150,6 +158,10 @@ class Renderer:
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens included."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def _apply_all(self, conversations: Sequence[ChatMessages], tools: ChatTools, **arguments: object) -> Any:
+        chats = [[dict(message) for message in messages] for messages in conversations]
+        return self._apply(chats, tools, **arguments)
 
     def _apply(self, chat: list[Any], tools: ChatTools, **arguments: object) -> Any:
         from jinja2 import TemplateError

@@ -118,6 +118,23 @@ def test_a_turn_that_is_served_in_another_context_is_reported(
     assert found.token_index > 0
 
 
+def test_prompts_of_many_rows_are_each_held_against_their_own_row(
+    base: Path, tmp_path: Path, rank: TrlRank
+) -> None:
+    rows = [lab.chat(f"q{number}", "a") for number in range(70)]  # more than are rendered together
+    rows[2] = rows[65] = lab.chat("Hi", "<think>\ngreet\n</think>\n\nHello.")
+    rows[39] = lab.chat("unanswerable", "a")
+    order = _order(base, lab.write_rows(tmp_path / "train.jsonl", rows))
+    order.chat_template.text = (
+        "{%- if add_generation_prompt and messages[-1].content == 'unanswerable' %}"
+        "{{ raise_exception('ask something else') }}{%- endif %}" + order.chat_template.text
+    )
+    (file,) = rank.audit(order).files
+    assert [(found.line, found.turn) for found in file.mask.prefix_breaks] == [(3, 1), (40, 1), (66, 1)]
+    assert "ask something else" in file.mask.prefix_breaks[1].served
+    assert (file.mask.rows_checked_as_prompts, file.mask.rows_with_prefix_breaks) == (70, 3)
+
+
 def test_a_template_that_strips_earlier_turns_breaks_on_the_references(
     base: Path, tmp_path: Path, rank: TrlRank
 ) -> None:

@@ -46,6 +46,7 @@ from tunefleet_trl.processes import (
 )
 from tunefleet_trl.reporting import RunReports
 from tunefleet_trl.routing import ExpertLoad
+from tunefleet_trl.token_columns import lengths_of
 
 __all__ = ["RunTrainer", "RunTraining"]
 
@@ -177,7 +178,7 @@ class RunTraining:
 
     def row_lengths(self) -> list[int]:
         """Return the tokens of each training row."""
-        return [len(ids) for ids in self.train_dataset["input_ids"]]
+        return lengths_of(self.train_dataset, "input_ids")
 
     def trial_batch(self, longest: list[int]) -> Any:
         """Return a batch of the given rows, as a step takes it."""

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from trl import SFTConfig
 
 from tunefleet.backend.v1.run_pb2 import RunOrder, RunOutput
@@ -16,7 +15,6 @@ from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rendering import (
-    RenderedRow,
     Renderer,
     TrainingRows,
     is_preflight_wanted,
@@ -36,6 +34,7 @@ from tunefleet_trl.preflight import preflight
 from tunefleet_trl.processes import is_first, join_processes, leave_processes
 from tunefleet_trl.quantising import FORMATS
 from tunefleet_trl.split.options import is_split
+from tunefleet_trl.token_columns import supervised_dataset
 from tunefleet_trl.trainer import RunTrainer
 
 __all__ = ["supervised_arguments", "supervised_datasets", "supervised_trainer", "train"]
@@ -170,8 +169,8 @@ def supervised_datasets(spec: ResolvedSpec, rows: TrainingRows, hardware: Hardwa
     if _is_packed(spec, hardware):
         return _packed(rows, spec.spec.train.max_length if spec.spec.train.method.sft.packing else 0)
     return {
-        "train_dataset": _dataset(rows.train),
-        "eval_dataset": _dataset(rows.validation) if rows.validation else None,
+        "train_dataset": supervised_dataset(rows.train),
+        "eval_dataset": supervised_dataset(rows.validation) if rows.validation else None,
     }
 
 
@@ -247,9 +246,3 @@ def _packed(rows: TrainingRows, capacity: int) -> dict[str, Any]:
         "train_dataset": packed_dataset(rows.train, capacity),
         "eval_dataset": packed_dataset(rows.validation, capacity) if rows.validation else None,
     }
-
-
-def _dataset(rows: list[RenderedRow]) -> Dataset:
-    return Dataset.from_dict(
-        {"input_ids": [row.input_ids for row in rows], "labels": [row.labels() for row in rows]}
-    )
