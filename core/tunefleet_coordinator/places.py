@@ -43,10 +43,11 @@ def choose_place(spec: JobSpec, services: Sequence[Service]) -> Place:
         if service.kind != ServiceKind.SERVICE_KIND_TRAINER:
             continue
         trainer = service
-        for installed in sorted(service.backends, key=lambda item: _fitness(service, item.manifest)):
+        named = [item for item in service.backends if spec.backend in ("", item.manifest.name)]
+        if len(named) > 1:
+            named.sort(key=lambda item: _fitness(service, item.manifest))
+        for installed in named:
             manifest = installed.manifest
-            if spec.backend and manifest.name != spec.backend:
-                continue
             if not spec.backend and not has_capability(manifest, Capability.CAPABILITY_INSPECT):
                 continue  # one that cannot read rows trains blindly: only when asked for by name
             if installed.status != _ACTIVE:

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from pathlib import Path
 
 from tunefleet_core.errors import Reason, from_exception
@@ -28,8 +29,7 @@ class _JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{int(record.msecs):03d}Z",
+            "time": f"{_second(int(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
@@ -40,6 +40,12 @@ class _JsonFormatter(logging.Formatter):
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry)
+
+
+@lru_cache(maxsize=1)
+def _second(time_seconds: int) -> str:
+    """Return the time of a line to the second; a busy process writes many within one."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time_seconds))
 
 
 def configure_logging(level: int = logging.INFO) -> None:

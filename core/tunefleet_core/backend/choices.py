@@ -58,12 +58,14 @@ def undeclared_choices(
     train: TrainSpec, manifest: BackendManifest
 ) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Yield what a spec asks for and a backend does not declare: field, value, values that it takes."""
-    declared = {choice.field: tuple(choice.values) for choice in manifest.choices}
     for field, basics in BASICS.items():
         for value in _values(train, field):
-            if value in basics or (field in declared and not declared[field]):
+            if value in basics:
                 continue
-            known = declared.get(field, ())
+            declared = next((choice for choice in manifest.choices if choice.field == field), None)
+            if declared is not None and not declared.values:
+                continue
+            known = tuple(declared.values) if declared is not None else ()
             if _word(value) not in known:
                 yield field, _word(value), (*map(_word, basics), *known)
 
@@ -80,16 +82,21 @@ def _below_train(field: str) -> tuple[tuple[str, ...], str]:
     return tuple(parents), name
 
 
+@cache
+def _has_presence(kind: type[Message], name: str) -> bool:
+    return kind.DESCRIPTOR.fields_by_name[name].has_presence
+
+
 def _values(train: TrainSpec, field: str) -> Iterable[object]:
     """Return the values of a field that was given: one, those of a list, or none."""
-    message = cast("Message", train)
+    message: Message = cast("Message", train)
     parents, name = _below_train(field)
     for parent in parents:
         if not message.HasField(parent):
             return ()
-        message = cast("Message", getattr(message, parent))
+        message = getattr(message, parent)
     value: object = getattr(message, name)
-    if message.DESCRIPTOR.fields_by_name[name].has_presence:
+    if _has_presence(type(message), name):
         return (value,) if message.HasField(name) else ()
     if isinstance(value, str):
         return (value,) if value else ()

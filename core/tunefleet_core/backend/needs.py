@@ -7,7 +7,8 @@ coordinator of another version may know less.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
 from tunefleet.job.v1.spec_pb2 import JobSpec, TrainSpec
@@ -27,8 +28,7 @@ __all__ = ["require_capabilities", "require_trainable_base"]
 _BASE = "train.base.model"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Need:
+class _Need(NamedTuple):
     """A capability, the field that asks for it (empty: the work itself), what to do without."""
 
     capability: Capability.ValueType
@@ -199,53 +199,55 @@ def _require_scope(facts: BaseFacts, manifest: BackendManifest, *, what: str) ->
     )
 
 
+@cache
+def _need(capability: str, field: str = "", *, instead: str = "Leave it out") -> _Need:
+    """Return a need by the capability's word. They are few, and asked of every job several times."""
+    return _Need(Capability.Value(f"CAPABILITY_{capability}"), field, instead)
+
+
 def _needs(spec: JobSpec) -> Iterator[_Need]:
     match spec.WhichOneof("work"):
         case "train":
-            yield _Need(capability=Capability.CAPABILITY_TRAIN)
+            yield _need("TRAIN")
             yield from _training(spec.train)
         case "evaluate":
-            yield _Need(capability=Capability.CAPABILITY_EVALUATE)
+            yield _need("EVALUATE")
         case "export" if spec.export.HasField("quantize"):
-            yield _Need(capability=Capability.CAPABILITY_QUANTIZE, field="export.quantize")
+            yield _need("QUANTIZE", "export.quantize")
         case "export":
-            yield _Need(capability=Capability.CAPABILITY_MERGE)
+            yield _need("MERGE")
         case _:
             raise TunefleetError.field("spec.work", "one of train, evaluate, export must be given")
 
 
 def _training(train: TrainSpec) -> Iterator[_Need]:
     if train.HasField("samples"):
-        yield _Need(capability=Capability.CAPABILITY_SAMPLES, field="train.samples")
+        yield _need("SAMPLES", "train.samples")
     if train.divergence.max_rollbacks > 0:
-        yield _Need(capability=Capability.CAPABILITY_ROLLBACK, field="train.divergence.max_rollbacks")
+        yield _need("ROLLBACK", "train.divergence.max_rollbacks")
     if train.data.general:
-        yield _Need(capability=Capability.CAPABILITY_GENERAL_SET, field="train.data.general")
+        yield _need("GENERAL_SET", "train.data.general")
     if train.early_stop.patience > 0:
-        yield _Need(capability=Capability.CAPABILITY_BEST_CHECKPOINT, field="train.early_stop")
+        yield _need("BEST_CHECKPOINT", "train.early_stop")
     if train.checkpoint.best_by not in ("", "none"):
-        yield _Need(capability=Capability.CAPABILITY_BEST_CHECKPOINT, field="train.checkpoint.best_by")
+        yield _need("BEST_CHECKPOINT", "train.checkpoint.best_by")
     if train.checkpoint.HasField("every_minutes"):
-        yield _Need(
-            capability=Capability.CAPABILITY_TIMED_CHECKPOINTS, field="train.checkpoint.every_minutes"
-        )
+        yield _need("TIMED_CHECKPOINTS", "train.checkpoint.every_minutes")
     if train.method.WhichOneof("method") in ("sft", None):  # supervised unless another one is named
-        yield _Need(capability=Capability.CAPABILITY_SFT, field="train.method", instead="Use another method")
+        yield _need("SFT", "train.method", instead="Use another method")
     if train.adapter.WhichOneof("adapter") is None:
-        yield _Need(
-            capability=Capability.CAPABILITY_FULL_FINE_TUNING,
-            field="train.adapter",
+        yield _need(
+            "FULL_FINE_TUNING",
+            "train.adapter",
             instead="Add adapter: {lora: {}}",
         )
         return
-    yield _Need(
-        capability=Capability.CAPABILITY_LORA, field="train.adapter.lora", instead="Leave the adapter out"
-    )
+    yield _need("LORA", "train.adapter.lora", instead="Leave the adapter out")
     if train.adapter.lora.rslora:
-        yield _Need(capability=Capability.CAPABILITY_RSLORA, field="train.adapter.lora.rslora")
+        yield _need("RSLORA", "train.adapter.lora.rslora")
     if train.adapter.lora.dora:
-        yield _Need(capability=Capability.CAPABILITY_DORA, field="train.adapter.lora.dora")
+        yield _need("DORA", "train.adapter.lora.dora")
     if train.adapter.lora.experts:
-        yield _Need(capability=Capability.CAPABILITY_EXPERT_LORA, field="train.adapter.lora.experts")
+        yield _need("EXPERT_LORA", "train.adapter.lora.experts")
     if train.merge:
-        yield _Need(capability=Capability.CAPABILITY_MERGE, field="train.merge")
+        yield _need("MERGE", "train.merge")

@@ -14,17 +14,17 @@ __all__ = ["RANGES"]
 def _range(name: str, low: float, high: float, *, usual: str, why: str, source: str) -> Rule:
     """Return a rule that a number lies within a range, where the job has it."""
     field = f"train.{name}"
+    *parents, last = name.split(".")
 
     def find(recipe: Recipe) -> Finding | None:
-        parent: object = recipe.train
-        *parents, last = name.split(".")
+        parent = cast("Message", recipe.train)
         for part in parents:
-            if not cast("Message", parent).HasField(part):
+            if not parent.HasField(part):
                 return None
             parent = getattr(parent, part)
-        if not cast("Message", parent).HasField(last):
+        if not parent.HasField(last):
             return None  # what was left out and has no default is the backend's to decide
-        number = cast("float", getattr(parent, last))
+        number: float = getattr(parent, last)
         if low <= number <= high or (name.startswith("adapter") and not recipe.is_adapter):
             return None
         word = "high" if number > high else "low"

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import cast
 
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from tunefleet.job.v1.spec_pb2 import (
@@ -188,18 +190,23 @@ def _evaluate(evaluate: EvaluateSpec) -> Iterator[tuple[str, str]]:
 def _by_rule(message: Message, path: str) -> Iterator[tuple[str, str]]:
     """Apply the rules of single fields to every field that is set, and to what lies below."""
     for field, content in message.ListFields():
-        name = f"{path}.{field.name}" if path else field.name
-        rule = _RULES.get(f"{message.DESCRIPTOR.name}.{field.name}")
-        items = [(name, content)]
-        if is_repeated(field) and not is_map(field):
-            items = [(f"{name}[{index}]", item) for index, item in enumerate(content)]
-        for item_name, item in items:
+        name, rule, is_list = _known_of(field)
+        name = f"{path}.{name}" if path else name
+        items = enumerate(content) if is_list else ((-1, content),)
+        for index, item in items:
             if rule is not None:
-                wrong = rule(item)
-                if wrong:
-                    yield item_name, wrong
+                if wrong := rule(item):
+                    yield f"{name}[{index}]" if is_list else name, wrong
             elif isinstance(item, Message):
-                yield from _by_rule(item, item_name)
+                yield from _by_rule(item, f"{name}[{index}]" if is_list else name)
+
+
+@cache
+def _known_of(field: FieldDescriptor) -> tuple[str, _Rule | None, bool]:
+    """Return the name of a field, its rule, and whether it is a list: asked of every field of every spec."""
+    owner = cast("Descriptor", field.containing_type)  # a field of a message, no extension
+    rule = _RULES.get(f"{owner.name}.{field.name}")
+    return field.name, rule, is_repeated(field) and not is_map(field)
 
 
 def _above(low: float, high: float = math.inf) -> _Rule:

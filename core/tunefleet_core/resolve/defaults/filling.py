@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TypeGuard, cast
+from typing import TypeGuard
 
 from google.protobuf.message import Message
 
@@ -32,7 +32,8 @@ class Defaults:
         message, name = self._parent(path)
         if _is_set(message, name):
             return
-        value, reason = self._of_family().get(path, (value, reason))
+        if self._family is not None:
+            value, reason = self._of_family(self._family).get(path, (value, reason))
         if _is_list(value):
             getattr(message, name).extend(value)
         else:
@@ -43,22 +44,22 @@ class Defaults:
         """Record a value that was decided."""
         self._values.add(field=path, value=shown(value), reason=reason)
 
-    def _of_family(self) -> Mapping[str, tuple[object, str]]:
-        if self._family is None:
-            return {}
+    def _of_family(self, family: Family) -> Mapping[str, tuple[object, str]]:
         method = self._spec.train.method.WhichOneof("method") if self._spec.HasField("train") else None
-        return {**self._family.defaults, **self._family.method_defaults.get(method or "", {})}
+        return {**family.defaults, **family.method_defaults.get(method or "", {})}
 
     def _parent(self, path: str) -> tuple[Message, str]:
         message: Message = self._spec
         parents, name = _split(path)
         for parent in parents:
-            message = cast("Message", getattr(message, parent))
+            message = getattr(message, parent)
         return message, name
 
 
 def shown(value: object) -> str:
     """Return a value as YAML would show it."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
