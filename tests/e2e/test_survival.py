@@ -118,6 +118,13 @@ async def test_cancelled_run_leaves_no_process(fleet: LocalFleet) -> None:
             await timeline.wait_for(_is_metrics_of(1, 2))
         run = fleet.run_of(job)
         assert run is not None
+        ranks = [
+            item for item in marked_processes(run.mark) if "tunefleet_core.worker.rank" in item.cmdline()
+        ]
+        parents = fleet.processes("tunefleet_core.worker.rank_parent")
+        assert [rank.ppid() for rank in ranks] == [parent.pid for parent in parents], (
+            "one import for all runs"
+        )
         await client.jobs.cancel(job.name)
         ended, events = await fleet.finish(client, job.name)
     assert ended.state == JobState.JOB_STATE_CANCELLED

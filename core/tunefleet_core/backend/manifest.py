@@ -42,6 +42,7 @@ def backend_manifest(
     engine_entry: str = "",
     options_schema: Mapping[str, object] | None = None,
     keep_warm: bool = False,
+    forks_ranks: bool = False,
     trained_formats: Iterable[str] = (),
     exported_formats: Iterable[str] = (),
     served_formats: Iterable[str] = (),
@@ -69,7 +70,9 @@ def backend_manifest(
     this beside one of its options, the memory placements where options put what a run keeps in
     memory. The distributed methods are those that it runs on several devices, a process for each;
     the engine settings fields of `EngineSettings` that its engine honours. The trackers are those that it can
-    tell the numbers of runs to, by the function that `tracker_entry` names.
+    tell the numbers of runs to, by the function that `tracker_entry` names. One that forks ranks
+    says that its imports start no thread and open no device, so that they can be done once for all
+    its rank processes.
 
     Example:
         backend_manifest(
@@ -90,6 +93,7 @@ def backend_manifest(
         device_kinds=list(device_kinds),
         summary=summary,
         keep_warm=keep_warm,
+        forks_ranks=forks_ranks,
         rank_entry=rank_entry,
         engine_entry=engine_entry,
         trained_formats=list(trained_formats),

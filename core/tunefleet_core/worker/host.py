@@ -31,6 +31,7 @@ from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.plugins import find_backend
 from tunefleet_core.rpc import ErrorInterceptor
 from tunefleet_core.rpc.channels import MESSAGE_OPTIONS
+from tunefleet_core.worker.forked_process import CannotForkError
 from tunefleet_core.worker.hosted_engine import HostedEngine
 from tunefleet_core.worker.hosted_run import HostedRun
 from tunefleet_core.worker.rank_process import RankProcess
@@ -45,7 +46,13 @@ class BackendHost:
     """State of the host: runs, engines, one spare rank process, and who owns it all."""
 
     def __init__(
-        self, manifest: BackendManifest, *, lease_seconds: float, owner_pid: int, group: asyncio.TaskGroup
+        self,
+        manifest: BackendManifest,
+        *,
+        lease_seconds: float,
+        owner_pid: int,
+        group: asyncio.TaskGroup,
+        rank_parent: str = "",
     ) -> None:
         self.manifest = manifest
         self.runs: dict[str, HostedRun] = {}
@@ -59,6 +66,7 @@ class BackendHost:
         self._spare_lock = asyncio.Lock()
         self._driver: EngineDriver | None = None
         self._owner_pid = owner_pid
+        self._rank_parent = rank_parent  # the socket of what forks rank processes; empty: each is spawned
 
     @property
     def is_warm(self) -> bool:
@@ -156,7 +164,7 @@ class BackendHost:
         await self.drop_spare()
 
     async def _spawn(self, *, warm: bool) -> RankProcess:
-        rank = await RankProcess.spawn(self.manifest.rank_entry, warm=warm)
+        rank = await self._forked() or await RankProcess.spawn(self.manifest.rank_entry, warm=warm)
         report = await rank.next_report()
         if report is None or report.WhichOneof("report") != "warm":
             lines = [line.text async for line in rank.lines("stderr")]
@@ -167,8 +175,17 @@ class BackendHost:
                 hint="Reinstall the backend: tunefleet plugins install " + self.manifest.name,
                 metadata={"log": "\n".join(lines[-20:])},
             )
-        rank.is_warm = warm
         return rank
+
+    async def _forked(self) -> RankProcess | None:
+        if not self._rank_parent:
+            return None
+        try:
+            return await RankProcess.fork(self._rank_parent)
+        except CannotForkError as error:
+            _LOG.warning("a rank process is started by itself, for the parent of others did not: %s", error)
+            self._rank_parent = ""
+            return None
 
 
 def _load(entry: str) -> type[object]:
@@ -183,7 +200,11 @@ async def _serve(arguments: argparse.Namespace) -> None:
     server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=MESSAGE_OPTIONS)
     async with asyncio.TaskGroup() as group:
         host = BackendHost(
-            manifest, lease_seconds=arguments.lease_seconds, owner_pid=arguments.owner_pid, group=group
+            manifest,
+            lease_seconds=arguments.lease_seconds,
+            owner_pid=arguments.owner_pid,
+            group=group,
+            rank_parent=arguments.rank_parent,
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -217,6 +238,7 @@ def main() -> None:
     parser.add_argument("--lease-seconds", type=float, default=10.0)
     # Told, not looked up: an owner that dies while its host starts would leave it with another parent.
     parser.add_argument("--owner-pid", type=int, default=os.getppid(), help="process id of the service")
+    parser.add_argument("--rank-parent", default="", help="socket of what forks rank processes")
     parser.add_argument("--warm", action="store_true", help="keep a rank process with its imports done")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")

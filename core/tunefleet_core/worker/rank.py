@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NoReturn, cast
 
 from tunefleet.backend.v1.rank_pb2 import RankAudit, RankCommand, RankEnd, RankReport, RankWarm
 from tunefleet.backend.v1.run_pb2 import RunOrder, StopMode
@@ -44,7 +44,17 @@ from tunefleet_core.errors import Reason, TunefleetError, from_exception, status
 from tunefleet_core.timestamps import timestamp_now
 from tunefleet_core.worker.framing import FrameError, pack, read_frame
 
-__all__ = ["PipeRunContext", "checkpoint_name", "die_with_parent", "main"]
+__all__ = [
+    "PipeRunContext",
+    "RankPipe",
+    "checkpoint_name",
+    "die_with_parent",
+    "load_rank",
+    "main",
+    "open_pipe",
+    "serve",
+    "warm_rank",
+]
 
 _ORPHANED_EXIT = 3
 _PR_SET_PDEATHSIG = 1
@@ -58,7 +68,7 @@ def checkpoint_name(step: int) -> str:
 class PipeRunContext:
     """The RunContext of a rank process: everything told goes down the pipe."""
 
-    def __init__(self, order: RunOrder, pipe: _Pipe) -> None:
+    def __init__(self, order: RunOrder, pipe: RankPipe) -> None:
         self._order = order
         self._is_first = order.place.rank == 0  # of several processes the first one speaks for all
         self._pipe = pipe
@@ -134,7 +144,7 @@ class PipeRunContext:
         self._pipe.send(RankReport(event=event))
 
 
-class _Pipe:
+class RankPipe:
     """Both directions of the pipe; a thread reads, so that a stop arrives while a run works."""
 
     def __init__(self, reader: BinaryIO, writer: BinaryIO) -> None:
@@ -176,24 +186,39 @@ def main() -> None:
     arguments = parser.parse_args()
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is the supervisor's to handle
-    pipe = _Pipe(os.fdopen(arguments.read_fd, "rb"), os.fdopen(arguments.write_fd, "wb"))
-    module, _, attribute = str(arguments.entry).partition(":")
+    pipe = open_pipe(arguments.read_fd, arguments.write_fd)
     start = time.monotonic()
-    rank = cast("Rank", getattr(importlib.import_module(module), attribute)())
+    rank = load_rank(arguments.entry)
     if arguments.warm:
-        _warm(rank)
-    pipe.send(RankReport(warm=RankWarm(import_seconds=time.monotonic() - start)))
+        warm_rank(rank)
+    serve(rank, pipe, is_warm=arguments.warm, import_seconds=time.monotonic() - start)
+
+
+def open_pipe(read_fd: int, write_fd: int) -> RankPipe:
+    """Return the pipe from and to the host. From here on this process has a second thread."""
+    return RankPipe(os.fdopen(read_fd, "rb"), os.fdopen(write_fd, "wb"))
+
+
+def load_rank(entry: str) -> Rank:
+    """Return a new rank of the class that `module:Class` names."""
+    module, _, attribute = entry.partition(":")
+    return cast("Rank", getattr(importlib.import_module(module), attribute)())
+
+
+def serve(rank: Rank, pipe: RankPipe, *, is_warm: bool, import_seconds: float) -> NoReturn:
+    """Say that work may come, answer audits, do one run, exit."""
+    pipe.send(RankReport(warm=RankWarm(import_seconds=import_seconds)))
     while True:
         command = pipe.commands.get()
         if command.WhichOneof("command") == "run":
-            pipe.send(RankReport(end=_run(rank, command.run, pipe, is_warm=arguments.warm)))
+            pipe.send(RankReport(end=_run(rank, command.run, pipe, is_warm=is_warm)))
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)  # libraries leave threads that would delay a normal exit
         pipe.send(RankReport(audit=_audit(rank, command)))
 
 
-def _warm(rank: Rank) -> None:
+def warm_rank(rank: Rank) -> None:
     """Import with the collector of garbage off: what imports leave is none, and it looks again and again.
 
     On a stack of torch, transformers, peft and trl that is a quarter of the time of the imports.
@@ -205,12 +230,12 @@ def _warm(rank: Rank) -> None:
         gc.enable()
 
 
-def _run(rank: Rank, order: RunOrder, pipe: _Pipe, *, is_warm: bool) -> RankEnd:
+def _run(rank: Rank, order: RunOrder, pipe: RankPipe, *, is_warm: bool) -> RankEnd:
     context = PipeRunContext(order, pipe)
     _take_place(order)
     try:
         if not is_warm and order.resolved_spec.spec.HasField("train"):
-            _warm(rank)  # it would import all that anyway, with the collector on
+            warm_rank(rank)  # it would import all that anyway, with the collector on
         output = rank.run(context)
     except RunStopped:
         saved = pipe.stop_mode == StopMode.STOP_MODE_SAVE

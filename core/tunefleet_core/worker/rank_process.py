@@ -1,14 +1,15 @@
-"""A rank process as its host sees it: spawn it, talk to it, reap it."""
+"""A rank process as its host sees it: spawn it or have it forked, talk to it, see it end."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from tunefleet.backend.v1.rank_pb2 import RankCommand, RankReport
+from tunefleet_core.worker.forked_process import ForkedProcess, fork_rank
 from tunefleet_core.worker.framing import pack, read_frame_async
 
 __all__ = ["LogLine", "RankProcess"]
@@ -29,7 +30,7 @@ class LogLine:
 class RankProcess:
     """Owns one rank process. `reports` ends when the process has closed its pipe."""
 
-    process: asyncio.subprocess.Process
+    process: asyncio.subprocess.Process | ForkedProcess
     reader: asyncio.StreamReader
     reader_transport: asyncio.ReadTransport
     write_fd: int
@@ -39,26 +40,35 @@ class RankProcess:
     @classmethod
     async def spawn(cls, entry: str, *, warm: bool) -> RankProcess:
         """Start a rank process. It inherits the marker of this process's environment."""
+        return await cls._open(
+            lambda read_fd, write_fd: _spawn(entry, (read_fd, write_fd), warm=warm), warm=warm
+        )
+
+    @classmethod
+    async def fork(cls, parent: str) -> RankProcess:
+        """Have a rank process forked by the parent that listens on a socket.
+
+        It is warm, and carries the marker as if it were spawned.
+
+        Raises:
+            CannotForkError: It has to be spawned.
+        """
+        return await cls._open(
+            lambda read_fd, write_fd: fork_rank(parent, (read_fd, write_fd), line_bytes=_LINE_BYTES),
+            warm=True,
+        )
+
+    @classmethod
+    async def _open(
+        cls,
+        start: Callable[[int, int], Awaitable[asyncio.subprocess.Process | ForkedProcess]],
+        *,
+        warm: bool,
+    ) -> RankProcess:
         from_host_read, from_host_write = os.pipe()
         to_host_read, to_host_write = os.pipe()
         try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "tunefleet_core.worker.rank",
-                "--entry",
-                entry,
-                "--read-fd",
-                str(from_host_read),
-                "--write-fd",
-                str(to_host_write),
-                *(["--warm"] if warm else []),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                pass_fds=(from_host_read, to_host_write),
-                limit=_LINE_BYTES,
-            )
+            process = await start(from_host_read, to_host_write)
         except BaseException:
             os.close(from_host_write)
             os.close(to_host_read)
@@ -70,7 +80,13 @@ class RankProcess:
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(to_host_read, "rb", buffering=0)
         )
-        return cls(process=process, reader=reader, reader_transport=transport, write_fd=from_host_write)
+        return cls(
+            process=process,
+            reader=reader,
+            reader_transport=transport,
+            write_fd=from_host_write,
+            is_warm=warm,
+        )
 
     async def send(self, command: RankCommand) -> None:
         """Send a command. A process that is gone already is not an error: its end is reported."""
@@ -126,6 +142,8 @@ class RankProcess:
                 self._signal(self.process.kill)
                 await self.process.wait()
         self.reader_transport.close()
+        if isinstance(self.process, ForkedProcess):
+            self.process.close()
 
     def _close_pipe(self) -> None:
         if self.write_fd >= 0:
@@ -138,6 +156,27 @@ class RankProcess:
             send()
         except ProcessLookupError:
             return
+
+
+async def _spawn(entry: str, pipes: tuple[int, int], *, warm: bool) -> asyncio.subprocess.Process:
+    read_fd, write_fd = pipes
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tunefleet_core.worker.rank",
+        "--entry",
+        entry,
+        "--read-fd",
+        str(read_fd),
+        "--write-fd",
+        str(write_fd),
+        *(["--warm"] if warm else []),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        pass_fds=(read_fd, write_fd),
+        limit=_LINE_BYTES,
+    )
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

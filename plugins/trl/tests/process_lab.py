@@ -16,6 +16,7 @@ import trl_lab as lab
 
 from tunefleet.backend.v1.run_pb2 import Run, RunOrder
 from tunefleet.job.v1.event_pb2 import JobEvent
+from tunefleet_core.testing.rank_parents import rank_parent
 from tunefleet_core.worker.hosted_run import HostedRun
 from tunefleet_core.worker.rank_group import RankGroup
 from tunefleet_core.worker.rank_process import RankProcess
@@ -152,7 +153,7 @@ async def drive(order: RunOrder, entry: str, *, processes: int, watch: Watch | N
     order.device_ids[:] = [f"cpu-{number}" for number in range(processes)]
     order.resolved_spec.spec.resources.devices = processes
     order.threads = 1
-    ranks = [await RankProcess.spawn(entry, warm=False) for _ in range(processes)]
+    ranks = [await RankProcess.fork(rank_parent(entry)) for _ in range(processes)]
     for rank in ranks:
         report = await rank.next_report()
         assert report is not None

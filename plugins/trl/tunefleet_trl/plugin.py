@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
@@ -82,6 +83,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             option_scopes=SCOPES,
             memory_placements=PLACEMENTS,
             keep_warm=True,
+            forks_ranks=sys.platform == "linux",
         ),
     )
 

@@ -116,9 +116,23 @@ def _listens(path: Path) -> bool:
 
 
 async def start_host(
-    backend: str, environment: Environment, *, log_folder: Path, lease_seconds: float, warm: bool
+    backend: str,
+    environment: Environment,
+    *,
+    log_folder: Path,
+    lease_seconds: float,
+    warm: bool,
+    rank_parent: str = "",
 ) -> Host:
     """Start a host and wait until it answers.
+
+    Args:
+        backend: Which one.
+        environment: Where it is installed.
+        log_folder: Where what it says is kept.
+        lease_seconds: How long it lives without a sign of life of this process.
+        warm: Whether it keeps a rank process with its imports done.
+        rank_parent: Socket of what forks its rank processes; empty: it starts them itself.
 
     Raises:
         TunefleetError: BACKEND_FAILED with the last lines of its log.
@@ -141,6 +155,7 @@ async def start_host(
             "--owner-pid",
             str(os.getpid()),
             *(["--warm"] if warm else []),
+            *(["--rank-parent", rank_parent] if rank_parent else []),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,

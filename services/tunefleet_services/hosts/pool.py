@@ -23,6 +23,7 @@ from tunefleet_core.errors import TunefleetError
 from tunefleet_core.worker.marker import end_marked
 from tunefleet_services.hosts.backends import BackendDirectory
 from tunefleet_services.hosts.host import Host, start_host
+from tunefleet_services.hosts.rank_parents import RankParents
 
 __all__ = ["HostPool"]
 
@@ -48,6 +49,7 @@ class HostPool:
         self._log_folder = log_folder
         self._lease_seconds = lease_seconds
         self._warm = warm
+        self._parents = RankParents(log_folder)
         self._waiting: dict[str, Host] = {}
         self._missing: dict[str, _Missing] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -144,6 +146,7 @@ class HostPool:
         async with asyncio.TaskGroup() as group:
             for host in hosts:
                 group.create_task(_end(host))
+        await self._parents.close()
 
     def _lock(self, backend: str) -> asyncio.Lock:
         return self._locks.setdefault(backend, asyncio.Lock())
@@ -159,12 +162,14 @@ class HostPool:
 
     async def _start(self, backend: str) -> Host:
         installed, environment = self._directory.find(backend)
+        is_warm = self._warm and installed.manifest.keep_warm
         return await start_host(
             backend,
             environment,
             log_folder=self._log_folder,
             lease_seconds=self._lease_seconds,
-            warm=self._warm and installed.manifest.keep_warm,
+            warm=is_warm,
+            rank_parent=await self._parents.socket_of(installed, environment) if is_warm else "",
         )
 
 

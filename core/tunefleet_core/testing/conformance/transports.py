@@ -18,6 +18,7 @@ from tunefleet_core.plugins import find_backend
 from tunefleet_core.rpc import open_channel
 from tunefleet_core.testing.conformance.calls import Calls, ObjectCalls, Refused, WireCalls
 from tunefleet_core.testing.conformance.profile import Profile, Transport
+from tunefleet_core.testing.rank_parents import rank_parent_of
 from tunefleet_core.worker.host import BackendHost
 from tunefleet_core.worker.marker import end_marked, marked_environment, marked_processes
 from tunefleet_core.worker.servicer import BackendServicer
@@ -110,6 +111,8 @@ def _command(profile: Profile, socket: Path, lease_seconds: float) -> list[str]:
         return [part.format(**places) for part in profile.command]
     arguments = ["--backend", profile.backend, "--socket", places["socket"]]
     arguments += ["--lease-seconds", places["lease_seconds"], "--owner-pid", places["owner_pid"]]
+    if parent := rank_parent_of(find_backend(profile.backend), profile.python):
+        arguments += ["--rank-parent", parent]
     return [profile.python, "-m", "tunefleet_core.worker.host", *arguments]
 
 
@@ -131,7 +134,13 @@ async def _await_answer(worker: Worker, socket: Path) -> None:
 async def _object(profile: Profile) -> AsyncGenerator[Calls]:
     manifest = find_backend(profile.backend)
     async with asyncio.TaskGroup() as group:
-        host = BackendHost(manifest, lease_seconds=_LEASE_SECONDS, owner_pid=os.getppid(), group=group)
+        host = BackendHost(
+            manifest,
+            lease_seconds=_LEASE_SECONDS,
+            owner_pid=os.getppid(),
+            group=group,
+            rank_parent=rank_parent_of(manifest, profile.python),
+        )
         try:
             yield ObjectCalls(BackendServicer(host))
         finally:

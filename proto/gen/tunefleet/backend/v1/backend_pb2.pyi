@@ -205,6 +205,7 @@ class BackendManifest(_message.Message):
     OPTIONS_SCHEMA_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     KEEP_WARM_FIELD_NUMBER: _builtins.int
+    FORKS_RANKS_FIELD_NUMBER: _builtins.int
     RANK_ENTRY_FIELD_NUMBER: _builtins.int
     ENGINE_ENTRY_FIELD_NUMBER: _builtins.int
     TRAINED_FORMATS_FIELD_NUMBER: _builtins.int
@@ -232,6 +233,10 @@ class BackendManifest(_message.Message):
     """One sentence for people."""
     keep_warm: _builtins.bool
     """Whether a process with its imports done should be kept ready."""
+    forks_ranks: _builtins.bool
+    """Whether its rank processes may be forked from one that has its imports done: importing
+    starts no thread and opens no device. Only for backends on the Python base.
+    """
     rank_entry: _builtins.str
     """`module:attribute` of its rank class, for backends on the Python base."""
     engine_entry: _builtins.str
@@ -337,6 +342,7 @@ class BackendManifest(_message.Message):
         options_schema: _struct_pb2.Struct | None = ...,
         summary: _builtins.str = ...,
         keep_warm: _builtins.bool = ...,
+        forks_ranks: _builtins.bool = ...,
         rank_entry: _builtins.str = ...,
         engine_entry: _builtins.str = ...,
         trained_formats: _abc.Iterable[_builtins.str] | None = ...,
@@ -357,7 +363,7 @@ class BackendManifest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options_schema", b"options_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "distributed_methods", b"distributed_methods", "engine_entry", b"engine_entry", "engine_settings", b"engine_settings", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "keep_warm", b"keep_warm", "memory_placements", b"memory_placements", "method_limits", b"method_limits", "methods", b"methods", "name", b"name", "option_scopes", b"option_scopes", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "tracker_entry", b"tracker_entry", "trackers", b"trackers", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "distributed_methods", b"distributed_methods", "engine_entry", b"engine_entry", "engine_settings", b"engine_settings", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "forks_ranks", b"forks_ranks", "keep_warm", b"keep_warm", "memory_placements", b"memory_placements", "method_limits", b"method_limits", "methods", b"methods", "name", b"name", "option_scopes", b"option_scopes", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "tracker_entry", b"tracker_entry", "trackers", b"trackers", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
