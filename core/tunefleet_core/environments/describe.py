@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def _is_of(environment: Environment, backend: InstalledBackend) -> bool:
 
 async def _described(environment: Environment, cache: Path | None) -> list[InstalledBackend]:
     if cache is not None and (remembered := await asyncio.to_thread(_remembered, cache)):
-        return _parse(environment, remembered)
+        with suppress(ValueError, KeyError, json_format.ParseError):  # another version of tunefleet wrote it
+            return _parse(environment, remembered)
     try:
         text = await _ask(environment)
         found = _parse(environment, text)

@@ -7,16 +7,25 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from tunefleet.backend.v1.backend_pb2 import BackendManifest
 from tunefleet_core.worker.marker import marked_environment
-from tunefleet_core.worker.rank_request import listen, parent_command
+from tunefleet_core.worker.rank_request import listen, own_environment, parent_command
 
 __all__ = ["rank_parent", "rank_parent_of"]
 
 _LAST_SECONDS = 5.0
-_sockets: dict[tuple[str, str], str] = {}
+_parents: dict[tuple[str, str], _Parent] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parent:
+    process: subprocess.Popen[bytes]
+    socket: Path
+    environment: dict[str, str]
 
 
 def rank_parent_of(manifest: BackendManifest, python: str) -> str:
@@ -28,7 +37,11 @@ def rank_parent_of(manifest: BackendManifest, python: str) -> str:
 
 def rank_parent(entry: str, python: str = sys.executable) -> str:
     """Return the socket of a parent that has imported what a rank needs, or is about to."""
-    if (python, entry) not in _sockets:
+    environment = own_environment()
+    parent = _parents.get((python, entry))
+    if parent is None or parent.environment != environment:  # libraries read it when they are imported
+        if parent is not None:
+            _end(parent)
         folder = Path(tempfile.mkdtemp(prefix="tfp-", dir="/tmp"))  # paths of unix sockets are short
         with listen(folder / "s") as listener:
             process = subprocess.Popen(
@@ -38,18 +51,20 @@ def rank_parent(entry: str, python: str = sys.executable) -> str:
                 start_new_session=True,
                 pass_fds=(listener.fileno(),),
             )
-        atexit.register(_end, process, folder)
-        _sockets[python, entry] = str(folder / "s")
-    return _sockets[python, entry]
+        parent = _Parent(process=process, socket=folder / "s", environment=environment)
+        atexit.register(_end, parent)
+        _parents[python, entry] = parent
+    return str(parent.socket)
 
 
-def _end(process: subprocess.Popen[bytes], folder: Path) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
+def _end(parent: _Parent) -> None:
+    if parent.process.stdin is not None:
+        parent.process.stdin.close()
     try:
-        process.wait(timeout=_LAST_SECONDS)
+        parent.process.wait(timeout=_LAST_SECONDS)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    (folder / "s").unlink(missing_ok=True)
-    folder.rmdir()
+        parent.process.kill()
+        parent.process.wait()
+    parent.socket.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):  # ended before
+        parent.socket.parent.rmdir()

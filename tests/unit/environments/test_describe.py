@@ -46,8 +46,11 @@ async def test_an_answer_is_remembered_until_an_editable_source_is_newer(
     assert len(asked) == 2
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"backends": [], "failed": []}'])
-async def test_what_an_older_version_or_a_crash_left_is_asked_again(
+_OF_A_NEWER = '{"backends": [{"name": "a", "flies": true}], "failed": [], "sources": []}'
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"backends": [], "failed": []}', _OF_A_NEWER])
+async def test_what_another_version_or_a_crash_left_is_asked_again(
     asked: list[str], tmp_path: Path, content: str
 ) -> None:
     cache = tmp_path / "describe.json"
