@@ -76,6 +76,7 @@ NOUNS: Mapping[str, _Noun] = {
             "list": "deployments:list_deployments",
             "get": "deployments:get_deployment",
             "create": "deploy:deploy",
+            "scale": "deployments:scale",
             "watch": "rollouts:watch",
             "rollout": "rollouts:rollout",
             "promote": "rollouts:promote",

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["Deployments"]
 
 _POLL_SECONDS = 0.3
-_ON_ITS_WAY = (DeploymentState.DEPLOYMENT_STATE_PENDING, DeploymentState.DEPLOYMENT_STATE_STARTING)
+_ON_ITS_WAY = (
+    DeploymentState.DEPLOYMENT_STATE_PENDING,
+    DeploymentState.DEPLOYMENT_STATE_STARTING,
+    DeploymentState.DEPLOYMENT_STATE_DEGRADED,
+)
 
 
 class Deployments:
@@ -70,7 +74,9 @@ class Deployments:
         return (await self._connection.unary(self._stub.GetDeployment, request)).deployment
 
     async def wait(self, name: str, *, deadline_seconds: float = 600.0) -> Deployment:
-        """Wait until a deployment takes traffic and return it.
+        """Wait until a deployment takes traffic with every replica that has a server, and return it.
+
+        One that is DEGRADED then says in `reason` and `replicas` what is missing.
 
         Args:
             name: The deployment.
@@ -84,7 +90,7 @@ class Deployments:
         end = loop.time() + deadline_seconds
         while True:
             found = await self.get(name)
-            if found.state == DeploymentState.DEPLOYMENT_STATE_READY:
+            if found.state == DeploymentState.DEPLOYMENT_STATE_READY or _is_all_there_is(found):
                 return found
             if found.state == DeploymentState.DEPLOYMENT_STATE_FAILED:
                 raise typed(error_from_status(found.error))
@@ -124,6 +130,24 @@ class Deployments:
             etag=etag,
         )
         return (await self._connection.unary(self._stub.DeleteDeployment, request)).deployment
+
+    async def scale(
+        self, name: str, replicas: int, *, etag: str = "", request_id: str | None = None
+    ) -> Deployment:
+        """Say how many engines serve a deployment; of one whose roll-out goes on, both versions.
+
+        New ones take traffic once they are loaded and checked; those too many end their requests first.
+
+        Args:
+            name: The deployment.
+            replicas: How many there are to be, at least 1.
+            etag: If given, must be the deployment's current one.
+            request_id: Idempotency key; left out, a new one.
+        """
+        request = wire.ScaleDeploymentRequest(
+            request_id=new_request_id(request_id), name=self._name(name), replicas=replicas, etag=etag
+        )
+        return (await self._connection.unary(self._stub.ScaleDeployment, request)).deployment
 
     async def roll_out(
         self,
@@ -216,10 +240,17 @@ class Deployments:
         return resource_name(name, collection="deployments", project=self._project)
 
 
+def _is_all_there_is(found: Deployment) -> bool:
+    """Whether a deployment takes traffic and no further replica of it is being loaded."""
+    starting = DeploymentState.DEPLOYMENT_STATE_STARTING
+    is_loading = any(replica.state == starting for replica in found.replicas)
+    return found.state == DeploymentState.DEPLOYMENT_STATE_DEGRADED and not is_loading
+
+
 def _never_ready(found: Deployment, reason: Reason, what: str) -> TunefleetError:
     return failure(
         reason,
         f"Deployment '{short_name(found.name)}' {what}.",
-        hint="tunefleet deployments list",
+        hint=found.reason or "tunefleet deployments list",
         metadata={"name": found.name, "state": DeploymentState.Name(found.state)},
     )

@@ -18,9 +18,10 @@ from tunefleet_core.lifecycle import DeploymentRow
 from tunefleet_core.resolve import require_deployable, require_same_base, settle_engine
 from tunefleet_core.spec import written_rank
 
-__all__ = ["Deployable", "resolve_deployable"]
+__all__ = ["Deployable", "check_replicas", "resolve_deployable"]
 
 _DIGEST_SHOWN = 12
+_MOST_REPLICAS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,9 @@ async def resolve_deployable(
         raise TunefleetError.field("spec.model", "must be given: models/<name>, a folder or a Hub id")
     spec = DeploymentSpec()
     spec.CopyFrom(asked)
+    if not spec.replicas:
+        spec.replicas = beside.replicas if beside is not None else 1
+    check_replicas(spec.replicas, "spec.replicas")
     if beside is not None and not spec.engine:
         spec.engine = beside.engine
     digest = trained_with = written_as = ""
@@ -102,6 +106,17 @@ async def resolve_deployable(
         adapter_manifest_digest=digest,
         engine_model=engine_model,
     )
+
+
+def check_replicas(wanted: int, field: str) -> int:
+    """Return a number of replicas that is asked for.
+
+    Raises:
+        TunefleetError: FIELD_INVALID if it is not one from 1 to 100.
+    """
+    if not 1 <= wanted <= _MOST_REPLICAS:
+        raise TunefleetError.field(field, f"must be from 1 to {_MOST_REPLICAS}, not {wanted}")
+    return wanted
 
 
 def _share_engine(

@@ -11,7 +11,7 @@ from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_coordinator.inspections import InspectionBroker
 from tunefleet_coordinator.kernel import Kernel
 from tunefleet_coordinator.security import TokenBook
-from tunefleet_core.lifecycle import DeploymentRow, DesiredAssignment, DesiredView, SpecRow, checkpoint_ref
+from tunefleet_core.lifecycle import DesiredAssignment, DesiredReplica, DesiredView, SpecRow, checkpoint_ref
 from tunefleet_core.timestamps import timestamp_of
 
 __all__ = ["DesiredSets"]
@@ -36,6 +36,7 @@ class DesiredSets:
         desired.deployments.extend(_deployment(row) for row in view.deployments)
         desired.routes.extend(_route(row, view) for row in view.routes)
         desired.draining.extend(view.draining)
+        desired.draining_replicas.extend(view.draining_replicas)
         if await self._kernel.observe(lambda world: service in world.gateways()):
             self._add_tokens(desired)
         return desired
@@ -92,29 +93,32 @@ def _assignment(item: DesiredAssignment, spec: SpecRow | None) -> Assignment:
     return assignment
 
 
-def _deployment(row: DeploymentRow) -> DeploymentAssignment:
+def _deployment(held: DesiredReplica) -> DeploymentAssignment:
+    row = held.version
     spec = DeploymentSpec.FromString(row.spec)
     return DeploymentAssignment(
         deployment=row.name,
-        deployment_uid=row.uid,
+        deployment_uid=held.uid,
         engine=row.engine,
         base=BaseFacts.FromString(row.base_facts),
         adapter_manifest_digest=row.adapter_manifest_digest,
         engine_model=row.engine_model,
-        device_ids=row.device_ids,
+        device_ids=held.replica.device_ids,
         max_context_tokens=spec.max_context_tokens,
         engine_settings=spec.engine_settings,
     )
 
 
-def _route(row: DeploymentRow, view: DesiredView) -> Route:
+def _route(sent: DesiredReplica, view: DesiredView) -> Route:
+    row = sent.version
     route = Route(
         model=row.deployment_id,
-        engine_address=row.engine_address,
+        engine_address=sent.replica.engine_address,
         engine_model=row.engine_model,
         project=row.project,
         create_time=timestamp_of(row.create_time),
         deployment_uid=row.uid,
+        replica_uid=sent.uid,
         weight=view.shares[row.uid],
     )
     rolling = view.splits.get(row.deployment_uid)

@@ -208,13 +208,14 @@ class Sessions:
                 at=self._kernel.moment(), service=service, epoch=epoch, backends=backends
             )
             await self._kernel.submit(changed)
-        if report.traffic or report.drained:
+        if report.traffic or report.drained or report.drained_replicas:
             seen = TrafficReported(
                 at=self._kernel.moment(),
                 service=service,
                 epoch=epoch,
                 traffic=tuple(report.traffic),
                 drained=tuple(report.drained),
+                drained_replicas=tuple(report.drained_replicas),
             )
             await self._count(seen)
         for attempt in report.attempts:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from google.rpc.status_pb2 import Status
 
 from tunefleet.artifact.v1.artifact_pb2 import Manifest
-from tunefleet.deployment.v1.deployment_pb2 import ContractResult, Deployment, DeploymentSpec
+from tunefleet.deployment.v1.deployment_pb2 import ContractResult, Deployment, DeploymentSpec, Replica
 from tunefleet.deployment.v1.rollout_pb2 import DeploymentVersion, Rollout, RolloutPolicy, TrafficCounts
 from tunefleet.fleet.v1.fleet_pb2 import Service
 from tunefleet.job.v1.event_pb2 import Metrics
@@ -21,6 +21,7 @@ from tunefleet_core.lifecycle import (
     JobRow,
     ManifestRow,
     ModelRow,
+    ReplicaRow,
     ServiceRow,
     SpecRow,
     TrafficRow,
@@ -115,7 +116,9 @@ def _format(made_by: SpecRow | None) -> str:
     return f"{asked.format}/{asked.variant}" if asked.variant else asked.format
 
 
-def deployment_view(row: DeploymentRow, traffic: TrafficRow | None = None) -> Deployment:
+def deployment_view(
+    row: DeploymentRow, traffic: TrafficRow | None = None, replicas: Sequence[ReplicaRow] = ()
+) -> Deployment:
     """Return a deployment as the API shows it, by the version that its name stands for."""
     deployment = Deployment(
         name=row.name,
@@ -130,7 +133,10 @@ def deployment_view(row: DeploymentRow, traffic: TrafficRow | None = None) -> De
         create_time=timestamp_of(row.create_time),
         update_time=timestamp_of(row.update_time),
         etag=etag_of(row),
+        reason=" ".join(replica.reason for replica in replicas if replica.reason),
+        replicas=[_replica_view(replica) for replica in replicas],
     )
+    deployment.spec.replicas = deployment.spec.replicas or 1  # not said before there were any
     if row.error:
         deployment.error.CopyFrom(Status.FromString(row.error))
     if row.contract:
@@ -138,7 +144,28 @@ def deployment_view(row: DeploymentRow, traffic: TrafficRow | None = None) -> De
     return deployment
 
 
-def rollout_view(traffic: TrafficRow, versions: Mapping[str, DeploymentRow]) -> Rollout:
+def _replica_view(row: ReplicaRow) -> Replica:
+    replica = Replica(
+        number=row.number,
+        uid=row.uid,
+        state=row.state,
+        service=row.service,
+        engine_address=row.engine_address,
+        reason=row.reason,
+        device_ids=row.device_ids,
+    )
+    if row.error:
+        replica.error.CopyFrom(Status.FromString(row.error))
+    if row.contract:
+        replica.contract.CopyFrom(ContractResult.FromString(row.contract))
+    return replica
+
+
+def rollout_view(
+    traffic: TrafficRow,
+    versions: Mapping[str, DeploymentRow],
+    replicas: Mapping[str, Sequence[ReplicaRow]],
+) -> Rollout:
     """Return the roll-out of a deployment that goes on, else the last one."""
     current, candidate = versions.get(traffic.current), versions.get(traffic.candidate)
     shares = shares_of(traffic, current, candidate)
@@ -153,9 +180,11 @@ def rollout_view(traffic: TrafficRow, versions: Mapping[str, DeploymentRow]) -> 
         evaluation=traffic.evaluation,
     )
     if current is not None:
-        rollout.current.CopyFrom(_version_view(current, shares, traffic.current_counts))
+        own = replicas.get(current.uid, ())
+        rollout.current.CopyFrom(_version_view(current, shares, traffic.current_counts, own))
     if candidate is not None:
-        rollout.candidate.CopyFrom(_version_view(candidate, shares, traffic.candidate_counts))
+        own = replicas.get(candidate.uid, ())
+        rollout.candidate.CopyFrom(_version_view(candidate, shares, traffic.candidate_counts, own))
     if traffic.end_time is not None:
         rollout.end_time.CopyFrom(timestamp_of(traffic.end_time))
     elif traffic.step and policy.HasField("bake"):
@@ -164,7 +193,9 @@ def rollout_view(traffic: TrafficRow, versions: Mapping[str, DeploymentRow]) -> 
     return rollout
 
 
-def _version_view(row: DeploymentRow, shares: Mapping[str, int], counts: bytes) -> DeploymentVersion:
+def _version_view(
+    row: DeploymentRow, shares: Mapping[str, int], counts: bytes, replicas: Sequence[ReplicaRow]
+) -> DeploymentVersion:
     version = DeploymentVersion(
         number=row.number,
         uid=row.uid,
@@ -174,6 +205,7 @@ def _version_view(row: DeploymentRow, shares: Mapping[str, int], counts: bytes) 
         engine_model=row.engine_model,
         weight=shares.get(row.uid, 0),
         counts=TrafficCounts.FromString(counts),
+        replicas=[_replica_view(replica) for replica in replicas],
     )
     if row.error:
         version.error.CopyFrom(Status.FromString(row.error))
@@ -182,8 +214,11 @@ def _version_view(row: DeploymentRow, shares: Mapping[str, int], counts: bytes) 
     return version
 
 
-def service_view(row: ServiceRow, attempts: list[AttemptRow], deployments: list[DeploymentRow]) -> Service:
-    """Return a service as it described itself, with what the coordinator knows of it."""
+def service_view(row: ServiceRow, attempts: list[AttemptRow], deployments: Iterable[str]) -> Service:
+    """Return a service as it described itself, with what the coordinator knows of it.
+
+    `deployments` are the names of those that it holds.
+    """
     service = Service.FromString(row.description) if row.description else Service()
     service.name = row.name
     service.kind = row.kind
@@ -192,5 +227,5 @@ def service_view(row: ServiceRow, attempts: list[AttemptRow], deployments: list[
     service.is_draining = row.is_draining
     service.last_heard_time.CopyFrom(timestamp_of(row.last_heard_time))
     service.holds.extend(f"{attempt.job_uid}/{attempt.attempt}" for attempt in attempts)
-    service.holds.extend(dict.fromkeys(row.name for row in deployments if row.is_live))
+    service.holds.extend(dict.fromkeys(deployments))
     return service

@@ -8,177 +8,36 @@ one of two deployments, so that there are streams that a kill must not touch.
 from __future__ import annotations
 
 import asyncio
-import io
-import json
 import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import aclosing
 from pathlib import Path
 
 import aiohttp
-import psutil
 import pytest
 import pytest_asyncio
-from chaos_fleet import TEST_MARKER, ChaosFleet
+from serving_fleet import (
+    AGAIN_SECONDS,
+    BASE,
+    STREAMS,
+    ServingFleet,
+    opened_session,
+    serves_again,
+    streaming,
+    streaming_of,
+)
 
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec, DeploymentState
-from tunefleet_client import Client
+from tunefleet_client import Client, DeploymentChange
 from tunefleet_core.errors import TunefleetError
-from tunefleet_core.worker.marker import marked_processes
 
 pytestmark = [
     pytest.mark.chaos,
     pytest.mark.timeout(240),
     pytest.mark.asyncio(loop_scope="module"),
 ]
-
-BASE = Path(__file__).parents[2] / "examples" / "tiny_base" / "model"
-_STREAMS = 16
-"""Of each of the two deployments."""
-_WORDS = " ".join(f"word{at}" for at in range(60))
-_PACE_MS = 40
-_HANG_SECONDS = 60.0
-_AGAIN_SECONDS = 60.0
-"""A bound for a machine that is busy; the promise, some seconds, is measured and printed."""
-
-
-class ServingFleet(ChaosFleet):
-    """`up` without trainers, `server-2` beside it, and the deployments `one` and `two`."""
-
-    gateway = ""
-    inference = ""
-
-    async def start(self) -> None:
-        """Start everything and wait until both deployments serve."""
-        bounds = ("--max-body-mib", "1", "--requests-at-once", "64")
-        await self.spawn(
-            "up",
-            "-m",
-            "tunefleet_cli",
-            "up",
-            "--plain",
-            "--state",
-            str(self.state),
-            "--trainers",
-            "0",
-            *bounds,
-        )
-        await self.until(lambda: "Fleet ready" in self.log("up"), "the fleet is ready", 90)
-        endpoints = json.loads((self.state / "endpoints.json").read_text())
-        self.user_address, self.service_address = endpoints["user"], endpoints["service"]
-        self.gateway = endpoints["gateway"]
-        self.inference = endpoints["inference"]
-        await self.start_second_server()
-        await self.until(self._has_second_server, "server-2 is attached", 60)
-        async with self.client() as client:
-            await client.fleet.drain("services/server-2")
-            await self._deploy(client, "one", "services/server")
-            await client.fleet.undrain("services/server-2")
-            await client.fleet.drain("services/server")
-            await self._deploy(client, "two", "services/server-2")
-            await client.fleet.undrain("services/server")
-        async with opened_session(self) as session:
-            for name in ("one", "two"):
-                await serves_again(self, session, name, 0.0)  # the gateway has heard of it
-
-    async def start_second_server(self) -> None:
-        """Start the server that carries its requests by a relay."""
-        await self.spawn(
-            "server-2",
-            *("-m", "tunefleet_services.server", "--address", self.service_address, "--name", "server-2"),
-            *("--token-file", str(self.state / "service.token"), "--state", str(self.state)),
-            *("--relay", self.inference),
-        )
-
-    async def stop_serving(self) -> None:
-        """Take both deployments down: an engine is else left, for a lease, to be adopted."""
-        async with self.client() as client:
-            for name in ("one", "two"):
-                await client.deployments.delete(name)
-
-        await self.until(
-            lambda: not list(self.state.glob("services/*/engines/*/engine.json")), "no engine", 30
-        )
-
-    def _engines(self) -> list[Path]:
-        return list(self.state.glob("services/*/engines/*/engine.json"))
-
-    async def _has_second_server(self) -> bool:
-        return "server-2" in await self.services()
-
-    async def _deploy(self, client: Client, name: str, service: str) -> None:
-        created = await client.deployments.create(
-            DeploymentSpec(model=str(BASE), engine="echo"), deployment_id=name
-        )
-
-        async def is_ready() -> bool:
-            found = await client.deployments.get(created.name)
-            assert found.state != DeploymentState.DEPLOYMENT_STATE_FAILED, found.error
-            assert found.service in ("", service)
-            if found.state != DeploymentState.DEPLOYMENT_STATE_READY:
-                return False
-            assert found.engine_address.startswith("relay://server-2/") is (name == "two")
-            return True
-
-        await self.until(is_ready, f"{name} is ready", 60)
-
-    def process_of(self, *words: str) -> psutil.Process:
-        """Return the one process of the fleet whose command line holds all of these words."""
-        found: list[psutil.Process] = []
-        for process in marked_processes(self.mark, variable=TEST_MARKER):
-            try:
-                line = process.cmdline()
-            except psutil.NoSuchProcess:
-                continue
-            if all(word in line for word in words):
-                found.append(process)
-        (process,) = found
-        return process
-
-    def engine_of(self, service: str) -> psutil.Process:
-        """Return the engine of a server."""
-        (record,) = self.state.glob(f"services/{service}/engines/*/engine.json")
-        (engine,) = psutil.Process(json.loads(record.read_text())["host"]["pid"]).children()
-        return engine
-
-    async def ask(self, session: aiohttp.ClientSession, model: str, **fields: object) -> int:
-        """Send a short request; return its status, 0 if there is nobody to take it."""
-        body = {"model": model, "messages": [{"role": "user", "content": "ping"}], **fields}
-        data = io.BytesIO(json.dumps(body).encode())
-        try:
-            async with session.post(f"{self.gateway}/v1/chat/completions", data=data) as answer:
-                await answer.read()
-                return answer.status
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
-            return 0
-
-
-async def serves_again(
-    fleet: ServingFleet, session: aiohttp.ClientSession, model: str, since: float
-) -> float:
-    """Ask until there is an answer; return how long after `since` that was."""
-    async with asyncio.timeout(_AGAIN_SECONDS):
-        while (status := await fleet.ask(session, model)) != 200:
-            assert status in (0, 404, 503), status  # no gateway, no route yet, no engine
-            await asyncio.sleep(0.05)
-    return time.monotonic() - since
-
-
-@dataclass
-class Streams:
-    """Streams of one deployment: what came of each."""
-
-    tasks: list[asyncio.Task[str]] = field(default_factory=list)
-    begun: int = 0
-
-    async def ends(self) -> dict[str, int]:
-        """Return how often each end came: `whole`, `told` (an error event), `cut`."""
-        async with asyncio.timeout(_HANG_SECONDS):
-            ends = await asyncio.gather(*self.tasks)
-        return {end: ends.count(end) for end in sorted(set(ends))}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -200,60 +59,30 @@ async def session(fleet: ServingFleet) -> AsyncIterator[aiohttp.ClientSession]:
         yield opened
 
 
-@asynccontextmanager
-async def opened_session(fleet: ServingFleet) -> AsyncIterator[aiohttp.ClientSession]:
-    headers = {"Authorization": f"Bearer {fleet.token('admin')}"}
-    timeout = aiohttp.ClientTimeout(total=_HANG_SECONDS)
-    async with aiohttp.ClientSession(
-        headers=headers, connector=aiohttp.TCPConnector(limit=0), timeout=timeout
-    ) as opened:
-        yield opened
-
-
-async def _follow(fleet: ServingFleet, session: aiohttp.ClientSession, model: str, streams: Streams) -> str:
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": _WORDS}],
-        "stream": True,
-        "pace_ms": _PACE_MS,
-    }
-    text, last = "", b""
-    try:
-        async with session.post(f"{fleet.gateway}/v1/chat/completions", json=body) as answer:
-            assert answer.status == 200, await answer.text()
-            async for line in answer.content:
-                if not line.startswith(b"data: {"):
-                    last = line if line.strip() else last
-                    continue
-                event = json.loads(line.removeprefix(b"data: "))
-                if "error" in event:
-                    assert event["error"]["code"] == "engine_gone"
-                    return "told"
-                word = event["choices"][0]["delta"].get("content", "")
-                streams.begun += bool(word) and not text
-                text += word
-    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
-        return "cut"
-    assert (text, last) == (_WORDS, b"data: [DONE]\n")
-    return "whole"
-
-
-@asynccontextmanager
-async def streaming(
-    fleet: ServingFleet, session: aiohttp.ClientSession
-) -> AsyncIterator[tuple[Streams, Streams]]:
-    """Begin 16 streams of each deployment; enter when every one of them has begun."""
-    both = Streams(), Streams()
-    async with asyncio.TaskGroup() as group:
-        for model, streams in zip(("one", "two"), both, strict=True):
-            streams.tasks = [
-                group.create_task(_follow(fleet, session, model, streams)) for _ in range(_STREAMS)
-            ]
-        await fleet.until(
-            lambda: all(item.begun == _STREAMS for item in both), "every stream has begun", _HANG_SECONDS
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def both(fleet: ServingFleet) -> AsyncIterator[Client]:
+    """A deployment `both` of two replicas, on the engines that the two servers have."""
+    async with fleet.client() as client:
+        await client.deployments.create(
+            DeploymentSpec(model=str(BASE), engine="echo", replicas=2), deployment_id="both"
         )
-        yield both
+        found = await client.deployments.wait("both", deadline_seconds=60)
+        assert {item.service for item in found.replicas} == {"services/server", "services/server-2"}
+        async with opened_session(fleet) as session:
+            await serves_again(fleet, session, "both", 0.0)
+        yield client
+        await client.deployments.delete("both")
 
+
+async def _has(client: Client, ready: int) -> bool:
+    found = await client.deployments.get("both")
+    return [item.state for item in found.replicas] == [DeploymentState.DEPLOYMENT_STATE_READY] * ready
+
+
+# Of 16 streams bounded loads leave either replica 6 to 10: were one of them disturbed that is not of the
+# killed replica, fewer would be whole.
+_LEAST_OF_EITHER = 6
+_AVOIDED_SECONDS = 5.5
 
 Measure = Callable[[str, float], None]
 
@@ -266,10 +95,84 @@ async def test_killed_engine_costs_its_own_streams_only_and_is_started_again(
         killed = time.monotonic()
         # Each is told, or cut where there is no place for an event; none is taken for whole.
         ends = await one.ends()
-        assert sum(ends.get(end, 0) for end in ("told", "cut")) == _STREAMS, ends
+        assert sum(ends.get(end, 0) for end in ("told", "cut")) == STREAMS, ends
         assert await fleet.ask(session, "two") == 200
         measure("engine killed -> serves", await serves_again(fleet, session, "one", killed))
-        assert await two.ends() == {"whole": _STREAMS}
+        assert await two.ends() == {"whole": STREAMS}
+
+
+async def test_one_replica_too_many_waits_and_one_that_is_taken_away_ends_its_streams(
+    fleet: ServingFleet, session: aiohttp.ClientSession, both: Client
+) -> None:
+    scaled = await both.deployments.scale("both", 3)
+    assert scaled.state == DeploymentState.DEPLOYMENT_STATE_DEGRADED
+    assert scaled.reason.startswith("Replica 3 fits on no server: ")
+    assert "server-2 has replica" in scaled.reason
+    assert (await both.deployments.wait("both")).etag == scaled.etag, "there is no more to wait for"
+    async with streaming_of(fleet, session, "both") as streams:
+        scaled = await both.deployments.scale("both", 1)
+        ready, draining = DeploymentState.DEPLOYMENT_STATE_READY, DeploymentState.DEPLOYMENT_STATE_DRAINING
+        assert (scaled.state, [item.state for item in scaled.replicas]) == (ready, [ready, draining])
+        assert [await fleet.ask(session, "both") for _ in range(4)] == [200] * 4
+        await fleet.until(lambda: _has(both, 1), "the other one is gone", 30)
+        ended = sum(task.done() for task in streams.tasks)
+        assert ended >= _LEAST_OF_EITHER, "it was waited for the end of its streams"
+        assert await streams.ends() == {"whole": STREAMS}
+    assert await fleet.ask(session, "both") == 200
+    await both.deployments.scale("both", 2)
+    await fleet.until(lambda: _has(both, 2), "it is back", AGAIN_SECONDS)
+
+
+@pytest.mark.parametrize("service", ["server", "server-2"])
+async def test_killed_engine_of_a_replica_costs_no_request_and_no_stream_of_the_other(
+    fleet: ServingFleet, session: aiohttp.ClientSession, both: Client, measure: Measure, service: str
+) -> None:
+    async with streaming_of(fleet, session, "both") as streams:
+        fleet.engine_of(service).kill()
+        killed = time.monotonic()
+        assert [await fleet.ask(session, "both") for _ in range(10)] == [200] * 10
+        ends = await streams.ends()
+    assert ends["whole"] >= _LEAST_OF_EITHER, ends
+    assert STREAMS - ends["whole"] >= _LEAST_OF_EITHER, ends
+    await fleet.until(lambda: _has(both, 2), "the replica is back", AGAIN_SECONDS)
+    measure("engine of a replica killed -> READY", time.monotonic() - killed)
+    await _asked_again(killed)
+    events = [change.event async for change in _history(both) if change.event is not None]
+    states = {(event.replica, event.state_changed.to) for event in events if event.replica}
+    assert len({replica for replica, _ in states}) >= 2
+    assert any(
+        event.state_changed.to == DeploymentState.DEPLOYMENT_STATE_DEGRADED and not event.replica
+        for event in events
+    )
+
+
+async def test_killed_server_of_a_replica_costs_no_request_and_takes_its_replica_back(
+    fleet: ServingFleet, session: aiohttp.ClientSession, both: Client
+) -> None:
+    async with streaming_of(fleet, session, "both") as streams:
+        await fleet.kill("server-2")  # its relay with it
+        assert [await fleet.ask(session, "both") for _ in range(10)] == [200] * 10
+        ends = await streams.ends()
+    assert ends["whole"] >= _LEAST_OF_EITHER, ends
+    assert STREAMS - ends["whole"] >= _LEAST_OF_EITHER, ends
+    await fleet.start_second_server()
+    await serves_again(fleet, session, "two", 0.0)
+    await fleet.until(lambda: _has(both, 2), "the replica is back", AGAIN_SECONDS)
+
+
+async def _asked_again(killed: float) -> None:
+    """Wait until the gateway no longer asks an engine last because it went away."""
+    await asyncio.sleep(max(0.0, killed + _AVOIDED_SECONDS - time.monotonic()))
+
+
+async def _history(client: Client) -> AsyncIterator[DeploymentChange]:
+    """Yield what is kept of the events of `both`."""
+    last = (await client.deployments.get("both")).last_sequence
+    async with aclosing(client.deployments.watch("both")) as changes:
+        async for change in changes:
+            yield change
+            if change.event is not None and change.event.sequence >= last:
+                return
 
 
 async def test_killed_server_disturbs_no_stream_and_takes_its_engine_over(
@@ -281,7 +184,7 @@ async def test_killed_server_disturbs_no_stream_and_takes_its_engine_over(
         server.kill()
         for model in ("one", "two"):
             assert await fleet.ask(session, model) == 200
-        assert await one.ends() == await two.ends() == {"whole": _STREAMS}
+        assert await one.ends() == await two.ends() == {"whole": STREAMS}
     await fleet.until(lambda: "server" in _live(fleet, server.pid), "up starts the server again", 60)
     async with fleet.client() as client:
 
@@ -302,11 +205,11 @@ async def test_killed_relay_cuts_what_it_carries_and_serves_again_with_its_engin
         await fleet.kill("server-2")
         killed = time.monotonic()
         ends = await two.ends()
-        assert sum(ends.get(end, 0) for end in ("told", "cut")) == _STREAMS, ends
+        assert sum(ends.get(end, 0) for end in ("told", "cut")) == STREAMS, ends
         assert await fleet.ask(session, "two") == 503
         await fleet.start_second_server()
         measure("relay killed and started -> serves", await serves_again(fleet, session, "two", killed))
-        assert await one.ends() == {"whole": _STREAMS}
+        assert await one.ends() == {"whole": STREAMS}
     assert fleet.engine_of("server-2").pid == engine
 
 
@@ -325,7 +228,7 @@ async def test_killed_coordinator_disturbs_no_stream_and_no_new_request(
         fleet.process_of("tunefleet_coordinator").kill()
         for model in ("one", "two"):
             assert await fleet.ask(session, model) == 200
-        assert await one.ends() == await two.ends() == {"whole": _STREAMS}
+        assert await one.ends() == await two.ends() == {"whole": STREAMS}
 
     async def answers() -> bool:
         try:
@@ -343,7 +246,7 @@ async def test_killed_gateway_cuts_its_streams_at_once_and_serves_again(
     async with streaming(fleet, session) as (one, two):
         fleet.process_of("tunefleet_services.gateway").kill()
         killed = time.monotonic()
-        assert await one.ends() == await two.ends() == {"cut": _STREAMS}
+        assert await one.ends() == await two.ends() == {"cut": STREAMS}
         for model in ("one", "two"):
             measure("gateway killed -> serves", await serves_again(fleet, session, model, killed))
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
+from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.job.v1.state_pb2 import JobState
 from tunefleet_core.lifecycle import (
     Decision,
+    DeploymentRow,
     EventsReported,
     Input,
     JobRow,
@@ -20,15 +23,18 @@ from tunefleet_core.lifecycle import (
     ManifestRow,
     PauseRequested,
     Policy,
+    ReplicaRow,
     ServiceRow,
     Tick,
     TrafficRow,
     World,
     decide,
     pausing,
+    placement,
     rollouts,
 )
 from tunefleet_core.lifecycle import attempts as attempt_rules
+from tunefleet_core.lifecycle import replicas as replica_rules
 from tunefleet_core.lifecycle.draft import Draft
 from tunefleet_core.testing import simulator
 from tunefleet_core.testing.simulation import Decide, InvariantError, Settings, run_seed
@@ -47,7 +53,7 @@ def test_a_small_fleet_holds_every_invariant(seed: int) -> None:
 
 
 def test_a_larger_fleet_holds_every_invariant() -> None:
-    outcome = run_seed(1, Settings(services=60, jobs=200))
+    outcome = run_seed(3, Settings(services=60, jobs=200))
     assert outcome.states["SUCCEEDED"] > 100
     assert outcome.attempts > 200, "some work was done again"
     assert outcome.boots > 1
@@ -59,6 +65,13 @@ def test_roll_outs_end_either_way_and_never_with_the_wrong_version() -> None:
     outcomes = [run_seed(seed, replace(SMALL, jobs=5, deployments=10, rollouts=3)) for seed in range(6)]
     assert sum(outcome.rolled_out for outcome in outcomes) > 5
     assert sum(outcome.rolled_back for outcome in outcomes) > 5
+
+
+def test_replicas_are_lost_and_taken_away_while_others_answer() -> None:
+    settings = replace(SMALL, services=10, jobs=5, deployments=10, scalings=4)
+    outcomes = [run_seed(seed, settings) for seed in range(3)]
+    assert sum(outcome.replicas_lost for outcome in outcomes) > 5
+    assert sum(outcome.replicas_removed for outcome in outcomes) > 10
 
 
 def _found(decide_with: Decide, seeds: int = 30) -> str:
@@ -214,3 +227,25 @@ def test_a_roll_out_that_ends_with_the_wrong_version_is_found(monkeypatch: pytes
 
     monkeypatch.setattr(rollouts, "end_rollout", hasty)
     assert "wrong version" in _found(decide)
+
+
+def test_two_replicas_on_one_engine_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement._Asked, "rivals", lambda self, service: {})
+    assert "two replicas on one engine" in _found(decide)
+
+
+def test_a_version_that_hides_a_missing_replica_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = DeploymentState.DEPLOYMENT_STATE_READY
+
+    def hopeful(version: DeploymentRow, staying: Sequence[ReplicaRow]) -> int:
+        state = state_of(version, staying)
+        return ready if any(row.is_ready for row in staying) else state
+
+    state_of = replica_rules._state
+    monkeypatch.setattr(replica_rules, "_state", hopeful)
+    assert "is READY with" in _found(decide)
+
+
+def test_a_replica_too_many_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_rules, "_take_down", lambda draft, row, drain_seconds: None)
+    assert "replicas, not" in _found(decide)

@@ -118,7 +118,7 @@ def _base_of(invocation: Invocation, name: str) -> str:
             raise TunefleetError.field("base", f"{name} is a base itself.", hint="/compare NAME")
         base = (await client.models.get(served.spec.model)).base_model
         for other in await client.deployments.list():
-            if other.spec.model == base and deployment_state(other) == "READY":
+            if other.spec.model == base and deployment_state(other) in ("READY", "DEGRADED"):
                 return short_name(other.name)
         raise TunefleetError(
             Reason.DEPLOYMENT_NOT_FOUND,

@@ -30,6 +30,7 @@ _POLL_SECONDS = 0.2
     multiple=True,
     help="A setting of its engine: tensor_parallel=2, options.max-num-seqs=64.",
 )
+@click.option("--replicas", type=click.IntRange(1, 100), metavar="N", help="Engines that serve it (1).")
 @click.option("--wait", is_flag=True, help="Until it takes traffic.")
 @click.option("--timeout", type=click.IntRange(1), default=600, show_default=True, help="Seconds to wait.")
 @rollout_options
@@ -40,6 +41,7 @@ def deploy(
     name: str | None,
     engine: str,
     settings: tuple[str, ...],
+    replicas: int | None,
     wait: bool,
     timeout: int,
     **rollout: Any,
@@ -54,13 +56,16 @@ def deploy(
     from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec
     from tunefleet_cli.model_reference import model_reference
     from tunefleet_cli.output.sheets import show_deployment
-    from tunefleet_cli.output.states import deployment_state
+    from tunefleet_cli.output.states import deployment_state, ready_replicas
     from tunefleet_cli.overrides import read_settings
     from tunefleet_client import short_name
     from tunefleet_core.errors import error_from_status
 
     spec = DeploymentSpec(
-        model=model_reference(model), engine=engine, engine_settings=read_settings(settings)
+        model=model_reference(model),
+        engine=engine,
+        engine_settings=read_settings(settings),
+        replicas=replicas or 0,
     )
 
     policy = policy_of(**rollout)
@@ -82,7 +87,15 @@ def deploy(
     if state == "FAILED":
         output.error(error_from_status(deployment.error))
         raise click.exceptions.Exit(FAILED)
-    if state == "READY":
+    if wait and state == "DEGRADED" and output.is_human:
+        show_deployment(output, deployment)
+        output.gap()
+    if state == "DEGRADED":
+        text = (
+            f"{short} takes traffic with {ready_replicas(deployment)} replicas. {deployment.reason}".rstrip()
+        )
+        next_step = f"tunefleet deployments get {short}"
+    elif state == "READY":
         if output.is_human:
             show_deployment(output, deployment)
             output.gap()
@@ -98,20 +111,21 @@ async def _settled(client: Client, deployment: Deployment, timeout_seconds: floa
     """Return the deployment once it takes traffic or has failed."""
     import asyncio
 
-    from tunefleet_cli.output.states import deployment_state
+    from tunefleet_cli.output.states import deployment_state, is_settling
     from tunefleet_client import short_name
     from tunefleet_core.errors import Reason, TunefleetError
 
     try:
         async with asyncio.timeout(timeout_seconds):
-            while deployment_state(deployment) in ("PENDING", "STARTING"):
+            while is_settling(deployment):
                 await asyncio.sleep(_POLL_SECONDS)
                 deployment = await client.deployments.get(deployment.name)
     except TimeoutError:
         short = short_name(deployment.name)
         raise TunefleetError(
             Reason.TIME_LIMIT,
-            f"{short} is still {deployment_state(deployment).lower()} after {timeout_seconds:.0f} s.",
+            f"{short} is still {deployment_state(deployment).lower()} after {timeout_seconds:.0f} s. "
+            f"{deployment.reason}".rstrip(),
             hint="It goes on by itself: tunefleet deployments list, tunefleet doctor",
             metadata={"deployment": deployment.name},
         ) from None

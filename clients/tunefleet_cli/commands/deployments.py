@@ -7,7 +7,7 @@ import click
 from tunefleet_cli.arguments import allow_missing_option, limit_option, name_argument
 from tunefleet_cli.invocation import Invocation, command_options
 
-__all__ = ["delete", "get_deployment", "list_deployments"]
+__all__ = ["delete", "get_deployment", "list_deployments", "scale"]
 
 
 @click.command()
@@ -28,6 +28,27 @@ def get_deployment(invocation: Invocation, name: str) -> None:
     from tunefleet_cli.output.sheets import show_deployment
 
     show_deployment(invocation.output(), invocation.ask(lambda client: client.deployments.get(name)))
+
+
+@click.command()
+@name_argument("deployments")
+@click.argument("replicas", type=click.IntRange(1, 100))
+@command_options
+def scale(invocation: Invocation, name: str, replicas: int) -> None:
+    """Say how many engines serve a deployment.
+
+    New ones take traffic once they are loaded and checked; those too many
+    end the requests that they have.
+    """
+    from tunefleet_cli.output.states import ready_replicas
+    from tunefleet_client import short_name
+
+    deployment = invocation.ask(lambda client: client.deployments.scale(name, replicas))
+    short = short_name(deployment.name)
+    text = f"{short} takes traffic with {ready_replicas(deployment)} replicas. {deployment.reason}".rstrip()
+    invocation.output().result(
+        deployment, name=short, text=text, next_step=f"tunefleet deployments get {short}"
+    )
 
 
 @click.command()

@@ -22,6 +22,7 @@ _GatewayValue: TypeAlias = int | tuple[str, ...] | None
 @click.option(
     "--trainers", type=click.IntRange(0, 64), default=1, show_default=True, help="Trainers to start."
 )
+@click.option("--servers", type=click.IntRange(1, 64), default=1, show_default=True, help="Servers to start.")
 @click.option("--requests-per-minute", type=_COUNT, help="Of one API token at the gateway; 0: no bound.")
 @click.option("--requests-at-once", type=_COUNT, help="Of one API token at the gateway; 0: no bound.")
 @click.option("--max-in-flight", type=_COUNT, help="Requests that the gateway passes on at one time.")
@@ -36,7 +37,13 @@ _GatewayValue: TypeAlias = int | tuple[str, ...] | None
 )
 @command_options
 def up(
-    invocation: Invocation, state: str | None, host: str, port: int, trainers: int, **gateway: _GatewayValue
+    invocation: Invocation,
+    state: str | None,
+    host: str,
+    port: int,
+    trainers: int,
+    servers: int,
+    **gateway: _GatewayValue,
 ) -> None:
     """Start coordinator, trainer, server and gateway here; Ctrl-C stops them all.
 
@@ -54,6 +61,7 @@ def up(
             host=host,
             port=port,
             trainers=trainers,
+            servers=servers,
             gateway_options=tuple(_as_words(gateway)),
             announce=announce,
         )

@@ -34,6 +34,7 @@ from tunefleet_cli.output.quantities import age, bytes_text, number_text, percen
 from tunefleet_cli.output.states import (
     contract_cell,
     deployment_state,
+    ready_replicas,
     service_kind,
     service_state,
     state_cell,
@@ -167,6 +168,7 @@ DEPLOYMENTS: Listing[Deployment] = Listing(
     fields=[
         Field(title="DEPLOYMENT", style="accent", read=lambda _, item: short_name(item.name)),
         Field(title="STATE", read=lambda output, item: state_cell(output, deployment_state(item))),
+        Field(title="REPLICAS", align="right", rank=2, read=lambda _, item: ready_replicas(item)),
         Field(title="TOKENS", rank=2, read=lambda output, item: contract_cell(output, item.contract.tokens)),
         Field(
             title="NUMBERS", rank=3, read=lambda output, item: contract_cell(output, item.contract.numbers)

@@ -62,13 +62,16 @@ def show_rollout(output: Output, name: str, rollout: Rollout) -> None:
 
 def deployment_event_lines(event: DeploymentEvent) -> list[str]:
     """Return an event of a deployment as lines for people who read a log."""
-    version = f"version {event.version}"
+    version = f"version {event.version}" + (f" replica {event.replica}" if event.replica else "")
     match event.WhichOneof("payload"):
         case "state_changed":
             changed = event.state_changed
             word = DeploymentState.Name(changed.to).removeprefix("DEPLOYMENT_STATE_")
-            why = f": {changed.error.message}" if changed.error.message else ""
-            return [f"{version} {word}{why}"]
+            place = ", it was on" if word in ("PENDING", "DELETED") else " on"
+            place = f"{place} {short_name(changed.service)}" if changed.service else ""
+            said = changed.error.message or changed.reason
+            why = f": {said}" if said else ""
+            return [f"{version} {word}{place}{why}"]
         case "rollout_started":
             started = event.rollout_started
             steps = ", ".join(f"{item} %" for item in started.policy.steps)
@@ -83,6 +86,9 @@ def deployment_event_lines(event: DeploymentEvent) -> list[str]:
             judged = event.evaluation_ended
             word = EvaluationState.Name(judged.state).removeprefix("EVALUATION_STATE_")
             return [f"{version} evaluation {word}: {judged.reason}"]
+        case "scaled":
+            scaled = event.scaled
+            return [f"{version} from {getattr(scaled, 'from')} to {scaled.to} replicas"]
         case None:
             return []
 

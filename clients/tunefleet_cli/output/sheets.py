@@ -6,7 +6,7 @@ from rich.text import Text
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind, Manifest
 from tunefleet.dataset.v1.dataset_pb2 import Dataset
-from tunefleet.deployment.v1.deployment_pb2 import Deployment
+from tunefleet.deployment.v1.deployment_pb2 import Deployment, DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import Service
 from tunefleet.fleet.v1.fleet_service_pb2 import GetFleetResponse
 from tunefleet.model.v1.model_pb2 import Model
@@ -15,6 +15,7 @@ from tunefleet_cli.output.quantities import age, bytes_text
 from tunefleet_cli.output.states import (
     contract_cell,
     deployment_state,
+    ready_replicas,
     service_kind,
     service_state,
     state_cell,
@@ -91,7 +92,9 @@ def show_deployment(output: Output, deployment: Deployment) -> None:
         [
             ("deployment", Text(short_name(deployment.name), style="strong")),
             ("state", state_cell(output, deployment_state(deployment))),
+            ("replicas", ready_replicas(deployment)),
             ("why", deployment.error.message),
+            ("waits", deployment.reason),
             ("model", deployment.spec.model),
             ("version", str(deployment.version or "")),
             ("service", short_name(deployment.service)),
@@ -101,6 +104,34 @@ def show_deployment(output: Output, deployment: Deployment) -> None:
             ("contract", contract.summary),
         ]
     )
+    if len(deployment.replicas) > 1:
+        _replicas(output, deployment)
+
+
+def _replicas(output: Output, deployment: Deployment) -> None:
+    columns = [
+        Column(title="REPLICA", style="accent", align="right"),
+        Column(title="STATE"),
+        Column(title="SERVICE"),
+        Column(title="DEVICES", rank=3),
+        Column(title="TOKENS", rank=1),
+        Column(title="NUMBERS", rank=1),
+        Column(title="WHY", rank=2, wraps=True),
+    ]
+    rows: list[list[Text | str]] = [
+        [
+            str(item.number),
+            state_cell(output, DeploymentState.Name(item.state).removeprefix("DEPLOYMENT_STATE_")),
+            short_name(item.service),
+            ", ".join(item.device_ids),
+            contract_cell(output, item.contract.tokens),
+            contract_cell(output, item.contract.numbers),
+            item.error.message,
+        ]
+        for item in deployment.replicas
+    ]
+    output.heading("Replicas")
+    output.table(Table(columns=columns, rows=rows))
 
 
 def show_service(output: Output, service: Service) -> None:

@@ -9,7 +9,15 @@ from tunefleet.fleet.v1.fleet_pb2 import Service, ServiceKind, ServiceState
 from tunefleet_cli.output.output import Output
 from tunefleet_cli.output.theme import state_text
 
-__all__ = ["contract_cell", "deployment_state", "service_kind", "service_state", "state_cell"]
+__all__ = [
+    "contract_cell",
+    "deployment_state",
+    "is_settling",
+    "ready_replicas",
+    "service_kind",
+    "service_state",
+    "state_cell",
+]
 
 
 def state_cell(output: Output, state: str) -> Text | str:
@@ -20,6 +28,22 @@ def state_cell(output: Output, state: str) -> Text | str:
 def deployment_state(deployment: Deployment) -> str:
     """Return a deployment's state without its prefix, such as `READY`."""
     return DeploymentState.Name(deployment.state).removeprefix("DEPLOYMENT_STATE_")
+
+
+def ready_replicas(deployment: Deployment) -> str:
+    """Return how many of the replicas that are wanted take traffic, such as `2 of 3`; empty: not known."""
+    if not deployment.replicas:
+        return ""
+    ready = sum(item.state == DeploymentState.DEPLOYMENT_STATE_READY for item in deployment.replicas)
+    return f"{ready} of {deployment.spec.replicas}"
+
+
+def is_settling(deployment: Deployment) -> bool:
+    """Say whether more of a deployment may take traffic in a moment."""
+    state = deployment_state(deployment)
+    starting = DeploymentState.DEPLOYMENT_STATE_STARTING
+    is_loading = any(replica.state == starting for replica in deployment.replicas)
+    return state in ("PENDING", "STARTING") or (state == "DEGRADED" and is_loading)
 
 
 def service_kind(service: Service) -> str:

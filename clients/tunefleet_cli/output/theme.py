@@ -37,6 +37,7 @@ _STATES: Mapping[str, tuple[str, str]] = {
     # deployments
     "STARTING": ("◐", "attention"),
     "READY": ("●", "good"),
+    "DEGRADED": ("◐", "attention"),
     "DELETED": ("⊘", "faint"),
     # roll-outs
     "LOADING": ("◐", "attention"),

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from tunefleet.deployment.v1.deployment_pb2 import Deployment
+from tunefleet.deployment.v1.deployment_pb2 import Deployment, DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import Service
 from tunefleet.job.v1.job_pb2 import Job
 from tunefleet_cli.fleet_view import FleetLook
@@ -76,7 +76,8 @@ def _table(output: Output, look: FleetLook) -> Table:
     for service in look.services:
         rows.append(_service(output, look, service))
         rows += [_job(output, look, job) for job in look.jobs if job.service == service.name]
-        rows += [_deployment(output, look, item) for item in look.deployments if item.service == service.name]
+        for item in look.deployments:
+            rows += _deployment(output, look, item, service.name)
     known = {service.name for service in look.services}
     homeless = [job for job in look.jobs if job.service not in known]
     if homeless:
@@ -114,18 +115,27 @@ def _job(output: Output, look: FleetLook, job: Job) -> _Row:
     ]
 
 
-def _deployment(output: Output, look: FleetLook, item: Deployment) -> _Row:
+def _deployment(output: Output, look: FleetLook, item: Deployment, service: str) -> list[_Row]:
+    """Return a row for each replica of a deployment that a service holds."""
     name = short_name(item.name)
     count = look.requests.get(name)
     pace = look.requests_per_second.get(name)
+    held = [replica for replica in item.replicas if replica.service == service]
+    states = [DeploymentState.Name(replica.state).removeprefix("DEPLOYMENT_STATE_") for replica in held]
+    if not item.replicas and item.service == service:
+        states = [deployment_state(item)]
+    titles = [f"{name} #{replica.number}" for replica in held] if len(item.replicas) > 1 else [name]
     return [
-        f"  {name}",
-        state_cell(output, deployment_state(item)),
-        "",
-        f"{count:,} requests" if count is not None else "",
-        f"{pace:.2f} req/s" if pace is not None else "",
-        "",
-        "",
+        [
+            f"  {title}",
+            state_cell(output, state),
+            "",
+            f"{count:,} requests" if count is not None else "",
+            f"{pace:.2f} req/s" if pace is not None else "",
+            "",
+            "",
+        ]
+        for title, state in zip(titles, states, strict=False)
     ]
 
 

@@ -52,7 +52,9 @@ class Deployments:
         return self._session.call(self._inner.get(name))
 
     def wait(self, name: str, *, deadline_seconds: float = 600.0) -> Deployment:
-        """Wait until a deployment takes traffic and return it.
+        """Wait until a deployment takes traffic with every replica that has a server, and return it.
+
+        One that is DEGRADED then says in `reason` and `replicas` what is missing.
 
         Args:
             name: The deployment.
@@ -82,6 +84,19 @@ class Deployments:
         return self._session.call(
             self._inner.delete(name, allow_missing=allow_missing, etag=etag, request_id=request_id)
         )
+
+    def scale(self, name: str, replicas: int, *, etag: str = "", request_id: str | None = None) -> Deployment:
+        """Say how many engines serve a deployment; of one whose roll-out goes on, both versions.
+
+        New ones take traffic once they are loaded and checked; those too many end their requests first.
+
+        Args:
+            name: The deployment.
+            replicas: How many there are to be, at least 1.
+            etag: If given, must be the deployment's current one.
+            request_id: Idempotency key; left out, a new one.
+        """
+        return self._session.call(self._inner.scale(name, replicas, etag=etag, request_id=request_id))
 
     def roll_out(
         self,

@@ -285,6 +285,18 @@ class FakeDeployments(DeploymentServiceServicer):
         found.state = DeploymentState.DEPLOYMENT_STATE_STOPPING
         return deployment.DeleteDeploymentResponse(deployment=found)
 
+    async def ScaleDeployment(
+        self, request: deployment.ScaleDeploymentRequest, context: Context
+    ) -> deployment.ScaleDeploymentResponse:
+        await self._fake.admit(request, context)
+        found = await self._deployment(request.name, context)
+        found.spec.replicas = request.replicas
+        state, service = DeploymentState.DEPLOYMENT_STATE_READY, found.service
+        for number in range(len(found.replicas) + 1, request.replicas + 1):
+            found.replicas.add(number=number, uid=f"{found.uid}-{number}", state=state, service=service)
+        del found.replicas[request.replicas :]
+        return deployment.ScaleDeploymentResponse(deployment=found)
+
     async def RollOutDeployment(
         self, request: deployment.RollOutDeploymentRequest, context: Context
     ) -> deployment.RollOutDeploymentResponse:

@@ -50,7 +50,7 @@ _FORGET_EVERY_SECONDS = 600.0
 _REMEMBER_REQUESTS_SECONDS = 26 * 3600.0
 _DECIDE_BEFORE_YIELD = 50
 _DUE_PER_TICK = 100
-_HELD = ("job", "attempt", "service", "deployment", "traffic")
+_HELD = ("job", "attempt", "service", "deployment", "replica", "traffic")
 """Kinds of rows of which the memory has its own copy."""
 
 

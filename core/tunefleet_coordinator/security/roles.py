@@ -36,6 +36,7 @@ METHOD_ROLES: Mapping[str, Role] = {
     "/tunefleet.deployment.v1.DeploymentService/ListDeployments": Role.VIEWER,
     "/tunefleet.deployment.v1.DeploymentService/CreateDeployment": Role.USER,
     "/tunefleet.deployment.v1.DeploymentService/DeleteDeployment": Role.USER,
+    "/tunefleet.deployment.v1.DeploymentService/ScaleDeployment": Role.USER,
     "/tunefleet.deployment.v1.DeploymentService/GetRollout": Role.VIEWER,
     "/tunefleet.deployment.v1.DeploymentService/WatchDeployment": Role.VIEWER,
     "/tunefleet.deployment.v1.DeploymentService/RollOutDeployment": Role.USER,

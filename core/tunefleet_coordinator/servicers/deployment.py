@@ -9,7 +9,7 @@ from tunefleet.deployment.v1 import deployment_service_pb2 as pb
 from tunefleet.deployment.v1 import deployment_service_pb2_grpc as deployment_grpc
 from tunefleet.deployment.v1.deployment_pb2 import Deployment
 from tunefleet_coordinator.admission import Admission
-from tunefleet_coordinator.deployables import resolve_deployable
+from tunefleet_coordinator.deployables import check_replicas, resolve_deployable
 from tunefleet_coordinator.kernel import Kernel
 from tunefleet_coordinator.names import check_id, parse_name, parse_parent
 from tunefleet_coordinator.requests import request_of
@@ -17,7 +17,14 @@ from tunefleet_coordinator.resolver import Resolver
 from tunefleet_coordinator.security import require_project
 from tunefleet_coordinator.servicers.rollouts import RolloutDesk, deployment_row
 from tunefleet_coordinator.views import deployment_view
-from tunefleet_core.lifecycle import Accepted, DeploymentDeleteRequested, DeploymentRow, DeploymentSubmitted
+from tunefleet_core.errors import TunefleetError
+from tunefleet_core.lifecycle import (
+    Accepted,
+    DeploymentDeleteRequested,
+    DeploymentRow,
+    DeploymentScaleRequested,
+    DeploymentSubmitted,
+)
 from tunefleet_core.rpc import RpcContext
 
 __all__ = ["DeploymentServicer"]
@@ -50,7 +57,11 @@ class DeploymentServicer(deployment_grpc.DeploymentServiceServicer):
         )
         uids = [row.deployment_uid for row in page.items]
         traffic = await self._kernel.read(self._kernel.store.list_traffic, uids)
-        deployments = [deployment_view(row, traffic.get(row.deployment_uid)) for row in page.items]
+        replicas = await self._kernel.read(self._kernel.store.list_replicas, [row.uid for row in page.items])
+        deployments = [
+            deployment_view(row, traffic.get(row.deployment_uid), replicas.get(row.uid, ()))
+            for row in page.items
+        ]
         return pb.ListDeploymentsResponse(deployments=deployments, next_page_token=page.next_page_token)
 
     async def CreateDeployment(
@@ -72,6 +83,7 @@ class DeploymentServicer(deployment_grpc.DeploymentServiceServicer):
                     base_facts=found.base.SerializeToString(),
                     adapter_manifest_digest=found.adapter_manifest_digest,
                     engine_model=found.engine_model,
+                    replicas=found.spec.replicas,
                 )
             )
         assert isinstance(answer, Accepted)  # the answer to DeploymentSubmitted
@@ -92,6 +104,28 @@ class DeploymentServicer(deployment_grpc.DeploymentServiceServicer):
         )
         found = deployment_view(answer) if isinstance(answer, DeploymentRow) else Deployment(name=str(name))
         return pb.DeleteDeploymentResponse(deployment=found)
+
+    async def ScaleDeployment(
+        self, request: pb.ScaleDeploymentRequest, context: RpcContext
+    ) -> pb.ScaleDeploymentResponse:
+        name = parse_name(request.name, "deployments")
+        require_project(name.project)
+        if not request.replicas:
+            raise TunefleetError.field(
+                "replicas",
+                "must be at least 1",
+                hint=f"To take it down: tunefleet deployments delete {name.id}",
+            )
+        await self._kernel.submit(
+            DeploymentScaleRequested(
+                at=self._kernel.moment(),
+                request=request_of(request, "ScaleDeployment"),
+                name=str(name),
+                replicas=check_replicas(request.replicas, "replicas"),
+                etag=request.etag,
+            )
+        )
+        return pb.ScaleDeploymentResponse(deployment=await self._view(str(name)))
 
     async def RollOutDeployment(
         self, request: pb.RollOutDeploymentRequest, context: RpcContext
@@ -120,4 +154,5 @@ class DeploymentServicer(deployment_grpc.DeploymentServiceServicer):
     async def _view(self, name: str) -> Deployment:
         row = await deployment_row(self._kernel, name)
         found = await self._kernel.read(self._kernel.store.get_traffic, row.deployment_uid)
-        return deployment_view(row, found[0] if found else None)
+        replicas = await self._kernel.read(self._kernel.store.list_replicas, [row.uid])
+        return deployment_view(row, found[0] if found else None, replicas.get(row.uid, ()))

@@ -146,4 +146,10 @@ def _service(world: World, name: str) -> Service | None:
     row = world.service(name)
     if row is None:
         return None
-    return service_view(row, world.attempts_of_service(name), world.deployments_of_service(name))
+    versions = (
+        world.deployment(replica.version_uid)
+        for replica in world.replicas_of_service(name)
+        if replica.is_live
+    )
+    held = [version.name for version in versions if version is not None]
+    return service_view(row, world.attempts_of_service(name), held)

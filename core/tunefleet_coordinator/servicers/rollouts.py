@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from tunefleet.deployment.v1 import deployment_service_pb2 as pb
 from tunefleet.deployment.v1.rollout_pb2 import Rollout, RolloutState
@@ -63,6 +63,7 @@ class RolloutDesk:
                     engine_model=found.engine_model,
                     policy=policy.SerializeToString(deterministic=True),
                     evaluate_job=policy.evaluate_job,
+                    replicas=found.spec.replicas,
                     etag=request.etag,
                 ),
                 f"roll out {request.spec.model}",
@@ -95,7 +96,7 @@ class RolloutDesk:
         found = await self._kernel.read(self._kernel.store.get_traffic, row.deployment_uid)
         if found is None or found[0].state == RolloutState.ROLLOUT_STATE_UNSPECIFIED:
             return pb.GetRolloutResponse()
-        return pb.GetRolloutResponse(rollout=rollout_view(*found))
+        return pb.GetRolloutResponse(rollout=await self._view(*found))
 
     async def watch(self, request: pb.WatchDeploymentRequest) -> AsyncGenerator[pb.WatchDeploymentResponse]:
         row = await deployment_row(self._kernel, request.name)
@@ -104,7 +105,7 @@ class RolloutDesk:
             raise TunefleetError.field("after_sequence", "must not be negative")
         with self._kernel.subscribe_deployment(row.deployment_uid) as changed:
             traffic = await self._traffic(row)
-            yield pb.WatchDeploymentResponse(snapshot=deployment_view(row, traffic))
+            yield await self._snapshot(row, traffic)
             while True:
                 events = events_of(traffic, after)
                 if events:
@@ -113,7 +114,7 @@ class RolloutDesk:
                     yield pb.WatchDeploymentResponse(events=pb.DeploymentEvents(events=events))
                 if traffic.is_over:
                     row = await deployment_row(self._kernel, request.name)
-                    yield pb.WatchDeploymentResponse(snapshot=deployment_view(row, traffic))
+                    yield await self._snapshot(row, traffic)
                     return
                 if not await changed.wait(_HEARTBEAT_SECONDS):
                     beat = pb.DeploymentWatchHeartbeat(time=timestamp_now())
@@ -134,7 +135,16 @@ class RolloutDesk:
         _LOG.info("%s asked: %s", current_principal().name, verb, extra=where)
         found = await self._kernel.read(self._kernel.store.get_traffic, answer.deployment_uid)
         assert found is not None  # it was just written
-        return rollout_view(*found)
+        return await self._view(*found)
+
+    async def _view(self, traffic: TrafficRow, versions: Mapping[str, DeploymentRow]) -> Rollout:
+        replicas = await self._kernel.read(self._kernel.store.list_replicas, list(versions))
+        return rollout_view(traffic, versions, replicas)
+
+    async def _snapshot(self, row: DeploymentRow, traffic: TrafficRow) -> pb.WatchDeploymentResponse:
+        replicas = await self._kernel.read(self._kernel.store.list_replicas, [row.uid])
+        view = deployment_view(row, traffic, replicas.get(row.uid, ()))
+        return pb.WatchDeploymentResponse(snapshot=view)
 
 
 async def deployment_row(kernel: Kernel, name: str) -> DeploymentRow:

@@ -20,6 +20,7 @@ from tunefleet_core.lifecycle import (
     Labels,
     ManifestRow,
     ModelRow,
+    ReplicaRow,
     RequestKey,
     RequestRow,
     Row,
@@ -37,6 +38,7 @@ __all__ = [
     "label_text",
     "manifest_from",
     "model_from",
+    "replica_from",
     "request_from",
     "service_from",
     "spec_from",
@@ -67,6 +69,8 @@ def table_of(row: Row) -> Table:
             return tables.models
         case DeploymentRow():
             return tables.deployments
+        case ReplicaRow():
+            return tables.replicas
         case TrafficRow():
             return tables.traffic
         case _:
@@ -98,18 +102,19 @@ def columns_of(row: Row) -> dict[str, Any]:
                 "is_draining": int(row.is_draining),
             }
         case DeploymentRow():
-            columns = _plain_columns(row)
-            columns["device_ids"] = json.dumps(row.device_ids)
-            columns["is_current"] = int(row.is_current)
-            return columns
+            return _plain_columns(row) | {"is_current": int(row.is_current)}
+        case ReplicaRow():
+            return _plain_columns(row) | {"device_ids": json.dumps(row.device_ids)}
         case TrafficRow():
             return _plain_columns(row) | {"is_over": int(row.is_over)}
         case _:
             return _plain_columns(row)
 
 
-def _plain_columns(row: SpecRow | ManifestRow | ModelRow | DeploymentRow | TrafficRow) -> dict[str, Any]:
-    volatile = row.VOLATILE if isinstance(row, DeploymentRow | TrafficRow) else frozenset[str]()
+def _plain_columns(
+    row: SpecRow | ManifestRow | ModelRow | DeploymentRow | ReplicaRow | TrafficRow,
+) -> dict[str, Any]:
+    volatile = row.VOLATILE if isinstance(row, ReplicaRow | TrafficRow) else frozenset[str]()
     return {item.name: getattr(row, item.name) for item in fields(row) if item.name not in volatile}
 
 
@@ -249,11 +254,17 @@ def model_from(columns: Columns) -> ModelRow:
 
 
 def deployment_from(columns: Columns) -> DeploymentRow:
-    """Return a deployment."""
+    """Return a version of a deployment."""
+    values = dict(columns)
+    values["is_current"] = bool(values["is_current"])
+    return DeploymentRow(**values)
+
+
+def replica_from(columns: Columns) -> ReplicaRow:
+    """Return a replica; what its server and gateways said of it since is not known."""
     values = dict(columns)
     device_ids = tuple(cast("list[str]", json.loads(values.pop("device_ids"))))
-    values["is_current"] = bool(values["is_current"])
-    return DeploymentRow(device_ids=device_ids, **values)
+    return ReplicaRow(device_ids=device_ids, **values)
 
 
 def traffic_from(columns: Columns) -> TrafficRow:

@@ -24,6 +24,7 @@ from tunefleet_core.lifecycle import (
     Labels,
     ManifestRow,
     ModelRow,
+    ReplicaRow,
     Row,
     SpecRow,
     TrafficRow,
@@ -41,6 +42,7 @@ __all__ = [
     "manifest_by_digest",
     "next_queue_number",
     "one",
+    "replicas_of",
     "rows_of_keys",
     "specs_of_jobs",
     "traffic_of",
@@ -79,6 +81,9 @@ def working_set(connection: Connection) -> list[Row]:
     rows += _all(connection, live_jobs.order_by(jobs.c.queue_number), codec.job_from)
     rows += _all(connection, live_attempts, codec.attempt_from)
     rows += _all(connection, present.order_by(deployments.c.create_time), codec.deployment_from)
+    replicas = tables.replicas
+    standing = select(replicas).where(replicas.c.state != DeploymentState.DEPLOYMENT_STATE_DELETED)
+    rows += _all(connection, standing.order_by(replicas.c.number), codec.replica_from)
     going = select(tables.traffic).where(tables.traffic.c.is_over == 0)
     rows += _all(connection, going, codec.traffic_from)
     return rows
@@ -125,6 +130,8 @@ def _rows_of(connection: Connection, table: str, keys: Sequence[Key]) -> Iterabl
             return _among(connection, tables.services, codec.service_from, name=first)
         case "deployment":
             return _among(connection, tables.deployments, codec.deployment_from, uid=first)
+        case "replica":
+            return _among(connection, tables.replicas, codec.replica_from, uid=first)
         case "traffic":
             return _among(connection, tables.traffic, codec.traffic_from, uid=first)
         case "attempt":
@@ -252,6 +259,19 @@ def traffic_of(
 def traffic_of_all(connection: Connection, deployment_uids: Sequence[str]) -> list[TrafficRow]:
     """Return the traffic of deployments, in no particular order."""
     return _among(connection, tables.traffic, codec.traffic_from, uid=list(deployment_uids))
+
+
+def replicas_of(connection: Connection, version_uids: Sequence[str]) -> dict[str, list[ReplicaRow]]:
+    """Return the replicas of versions that are not DELETED, by version uid and number."""
+    replicas = tables.replicas
+    statement = select(replicas).where(
+        replicas.c.version_uid.in_(list(version_uids)),
+        replicas.c.state != DeploymentState.DEPLOYMENT_STATE_DELETED,
+    )
+    found: dict[str, list[ReplicaRow]] = {}
+    for row in _all(connection, statement.order_by(replicas.c.number), codec.replica_from):
+        found.setdefault(row.version_uid, []).append(row)
+    return found
 
 
 def manifest_by_digest(connection: Connection, digest: str) -> ManifestRow | None:

@@ -37,6 +37,7 @@ from tunefleet_core.lifecycle import (
     Labels,
     ManifestRow,
     ModelRow,
+    ReplicaRow,
     RequestKey,
     RequestRow,
     Row,
@@ -233,6 +234,10 @@ class Store:
     def get_traffic(self, deployment_uid: str) -> tuple[TrafficRow, dict[str, DeploymentRow]] | None:
         """Return the traffic of a deployment, with the versions of its roll-out by uid."""
         return self._read(read.traffic_of, deployment_uid)
+
+    def list_replicas(self, version_uids: Sequence[str]) -> dict[str, list[ReplicaRow]]:
+        """Return the replicas of versions that are not DELETED, by version uid, each by number."""
+        return self._read(read.replicas_of, version_uids)
 
     def list_traffic(self, deployment_uids: Sequence[str]) -> dict[str, TrafficRow]:
         """Return the traffic of deployments by uid."""

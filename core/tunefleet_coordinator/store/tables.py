@@ -26,6 +26,7 @@ __all__ = [
     "manifests",
     "metadata",
     "models",
+    "replicas",
     "requests",
     "services",
     "specs",
@@ -184,14 +185,14 @@ deployments = Table(
     Column("create_time", Float, nullable=False),
     Column("update_time", Float, nullable=False),
     Column("service", Text, nullable=False),
-    Column("host_id", Text, nullable=False),
-    Column("device_ids", Text, nullable=False),
     Column("engine_address", Text, nullable=False),
     Column("contract", LargeBinary, nullable=False),
     Column("error", LargeBinary, nullable=False),
     Column("number", Integer, nullable=False, server_default="1"),
     Column("of", Text, nullable=False, server_default=""),
     Column("is_current", Integer, nullable=False, server_default="1"),
+    Column("replicas", Integer, nullable=False, server_default="1"),
+    Column("last_replica", Integer, nullable=False, server_default="1"),
     # The versions of a deployment share its name, which is free again once all of them are gone.
     Index(
         "deployments_by_name",
@@ -202,6 +203,26 @@ deployments = Table(
         postgresql_where=_NOT_DELETED,
     ),
     Index("deployments_by_project", "project", "create_time", "uid"),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("uid", Text, primary_key=True),
+    Column("version_uid", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("service", Text, nullable=False),
+    Column("host_id", Text, nullable=False),
+    Column("device_ids", Text, nullable=False),
+    Column("engine_address", Text, nullable=False),
+    Column("contract", LargeBinary, nullable=False),
+    Column("error", LargeBinary, nullable=False),
+    Column("reason", Text, nullable=False),
+    Index("replicas_by_version", "version_uid", "number", unique=True),
+    Index("replicas_not_deleted", "uid", sqlite_where=_NOT_DELETED, postgresql_where=_NOT_DELETED),
+    sqlite_with_rowid=False,
 )
 
 traffic = Table(

@@ -27,6 +27,7 @@ from tunefleet_core.lifecycle.decide import decide
 from tunefleet_core.lifecycle.deployment_history import events_of
 from tunefleet_core.lifecycle.desired import (
     DesiredAssignment,
+    DesiredReplica,
     DesiredView,
     deployments_touched,
     desired_for,
@@ -43,6 +44,7 @@ from tunefleet_core.lifecycle.inputs import (
     CheckpointRequested,
     DeploymentDeleteRequested,
     DeploymentReported,
+    DeploymentScaleRequested,
     DeploymentSubmitted,
     DrainRequested,
     EventsAcknowledged,
@@ -85,6 +87,7 @@ from tunefleet_core.lifecycle.rows import (
     Labels,
     ManifestRow,
     ModelRow,
+    ReplicaRow,
     RequestKey,
     RequestRow,
     Row,
@@ -126,6 +129,7 @@ __all__ = [
     "ManifestCommitted",
     "DeploymentSubmitted",
     "DeploymentDeleteRequested",
+    "DeploymentScaleRequested",
     "DeploymentReported",
     "RolloutRequested",
     "PromoteRequested",
@@ -165,6 +169,7 @@ __all__ = [
     "ManifestRow",
     "ModelRow",
     "DeploymentRow",
+    "ReplicaRow",
     "TrafficRow",
     "events_of",
     "settle_policy",
@@ -174,6 +179,7 @@ __all__ = [
     # what services are to hold
     "DesiredView",
     "DesiredAssignment",
+    "DesiredReplica",
     "desired_for",
     "checkpoint_ref",
 ]

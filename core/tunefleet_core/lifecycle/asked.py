@@ -16,6 +16,7 @@ __all__ = [
     "CancelRequested",
     "CheckpointRequested",
     "DeploymentDeleteRequested",
+    "DeploymentScaleRequested",
     "DeploymentSubmitted",
     "DrainRequested",
     "JobDeleteRequested",
@@ -115,6 +116,7 @@ class DeploymentSubmitted:
     base_facts: bytes
     adapter_manifest_digest: str
     engine_model: str
+    replicas: int = 1
 
     @property
     def name(self) -> str:
@@ -135,10 +137,25 @@ class DeploymentDeleteRequested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentScaleRequested:
+    """Another number of engines is to serve a deployment. Answer: DeploymentRow.
+
+    Errors: DEPLOYMENT_NOT_FOUND, STATE_CONFLICT (it is taken down), ETAG_MISMATCH, REQUEST_ID_REUSED.
+    """
+
+    at: Moment
+    request: Request | None
+    name: str
+    replicas: int
+    """At least 1."""
+    etag: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRequested:
     """A new version of a deployment is to be rolled out, its model resolved. Answer: DeploymentRow of it.
 
-    Errors: DEPLOYMENT_NOT_FOUND, JOB_NOT_FOUND (the one that has to pass), STATE_CONFLICT (not READY, a
+    Errors: DEPLOYMENT_NOT_FOUND, JOB_NOT_FOUND (the one that has to pass), STATE_CONFLICT (no traffic, a
     roll-out goes on, the job did not pass), FIELD_INVALID (it serves that already), ETAG_MISMATCH,
     REQUEST_ID_REUSED.
     """
@@ -158,6 +175,8 @@ class RolloutRequested:
     evaluate_job: str = ""
     """Full name of the job that has to pass."""
     etag: str = ""
+    replicas: int = 0
+    """0: as many as the version that serves has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,6 +329,7 @@ Asked: TypeAlias = (
     | JobDeleteRequested
     | DeploymentSubmitted
     | DeploymentDeleteRequested
+    | DeploymentScaleRequested
     | RolloutRequested
     | PromoteRequested
     | RollbackRequested

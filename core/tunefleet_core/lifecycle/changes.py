@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.lifecycle.inputs import Response
-from tunefleet_core.lifecycle.rows import AttemptRow, DeploymentRow, JobRow, Key, Row, ServiceRow
+from tunefleet_core.lifecycle.rows import AttemptRow, DeploymentRow, JobRow, Key, ReplicaRow, Row, ServiceRow
 
 __all__ = [
     "Change",
@@ -106,9 +106,11 @@ def footprint(changes: Iterable[Change]) -> frozenset[Key]:
             continue
         keys.add(change.key)
         for row in (change.old, change.new) if isinstance(change, RowChange) else (change.old,):
-            if isinstance(row, AttemptRow | DeploymentRow):
+            if isinstance(row, AttemptRow | ReplicaRow):
                 keys.update(("device", row.host_id, device) for device in row.device_ids)
                 keys.add(("service", row.service, 0))
             if isinstance(row, JobRow | DeploymentRow):
                 keys.add(("name", row.name, 0))
+            if isinstance(row, ReplicaRow):
+                keys.add(("deployment", row.version_uid, 0))
     return frozenset(keys)

@@ -9,7 +9,12 @@ from tunefleet_core.errors import TunefleetError
 from tunefleet_core.lifecycle.attempts import commit_manifest, report_attempt, report_events
 from tunefleet_core.lifecycle.changes import Decision
 from tunefleet_core.lifecycle.deployment_history import record_states
-from tunefleet_core.lifecycle.deployments import delete_deployment, report_deployment, submit_deployment
+from tunefleet_core.lifecycle.deployments import (
+    delete_deployment,
+    report_replica,
+    scale_deployment,
+    submit_deployment,
+)
 from tunefleet_core.lifecycle.draft import Draft
 from tunefleet_core.lifecycle.draining import end_drains
 from tunefleet_core.lifecycle.inputs import (
@@ -21,6 +26,7 @@ from tunefleet_core.lifecycle.inputs import (
     CheckpointRequested,
     DeploymentDeleteRequested,
     DeploymentReported,
+    DeploymentScaleRequested,
     DeploymentSubmitted,
     DrainRequested,
     EventsReported,
@@ -48,6 +54,7 @@ from tunefleet_core.lifecycle.inputs import (
 from tunefleet_core.lifecycle.jobs import cancel_job, delete_job, submit_job, trim_history, update_job
 from tunefleet_core.lifecycle.pausing import checkpoint_job, pause_job, resume_job, retry_job
 from tunefleet_core.lifecycle.policy import Policy
+from tunefleet_core.lifecycle.replicas import settle_versions
 from tunefleet_core.lifecycle.rollouts import drive_rollouts, promote, roll_back, roll_out, take_traffic
 from tunefleet_core.lifecycle.rows import DeploymentRow, JobRow, ServiceRow
 from tunefleet_core.lifecycle.scheduling import schedule
@@ -81,10 +88,12 @@ def decide(world: World, event: Input, policy: Policy) -> Decision:
     draft = Draft(world, event.at, policy)
     try:
         response = _respond(draft, event)
+        settle_versions(draft)
         record_states(draft)
         drive_rollouts(draft)
         end_drains(draft)
         schedule(draft)
+        settle_versions(draft)
         record_states(draft)
         response = _as_scheduled(draft, response)
     except TunefleetError as error:
@@ -119,6 +128,8 @@ def _respond(draft: Draft, event: Input) -> Response:
             return submit_deployment(draft, event)
         case DeploymentDeleteRequested():
             return delete_deployment(draft, event)
+        case DeploymentScaleRequested():
+            return scale_deployment(draft, event)
         case RolloutRequested():
             return roll_out(draft, event)
         case PromoteRequested():
@@ -191,7 +202,7 @@ def _take_in(
             report_attempt(draft, event.service, event.status)
         case DeploymentReported():
             current_session(draft, event.service, event.epoch)
-            report_deployment(draft, event.service, event.status)
+            report_replica(draft, event.service, event.status)
         case TrafficReported():
             current_session(draft, event.service, event.epoch)
             take_traffic(draft, event)

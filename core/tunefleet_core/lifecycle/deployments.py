@@ -1,31 +1,36 @@
-"""Rules for deployments: asked for, placed on a server, reported on, taken down."""
+"""Rules for deployments: asked for, scaled, taken down; and for what servers say of their replicas."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
+from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec, DeploymentState
+from tunefleet.deployment.v1.rollout_pb2 import DeploymentEvent, DeploymentScaled
 from tunefleet.fleet.v1.fleet_pb2 import DeploymentStatus
 from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.lifecycle.deployment_history import append_events
 from tunefleet_core.lifecycle.draft import Draft
-from tunefleet_core.lifecycle.draining import stop, take_down
+from tunefleet_core.lifecycle.draining import take_down
 from tunefleet_core.lifecycle.inputs import (
     Accepted,
     Acknowledged,
     DeploymentDeleteRequested,
+    DeploymentScaleRequested,
     DeploymentSubmitted,
 )
 from tunefleet_core.lifecycle.jobs import answered_name, remember
+from tunefleet_core.lifecycle.placement import place_replicas
+from tunefleet_core.lifecycle.replicas import fit_replicas, stop_replica
 from tunefleet_core.lifecycle.rollouts import end_rollout
-from tunefleet_core.lifecycle.rows import DeploymentRow, TrafficRow
-from tunefleet_core.lifecycle.scheduling import place_deployment
+from tunefleet_core.lifecycle.rows import DeploymentRow, ReplicaRow, TrafficRow
 
 __all__ = [
     "delete_deployment",
     "give_up_waiting",
-    "lose_deployments",
-    "report_deployment",
-    "report_held_deployments",
+    "lose_replicas",
+    "report_held_replicas",
+    "report_replica",
+    "scale_deployment",
     "submit_deployment",
 ]
 
@@ -60,10 +65,12 @@ def submit_deployment(draft: Draft, asked: DeploymentSubmitted) -> Accepted:
         engine_model=asked.engine_model,
         create_time=draft.at.wall,
         update_time=draft.at.wall,
+        replicas=asked.replicas,
     )
     draft.insert(row)
     draft.insert(TrafficRow(uid=row.uid, name=row.name, version=1))
-    place_deployment(draft, row.uid)
+    fit_replicas(draft, row)
+    place_replicas(draft, row.uid)
     remember(draft, asked.request, row.name)
     return Accepted(name=row.name, row=row)
 
@@ -92,13 +99,58 @@ def delete_deployment(draft: Draft, asked: DeploymentDeleteRequested) -> Deploym
     return row
 
 
-def report_deployment(draft: Draft, service: str, status: DeploymentStatus) -> None:
-    """Take in where a server says a deployment stands.
+def scale_deployment(draft: Draft, asked: DeploymentScaleRequested) -> DeploymentRow:
+    """Have as many engines serve a deployment as asked; both of its versions while one is rolled out."""
+    repeated = answered_name(draft, asked.request) is not None
+    row = draft.world.deployment_by_name(asked.name)
+    traffic = None if row is None else draft.traffic(row.deployment_uid)
+    if row is None or traffic is None:
+        raise TunefleetError(
+            Reason.DEPLOYMENT_NOT_FOUND,
+            f"There is no deployment '{asked.name}'.",
+            hint="See the deployments there are: tunefleet deployments list",
+            metadata={"deployment": asked.name},
+        )
+    if repeated:
+        return row
+    if asked.etag and asked.etag != f"{row.number}.{row.version}":
+        raise TunefleetError(
+            Reason.ETAG_MISMATCH,
+            f"Deployment '{row.deployment_id}' has changed since it was read.",
+            hint="Read it again, then repeat the change if it still makes sense.",
+            metadata={"deployment": row.name},
+        )
+    if not row.replicas:
+        raise TunefleetError(
+            Reason.STATE_CONFLICT,
+            f"Deployment '{row.deployment_id}' is taken down.",
+            hint=f"tunefleet deployments get {row.deployment_id}",
+            metadata={"deployment": row.name},
+        )
+    for version in draft.versions_of(row.name):
+        if not version.replicas or version.replicas == asked.replicas:
+            continue
+        spec = DeploymentSpec.FromString(version.spec)
+        spec.replicas = asked.replicas
+        scaled = DeploymentScaled(to=asked.replicas)
+        setattr(scaled, "from", version.replicas)  # `from` is a word of Python
+        traffic = append_events(draft, traffic, DeploymentEvent(version=version.number, scaled=scaled))
+        changed = draft.write(
+            version, replicas=asked.replicas, spec=spec.SerializeToString(deterministic=True)
+        )
+        fit_replicas(draft, changed)
+        place_replicas(draft, changed.uid)
+    remember(draft, asked.request, row.name)
+    return row
+
+
+def report_replica(draft: Draft, service: str, status: DeploymentStatus) -> None:
+    """Take in where a server says a replica stands.
 
     Raises:
-        TunefleetError: FENCED if the deployment is not with this server.
+        TunefleetError: FENCED if the replica is not with this server.
     """
-    row = draft.deployment(status.deployment_uid)
+    row = draft.replica(status.deployment_uid)
     if row is None or row.is_deleted or row.service != service:
         raise TunefleetError(
             Reason.FENCED,
@@ -113,7 +165,7 @@ def report_deployment(draft: Draft, service: str, status: DeploymentStatus) -> N
         if status.state == DeploymentState.DEPLOYMENT_STATE_DELETED:
             draft.write(row, state=DeploymentState.DEPLOYMENT_STATE_DELETED)
         elif row.state == DeploymentState.DEPLOYMENT_STATE_DRAINING and not _answers(status):
-            stop(draft, row)  # its engine is gone, and the requests in flight with it
+            stop_replica(draft, row)  # its engine is gone, and the requests in flight with it
     elif row.is_live:
         _update(draft, row, status)
 
@@ -122,7 +174,7 @@ def _answers(status: DeploymentStatus) -> bool:
     return status.state == DeploymentState.DEPLOYMENT_STATE_READY
 
 
-def _update(draft: Draft, row: DeploymentRow, status: DeploymentStatus) -> None:
+def _update(draft: Draft, row: ReplicaRow, status: DeploymentStatus) -> None:
     state = status.state
     if state in (
         DeploymentState.DEPLOYMENT_STATE_DELETED,
@@ -138,29 +190,31 @@ def _update(draft: Draft, row: DeploymentRow, status: DeploymentStatus) -> None:
     before = (row.state, row.engine_address, row.contract, row.error)
     if before != (state, address, contract, error):
         draft.write(row, state=state, engine_address=address, contract=contract, error=error)
+    if state == DeploymentState.DEPLOYMENT_STATE_FAILED:
+        place_replicas(draft, row.version_uid)  # another of its version may have its place
 
 
-def report_held_deployments(draft: Draft, service: str, held: Iterable[DeploymentStatus]) -> None:
+def report_held_replicas(draft: Draft, service: str, held: Iterable[DeploymentStatus]) -> None:
     """Compare what an attaching server holds with what it should hold."""
     by_uid = {status.deployment_uid: status for status in held}
-    for row in draft.world.deployments_of_service(service):
+    for row in draft.world.replicas_of_service(service):
         if row.state == DeploymentState.DEPLOYMENT_STATE_FAILED:
             continue
         gone = DeploymentStatus(deployment_uid=row.uid, state=DeploymentState.DEPLOYMENT_STATE_DELETED)
-        report_deployment(draft, service, by_uid.get(row.uid, gone))
+        report_replica(draft, service, by_uid.get(row.uid, gone))
 
 
-def give_up_waiting(draft: Draft, row: DeploymentRow) -> None:
-    """Let a STOPPING deployment go that its attached server never reported on."""
+def give_up_waiting(draft: Draft, row: ReplicaRow) -> None:
+    """Let a STOPPING replica go that its attached server never reported on."""
     is_due = row.deadline is not None and row.deadline <= draft.at.now
     if is_due and not row.is_held and row.state == DeploymentState.DEPLOYMENT_STATE_STOPPING:
         draft.write(row, state=DeploymentState.DEPLOYMENT_STATE_DELETED, deadline=None)
 
 
-def lose_deployments(draft: Draft, service: str) -> None:
-    """Give the deployments of a lost server to others."""
-    moved: list[DeploymentRow] = []
-    for row in draft.world.deployments_of_service(service):
+def lose_replicas(draft: Draft, service: str) -> None:
+    """Give the replicas of a lost server to others."""
+    moved: list[ReplicaRow] = []
+    for row in draft.world.replicas_of_service(service):
         if row.state in _ON_ITS_WAY_OUT:
             draft.write(row, state=DeploymentState.DEPLOYMENT_STATE_DELETED)
         elif row.is_live:
@@ -176,5 +230,5 @@ def lose_deployments(draft: Draft, service: str) -> None:
                     is_held=False,
                 )
             )
-    for row in moved:
-        place_deployment(draft, row.uid)
+    for uid in dict.fromkeys(row.version_uid for row in moved):
+        place_replicas(draft, uid)  # others that wait say now why they do

@@ -14,6 +14,7 @@ from tunefleet_core.lifecycle.rows import (
     AttemptState,
     DeploymentRow,
     JobRow,
+    ReplicaRow,
     ServiceRow,
     TrafficRow,
 )
@@ -21,6 +22,7 @@ from tunefleet_core.lifecycle.world import World
 
 __all__ = [
     "DesiredAssignment",
+    "DesiredReplica",
     "DesiredView",
     "deployments_touched",
     "desired_for",
@@ -48,19 +50,34 @@ class DesiredAssignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredReplica:
+    """One replica that a server is to hold, or to which gateways send requests."""
+
+    version: DeploymentRow
+    replica: ReplicaRow
+
+    @property
+    def uid(self) -> str:
+        """What its server calls it."""
+        return self.replica.uid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredView:
     """Everything a service is to hold. What is not named is to be stopped."""
 
     assignments: tuple[DesiredAssignment, ...] = ()
-    deployments: tuple[DeploymentRow, ...] = ()
-    routes: tuple[DeploymentRow, ...] = ()
-    """For gateways: every READY version that gets traffic."""
+    deployments: tuple[DesiredReplica, ...] = ()
+    routes: tuple[DesiredReplica, ...] = ()
+    """For gateways: every READY replica of a version that gets traffic."""
     shares: Mapping[str, int] = field(default_factory=dict[str, int])
-    """For gateways: the share of each route, percent, by its uid; those of one deployment have 100."""
+    """For gateways: the share of each version, percent, by its uid; those of one deployment have 100."""
     splits: Mapping[str, TrafficRow] = field(default_factory=dict[str, TrafficRow])
     """For gateways: the roll-outs that go on, by the uid of the deployment."""
     draining: tuple[str, ...] = ()
     """For gateways: uids of the versions of which requests in flight are waited for."""
+    draining_replicas: tuple[str, ...] = ()
+    """For gateways: uids of the replicas of which they are, while others of their version go on."""
 
 
 def desired_for(world: World, service_name: str) -> DesiredView:
@@ -78,15 +95,26 @@ def desired_for(world: World, service_name: str) -> DesiredView:
         return _for_gateway(world)
     return DesiredView(
         assignments=tuple(assignments),
-        deployments=tuple(row for row in world.deployments_of_service(service_name) if row.is_live),
+        deployments=tuple(
+            _of_version(world, row) for row in world.replicas_of_service(service_name) if row.is_live
+        ),
     )
 
 
+def _of_version(world: World, replica: ReplicaRow) -> DesiredReplica:
+    version = world.deployment(replica.version_uid)
+    if version is None:
+        raise RuntimeError(f"The version of replica {replica.uid} is not in the working set.")
+    return DesiredReplica(version=version, replica=replica)
+
+
 def _for_gateway(world: World) -> DesiredView:
-    routes: list[DeploymentRow] = []
+    routes: list[DesiredReplica] = []
     shares: dict[str, int] = {}
     splits: dict[str, TrafficRow] = {}
-    for row in world.ready_deployments():
+    for replica in world.replicas_in(DeploymentState.DEPLOYMENT_STATE_READY):
+        route = _of_version(world, replica)
+        row = route.version
         traffic = world.traffic(row.deployment_uid)
         if traffic is None or not traffic.is_rolling:
             share = ALL if row.is_current else 0
@@ -95,10 +123,22 @@ def _for_gateway(world: World) -> DesiredView:
             share = shares_of(traffic, *versions).get(row.uid, 0)
             splits[traffic.uid] = traffic
         if share:
-            routes.append(row)
+            routes.append(route)
             shares[row.uid] = share
-    draining = tuple(row.uid for row in world.draining_deployments())
-    return DesiredView(routes=tuple(routes), shares=shares, splits=splits, draining=draining)
+    draining: dict[str, None] = {}
+    draining_replicas: list[str] = []
+    for replica in world.replicas_in(DeploymentState.DEPLOYMENT_STATE_DRAINING):
+        if _of_version(world, replica).version.replicas:
+            draining_replicas.append(replica.uid)
+        else:
+            draining[replica.version_uid] = None
+    return DesiredView(
+        routes=tuple(routes),
+        shares=shares,
+        splits=splits,
+        draining=tuple(draining),
+        draining_replicas=tuple(draining_replicas),
+    )
 
 
 def services_touched(world: World, changes: Iterable[Change]) -> frozenset[str]:
@@ -116,11 +156,14 @@ def services_touched(world: World, changes: Iterable[Change]) -> frozenset[str]:
         elif isinstance(new, ServiceRow):
             if not isinstance(old, ServiceRow) or old.epoch != new.epoch:
                 touched.add(new.name)
-        elif isinstance(new, DeploymentRow) and old is not new:
-            before = old if isinstance(old, DeploymentRow) else None
+        elif isinstance(new, ReplicaRow):
+            before = old if isinstance(old, ReplicaRow) else None
             touched.update(row.service for row in (before, new) if row is not None and row.service)
             states = {row.state for row in (before, new) if row is not None}
             routes = routes or not states.isdisjoint(_SEEN_BY_GATEWAYS)
+        elif isinstance(new, DeploymentRow):
+            is_other = isinstance(old, DeploymentRow) and old.replicas != new.replicas
+            routes = routes or is_other
         elif isinstance(new, TrafficRow):
             before = (old.state, old.step) if isinstance(old, TrafficRow) else None
             routes = routes or (before != (new.state, new.step) and new.candidate != "")

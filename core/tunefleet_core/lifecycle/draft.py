@@ -25,6 +25,7 @@ from tunefleet_core.lifecycle.rows import (
     DeploymentRow,
     JobRow,
     Key,
+    ReplicaRow,
     Row,
     ServiceRow,
     TrafficRow,
@@ -33,8 +34,8 @@ from tunefleet_core.lifecycle.world import World
 
 __all__ = ["Draft"]
 
-_Versioned = TypeVar("_Versioned", JobRow, AttemptRow, ServiceRow, DeploymentRow, TrafficRow)
-_Kind = TypeVar("_Kind", JobRow, ServiceRow, DeploymentRow, TrafficRow)
+_Versioned = TypeVar("_Versioned", JobRow, AttemptRow, ServiceRow, DeploymentRow, ReplicaRow, TrafficRow)
+_Kind = TypeVar("_Kind", JobRow, ServiceRow, DeploymentRow, ReplicaRow, TrafficRow)
 
 _OF_ONE_STATE: dict[str, Any] = {
     "not_before": None,
@@ -54,7 +55,7 @@ class Draft:
         freed_hosts: Hosts on which a device was freed or a service became able to work, in order.
         queued_jobs: Jobs that began to wait in this decision.
             The scheduler looks at these two alone.
-        told_states: States of versions that events of this decision tell of already.
+        told_states: States of versions and replicas that events of this decision tell of already, by key.
     """
 
     def __init__(self, world: World, at: Moment, policy: Policy) -> None:
@@ -63,7 +64,7 @@ class Draft:
         self.policy = policy
         self.freed_hosts: dict[str, None] = {}
         self.queued_jobs: dict[str, None] = {}
-        self.told_states: dict[str, DeploymentState.ValueType] = {}
+        self.told_states: dict[Key, DeploymentState.ValueType] = {}
         self._rows: dict[Key, Row] = {}
         self._removed: dict[Key, RowRemoved] = {}
         self._events: dict[str, JobEvents] = {}
@@ -113,11 +114,21 @@ class Draft:
         found = [self.service(name) for name in names]
         return [row for row in found if row is not None and row.host_id == host_id]
 
-    def deployments_of_service(self, name: str) -> list[DeploymentRow]:
-        """Return the deployments given to a service, those that this decision gave it included."""
-        uids = {row.uid: None for row in self.world.deployments_of_service(name)}
-        uids.update({row.uid: None for row in self._rows.values() if isinstance(row, DeploymentRow)})
-        found = [self.deployment(uid) for uid in uids]
+    def replica(self, uid: str) -> ReplicaRow | None:
+        return cast("ReplicaRow | None", self.row(("replica", uid, 0)))
+
+    def replicas_of(self, version_uid: str) -> list[ReplicaRow]:
+        """Return the replicas of a version, by number, those that this decision made or deleted included."""
+        uids = {row.uid: None for row in self.world.replicas_of(version_uid)}
+        uids.update({row.uid: None for row in self.changed(ReplicaRow) if row.version_uid == version_uid})
+        found = [self.replica(uid) for uid in uids]
+        return sorted((row for row in found if row is not None), key=lambda row: row.number)
+
+    def replicas_of_service(self, name: str) -> list[ReplicaRow]:
+        """Return the replicas given to a service, those that this decision gave it included."""
+        uids = {row.uid: None for row in self.world.replicas_of_service(name)}
+        uids.update({row.uid: None for row in self.changed(ReplicaRow)})
+        found = [self.replica(uid) for uid in uids]
         return [row for row in found if row is not None and row.service == name]
 
     def servers(self) -> list[ServiceRow]:

@@ -24,6 +24,7 @@ from tunefleet_core.lifecycle.asked import (
     CancelRequested,
     CheckpointRequested,
     DeploymentDeleteRequested,
+    DeploymentScaleRequested,
     DeploymentSubmitted,
     DrainRequested,
     JobDeleteRequested,
@@ -51,6 +52,7 @@ __all__ = [
     "CheckpointRequested",
     "DeploymentDeleteRequested",
     "DeploymentReported",
+    "DeploymentScaleRequested",
     "DeploymentSubmitted",
     "DrainRequested",
     "EventsAcknowledged",
@@ -175,7 +177,7 @@ class ManifestCommitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentReported:
-    """A server says where a deployment stands. Answer: Acknowledged. Errors: SESSION_SUPERSEDED, FENCED."""
+    """A server says where a replica stands. Answer: Acknowledged. Errors: SESSION_SUPERSEDED, FENCED."""
 
     at: Moment
     service: str
@@ -193,6 +195,8 @@ class TrafficReported:
     traffic: tuple[VersionTraffic, ...] = ()
     drained: tuple[str, ...] = ()
     """Uids of draining versions that none of its requests in flight is with."""
+    drained_replicas: tuple[str, ...] = ()
+    """Uids of draining replicas of which that is so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

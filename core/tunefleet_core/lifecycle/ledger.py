@@ -1,7 +1,7 @@
 """Who holds which device: booked by (host id, device id), whatever service books it.
 
 A trainer and a server on one host see the same devices; only this table keeps them
-apart. Attempts hold a device alone; deployments of one engine share theirs.
+apart. Attempts hold a device alone; replicas that share an engine share theirs.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
-from tunefleet_core.lifecycle.rows import AttemptRow, DeploymentRow, Key, Row
+from tunefleet_core.lifecycle.rows import AttemptRow, Key, ReplicaRow, Row
 
 __all__ = ["DeviceKey", "DeviceLedger", "bookings"]
 
 DeviceKey: TypeAlias = tuple[str, str]
 """(host id, device id)"""
 
-_BOOKING_DEPLOYMENT_STATES = frozenset(
+_BOOKING_STATES = frozenset(
     {
         DeploymentState.DEPLOYMENT_STATE_STARTING,
         DeploymentState.DEPLOYMENT_STATE_READY,
@@ -28,10 +28,10 @@ _BOOKING_DEPLOYMENT_STATES = frozenset(
 
 
 def bookings(row: Row | None) -> tuple[DeviceKey, ...]:
-    """Return the devices that a row holds; a STOPPING deployment still does."""
+    """Return the devices that a row holds; a STOPPING replica still does."""
     if isinstance(row, AttemptRow) and row.is_live:
         return tuple((row.host_id, device) for device in row.device_ids)
-    if isinstance(row, DeploymentRow) and row.state in _BOOKING_DEPLOYMENT_STATES:
+    if isinstance(row, ReplicaRow) and row.state in _BOOKING_STATES:
         return tuple((row.host_id, device) for device in row.device_ids)
     return ()
 

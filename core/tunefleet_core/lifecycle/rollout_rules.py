@@ -6,7 +6,6 @@ from itertools import pairwise
 
 from google.protobuf.duration_pb2 import Duration
 
-from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.deployment.v1.rollout_pb2 import RolloutPolicy, RolloutState, StickyKey, TrafficCounts
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.lifecycle.rows import DeploymentRow
@@ -75,7 +74,7 @@ def shares_of(
 
     A version that cannot answer has nothing; what would be its own goes to the other.
     """
-    both = [row for row in (current, candidate) if row is not None and _answers(row)]
+    both = [row for row in (current, candidate) if row is not None and row.answers]
     if not traffic.is_rolling:
         return {row.uid: ALL for row in both if row.is_current}
     weight = 0
@@ -85,10 +84,6 @@ def shares_of(
         return {both[0].uid: ALL} if both[0] is current or weight else {}
     wanted = {row.uid: ALL - weight if row is current else weight for row in both}
     return {uid: share for uid, share in wanted.items() if share}
-
-
-def _answers(row: DeploymentRow) -> bool:
-    return row.state == DeploymentState.DEPLOYMENT_STATE_READY
 
 
 def broken_limit(policy: RolloutPolicy, current: TrafficCounts, candidate: TrafficCounts) -> str:

@@ -25,7 +25,7 @@ from tunefleet.deployment.v1.rollout_pb2 import (
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.lifecycle.deployment_history import append_events
 from tunefleet_core.lifecycle.draft import Draft
-from tunefleet_core.lifecycle.draining import take_down
+from tunefleet_core.lifecycle.draining import take_down, take_drained
 from tunefleet_core.lifecycle.inputs import (
     PromoteRequested,
     RollbackRequested,
@@ -33,10 +33,11 @@ from tunefleet_core.lifecycle.inputs import (
     TrafficReported,
 )
 from tunefleet_core.lifecycle.jobs import answered_name, remember
+from tunefleet_core.lifecycle.placement import place_replicas
+from tunefleet_core.lifecycle.replicas import fit_replicas
 from tunefleet_core.lifecycle.rollout_evaluation import begin_evaluation, judge_evaluation
 from tunefleet_core.lifecycle.rollout_rules import broken_limit, seconds_of
 from tunefleet_core.lifecycle.rows import DeploymentRow, JobRow
-from tunefleet_core.lifecycle.scheduling import place_deployment
 from tunefleet_core.lifecycle.traffic_row import TrafficRow
 
 __all__ = [
@@ -95,6 +96,7 @@ def roll_out(draft: Draft, asked: RolloutRequested) -> DeploymentRow:
         number=number,
         of=row.deployment_uid,
         is_current=False,
+        replicas=asked.replicas or row.replicas,
     )
     evaluation = begin_evaluation(draft, policy, asked.evaluate_job)
     draft.insert(candidate)
@@ -116,7 +118,8 @@ def roll_out(draft: Draft, asked: RolloutRequested) -> DeploymentRow:
         deadline=None,
         **evaluation,
     )
-    place_deployment(draft, candidate.uid)
+    fit_replicas(draft, candidate)
+    place_replicas(draft, candidate.uid)
     remember(draft, asked.request, row.name)
     return row
 
@@ -131,7 +134,7 @@ def promote(draft: Draft, asked: PromoteRequested) -> DeploymentRow:
         what = "is still loaded" if traffic.state == _LOADING else "has no roll-out"
         raise _conflict(row, what, "tunefleet deployments rollout", traffic)
     candidate = draft.deployment(traffic.candidate)
-    if candidate is None or candidate.state != DeploymentState.DEPLOYMENT_STATE_READY:
+    if candidate is None or not candidate.answers:
         raise _conflict(
             row, "has a candidate that cannot answer now", "tunefleet deployments rollout", traffic
         )
@@ -166,11 +169,7 @@ def take_traffic(draft: Draft, reported: TrafficReported) -> None:
             if uid == seen.deployment_uid:
                 total = _sum(getattr(traffic, field), seen.counts)
                 draft.write(traffic, **{field: total.SerializeToString()})
-    for uid in reported.drained:
-        row = draft.deployment(uid)
-        is_draining = row is not None and row.state == DeploymentState.DEPLOYMENT_STATE_DRAINING
-        if row is not None and is_draining and reported.service not in row.drained:
-            draft.touch(row, drained=row.drained | {reported.service})
+    take_drained(draft, reported)
 
 
 def drive_rollouts(draft: Draft) -> None:
@@ -228,7 +227,9 @@ def end_rollout(
 
 def _drive(draft: Draft, traffic: TrafficRow) -> None:
     candidate = draft.deployment(traffic.candidate)
-    if candidate is None or candidate.state in _NOT_TO_BE:
+    is_loading = traffic.state == _LOADING
+    # It begins with all of its replicas; later it may lose some and go on.
+    if candidate is None or candidate.state in _NOT_TO_BE or (is_loading and candidate.error):
         end_rollout(draft, traffic, _why_lost(candidate))
         return
     policy = RolloutPolicy.FromString(traffic.policy)
@@ -236,13 +237,14 @@ def _drive(draft: Draft, traffic: TrafficRow) -> None:
     if fault:
         end_rollout(draft, traffic, fault)
         return
-    if candidate.state != DeploymentState.DEPLOYMENT_STATE_READY:
+    if not candidate.answers:
         return  # its share is the other's meanwhile
     before = draft.world.deployment(candidate.uid)
-    if traffic.state == _LOADING:
-        _enter(draft, traffic, 1, "The candidate is loaded and checked.")
+    if is_loading:
+        if candidate.state == DeploymentState.DEPLOYMENT_STATE_READY:
+            _enter(draft, traffic, 1, "The candidate is loaded and checked.")
         return
-    if before is not None and before.state != candidate.state:
+    if before is not None and not before.answers:
         _enter(draft, traffic, traffic.step, "The candidate can answer again.")
         return
     current_counts = TrafficCounts.FromString(traffic.current_counts)
@@ -307,13 +309,20 @@ def _check_beginning(row: DeploymentRow, traffic: TrafficRow, asked: RolloutRequ
         raise _conflict(
             row, "has a roll-out already; end it first", "tunefleet deployments rollback", traffic
         )
-    if row.state != DeploymentState.DEPLOYMENT_STATE_READY:
+    if not row.answers:
         word = DeploymentState.Name(row.state).removeprefix("DEPLOYMENT_STATE_")
         raise _conflict(row, f"is {word} and takes no traffic", "tunefleet deployments get", traffic)
-    if asked.spec == row.spec and asked.engine_model == row.engine_model:
+    if _served(asked.spec) == _served(row.spec) and asked.engine_model == row.engine_model:
         raise TunefleetError.field(
             "spec.model", f"is what version {row.number} of '{row.deployment_id}' serves already"
         )
+
+
+def _served(spec: bytes) -> DeploymentSpec:
+    """Return what a spec says of the model and its engine: how many there are is scaled, not rolled out."""
+    served = DeploymentSpec.FromString(spec)
+    served.ClearField("replicas")
+    return served
 
 
 def _conflict(row: DeploymentRow, what: str, command: str, traffic: TrafficRow) -> TunefleetError:

@@ -16,9 +16,9 @@ from enum import IntEnum
 from typing import ClassVar, TypeAlias
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
-from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.job.v1.event_pb2 import AttemptOutcome
 from tunefleet.job.v1.state_pb2 import JobState
+from tunefleet_core.lifecycle.deployment_rows import DeploymentRow, ReplicaRow
 from tunefleet_core.lifecycle.identity import Key, Labels
 from tunefleet_core.lifecycle.service_row import BackendFacts, DeviceFacts, ServiceRow
 from tunefleet_core.lifecycle.traffic_row import TrafficRow
@@ -26,7 +26,6 @@ from tunefleet_core.lifecycle.traffic_row import TrafficRow
 __all__ = [
     "ACTIVE",
     "CPU",
-    "LIVE_DEPLOYMENT_STATES",
     "TERMINAL_JOB_STATES",
     "AttemptRow",
     "AttemptState",
@@ -39,6 +38,7 @@ __all__ = [
     "Labels",
     "ManifestRow",
     "ModelRow",
+    "ReplicaRow",
     "RequestKey",
     "RequestRow",
     "Row",
@@ -56,14 +56,6 @@ CPU = "cpu"
 TERMINAL_JOB_STATES = frozenset(
     {JobState.JOB_STATE_SUCCEEDED, JobState.JOB_STATE_FAILED, JobState.JOB_STATE_CANCELLED}
 )
-LIVE_DEPLOYMENT_STATES = frozenset(
-    {
-        DeploymentState.DEPLOYMENT_STATE_STARTING,
-        DeploymentState.DEPLOYMENT_STATE_READY,
-        DeploymentState.DEPLOYMENT_STATE_DRAINING,
-    }
-)
-"""States in which a deployment is in its server's desired set."""
 
 
 class AttemptState(IntEnum):
@@ -263,77 +255,6 @@ class ModelRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeploymentRow:
-    """A version of a deployment: a model that is served. Key: uid.
-
-    The versions of a deployment share its name; among rows not DELETED name and number are unique.
-    """
-
-    VOLATILE: ClassVar[frozenset[str]] = frozenset({"is_held", "deadline", "drained"})
-
-    uid: str
-    name: str
-    """`projects/{project}/deployments/{deployment_id}`."""
-    project: str
-    deployment_id: str
-    """The model name on the gateway."""
-    state: DeploymentState.ValueType
-    version: int
-    spec: bytes
-    """`tunefleet.deployment.v1.DeploymentSpec`."""
-    engine: str
-    """Backend name of the engine; empty until assigned if the spec leaves it open."""
-    base_facts: bytes
-    """`tunefleet.model.v1.BaseFacts`."""
-    adapter_manifest_digest: str
-    """Empty: the base alone."""
-    engine_model: str
-    """Name inside the engine."""
-    create_time: float
-    update_time: float
-    service: str = ""
-    host_id: str = ""
-    device_ids: tuple[str, ...] = ()
-    """Accelerators booked for its engine, shared by deployments of one engine; empty on a processor."""
-    engine_address: str = ""
-    contract: bytes = b""
-    """`tunefleet.deployment.v1.ContractResult`."""
-    error: bytes = b""
-    """`google.rpc.Status`."""
-    number: int = 1
-    """Number of the version in its deployment."""
-    of: str = ""
-    """Uid of the deployment, which is that of its first version; empty: it is the first."""
-    is_current: bool = True
-    """Whether the deployment's name stands for this version."""
-    is_held: bool = False
-    """Whether its server has reported on it since it was given to it."""
-    deadline: float | None = None
-    """STOPPING: when a server that never reported on it is taken not to hold it. DRAINING: when requests
-    in flight are waited for no longer."""
-    drained: frozenset[str] = frozenset()
-    """DRAINING only: the gateways that have no request in flight with it."""
-
-    @property
-    def key(self) -> Key:
-        return ("deployment", self.uid, 0)
-
-    @property
-    def deployment_uid(self) -> str:
-        """Uid of the deployment that it is a version of."""
-        return self.of or self.uid
-
-    @property
-    def is_deleted(self) -> bool:
-        return self.state == DeploymentState.DEPLOYMENT_STATE_DELETED
-
-    @property
-    def is_live(self) -> bool:
-        """Whether its server is to hold it."""
-        return self.state in LIVE_DEPLOYMENT_STATES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestKey:
     """Identity of a mutation: who, which method, the id the caller chose."""
 
@@ -371,6 +292,7 @@ Row: TypeAlias = (
     | ManifestRow
     | ModelRow
     | DeploymentRow
+    | ReplicaRow
     | TrafficRow
     | RequestRow
 )

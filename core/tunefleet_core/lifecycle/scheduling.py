@@ -1,4 +1,4 @@
-"""Placing jobs and deployments on services.
+"""Placing what waits: jobs on trainers here, replicas of deployments by `placement`.
 
 After every decision nothing that waits would fit anywhere. So a decision only has to look
 at what it changed itself: a job that began to wait is offered to the idle services, and a
@@ -14,30 +14,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tunefleet.backend.v1.backend_pb2 import Capability
-from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec, DeploymentState
+from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import ServiceKind
 from tunefleet.job.v1.state_pb2 import JobState
-from tunefleet.type.v1.engine_pb2 import EngineSettings
-from tunefleet_core.lifecycle.capacity import (
-    active_backend,
-    active_backends,
-    parallel_devices,
-    usable_devices,
-)
+from tunefleet_core.lifecycle.capacity import active_backend, active_backends
 from tunefleet_core.lifecycle.draft import Draft
 from tunefleet_core.lifecycle.events import attempt_started
+from tunefleet_core.lifecycle.placement import free_devices, place_replica
 from tunefleet_core.lifecycle.queue import Shape, Turn, shape_of
-from tunefleet_core.lifecycle.rows import (
-    CPU,
-    AttemptRow,
-    AttemptState,
-    BackendFacts,
-    DeploymentRow,
-    JobRow,
-    ServiceRow,
-)
+from tunefleet_core.lifecycle.rows import AttemptRow, AttemptState, JobRow, ServiceRow
 
-__all__ = ["place_deployment", "schedule"]
+__all__ = ["schedule"]
 
 
 def schedule(draft: Draft) -> None:
@@ -50,8 +37,8 @@ def schedule(draft: Draft) -> None:
 def _use_freed_hosts(draft: Draft) -> list[ServiceRow]:
     """Offer every host on which this decision freed something to those that wait; return their services."""
     if draft.freed_hosts:
-        for deployment in draft.world.pending_deployments():
-            place_deployment(draft, deployment.uid)
+        for replica in draft.world.replicas_in(DeploymentState.DEPLOYMENT_STATE_PENDING):
+            place_replica(draft, replica.uid)
     services = [service for host_id in draft.freed_hosts for service in draft.services_of_host(host_id)]
     for service in services:
         _fill(draft, service)
@@ -71,33 +58,6 @@ def _place_job(draft: Draft, uid: str, freed: list[ServiceRow]) -> None:
         if service is not None and devices is not None:
             _assign(draft, job, service, devices)
             return
-
-
-def place_deployment(draft: Draft, uid: str) -> bool:
-    """Give a PENDING deployment to a server that can serve it. Returns whether one did.
-
-    A server whose engine already serves the same base comes first: it needs no new device.
-    """
-    deployment = draft.deployment(uid)
-    if deployment is None or deployment.state != DeploymentState.DEPLOYMENT_STATE_PENDING:
-        return False
-    servers = [service for service in draft.servers() if service.takes_work]
-    for service in sorted(servers, key=lambda item: _engine_mate(draft, item, deployment) is None):
-        found = _fitting_engine(draft, service, deployment)
-        if found is not None:
-            engine, device_ids = found
-            draft.write(
-                deployment,
-                state=DeploymentState.DEPLOYMENT_STATE_STARTING,
-                service=service.name,
-                host_id=service.host_id,
-                device_ids=device_ids,
-                engine=engine,
-                engine_address="",
-                error=b"",
-            )
-            return True
-    return False
 
 
 def _fill(draft: Draft, service: ServiceRow) -> None:
@@ -141,16 +101,8 @@ def _fitting_devices(draft: Draft, service: ServiceRow, shape: Shape) -> tuple[s
     backend = active_backend(service, shape.backend)
     if backend is None:
         return None
-    free = _free_devices(draft, service, backend)
+    free = free_devices(draft, service, backend)
     return None if len(free) < shape.devices_needed else free[: shape.devices_needed]
-
-
-def _free_devices(draft: Draft, service: ServiceRow, backend: BackendFacts) -> tuple[str, ...]:
-    return tuple(
-        device.id
-        for device in usable_devices(service, backend)
-        if draft.is_free((service.host_id, device.id))
-    )
 
 
 def _assign(draft: Draft, job: JobRow, service: ServiceRow, device_ids: tuple[str, ...]) -> None:
@@ -186,39 +138,3 @@ def _assign(draft: Draft, job: JobRow, service: ServiceRow, device_ids: tuple[st
         error=b"",
         start_time=draft.at.wall if job.start_time is None else job.start_time,
     )
-
-
-def _engine_mate(draft: Draft, service: ServiceRow, deployment: DeploymentRow) -> DeploymentRow | None:
-    """Return a live deployment of a service whose engine the deployment could share."""
-    for other in draft.deployments_of_service(service.name):
-        fits = deployment.engine in ("", other.engine) and other.base_facts == deployment.base_facts
-        if other.is_live and fits and _runs_as(other) == _runs_as(deployment):
-            return other
-    return None
-
-
-def _runs_as(deployment: DeploymentRow) -> tuple[int, EngineSettings]:
-    """Return how an engine would have to run to serve a deployment."""
-    spec = DeploymentSpec.FromString(deployment.spec)
-    return spec.max_context_tokens, spec.engine_settings
-
-
-def _fitting_engine(
-    draft: Draft, service: ServiceRow, deployment: DeploymentRow
-) -> tuple[str, tuple[str, ...]] | None:
-    """Return (engine, devices to book) with which a server would serve a deployment, or None."""
-    mate = _engine_mate(draft, service, deployment)
-    if mate is not None:
-        return mate.engine, mate.device_ids
-    for backend in active_backends(service):
-        serves = Capability.CAPABILITY_SERVE in backend.capabilities
-        if not serves or deployment.engine not in ("", backend.name):
-            continue
-        usable = usable_devices(service, backend)
-        if usable and usable[0].kind == CPU:
-            return backend.name, ()  # engines share the processor and book nothing
-        needed = parallel_devices(_runs_as(deployment)[1])
-        free = _free_devices(draft, service, backend)
-        if len(free) >= needed:
-            return backend.name, free[:needed]
-    return None

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import InstalledBackend, Service, ServiceState
 from tunefleet.job.v1.state_pb2 import JobState
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.lifecycle.attempts import lose_attempt, report_attempt
 from tunefleet_core.lifecycle.deployments import (
     give_up_waiting,
-    lose_deployments,
-    report_held_deployments,
+    lose_replicas,
+    report_held_replicas,
 )
 from tunefleet_core.lifecycle.draft import Draft
-from tunefleet_core.lifecycle.draining import DRAIN_SECONDS
 from tunefleet_core.lifecycle.inputs import (
     Acknowledged,
     DrainRequested,
@@ -24,15 +24,16 @@ from tunefleet_core.lifecycle.inputs import (
     SessionOpened,
 )
 from tunefleet_core.lifecycle.jobs import answered_name, remember
+from tunefleet_core.lifecycle.replicas import DRAIN_SECONDS
 from tunefleet_core.lifecycle.rollouts import resume_baking
 from tunefleet_core.lifecycle.rows import (
     AttemptRow,
     AttemptState,
     BackendFacts,
-    DeploymentRow,
     DeviceFacts,
     JobRow,
     Key,
+    ReplicaRow,
     ServiceRow,
     TrafficRow,
 )
@@ -94,7 +95,7 @@ def attach_service(draft: Draft, attached: ServiceAttached) -> SessionOpened:
             if error.reason is not Reason.FENCED:
                 raise
             # An old attempt is simply not in the desired set that the service gets next.
-    report_held_deployments(draft, row.name, attached.deployments)
+    report_held_replicas(draft, row.name, attached.deployments)
     return SessionOpened(epoch=row.epoch)
 
 
@@ -158,7 +159,7 @@ def pass_time(draft: Draft, due: tuple[Key, ...]) -> None:
                 lose_attempt(draft, row, f"{row.service} was silent for longer than its lease.")
         elif isinstance(row, JobRow):
             _retry(draft, row)
-        elif isinstance(row, DeploymentRow):
+        elif isinstance(row, ReplicaRow):
             give_up_waiting(draft, row)
         elif isinstance(row, TrafficRow) and row.deadline is not None and row.deadline <= draft.at.now:
             draft.touch(row, deadline=None)  # what follows is found where every change is looked at
@@ -179,7 +180,7 @@ def _fall_silent(draft: Draft, service: ServiceRow) -> None:
         draft.touch(service, state=ServiceState.SERVICE_STATE_SUSPECT, deadline=lost_at)
         return
     draft.touch(service, state=ServiceState.SERVICE_STATE_LOST, deadline=None)
-    lose_deployments(draft, service.name)
+    lose_replicas(draft, service.name)
 
 
 def boot(draft: Draft) -> None:
@@ -196,7 +197,7 @@ def boot(draft: Draft) -> None:
     for job in draft.world.jobs():
         if job.state == JobState.JOB_STATE_WAITING_RETRY and job.not_before is None:
             draft.touch(job, not_before=now + _left_to_wait(draft, job))
-    for row in draft.world.draining_deployments():
+    for row in draft.world.replicas_in(DeploymentState.DEPLOYMENT_STATE_DRAINING):
         draft.touch(row, deadline=now + DRAIN_SECONDS, drained=frozenset[str]())
     for traffic in draft.world.traffics():
         resume_baking(draft, traffic)

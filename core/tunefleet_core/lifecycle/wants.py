@@ -16,6 +16,7 @@ from tunefleet_core.lifecycle.inputs import (
     CancelRequested,
     CheckpointRequested,
     DeploymentDeleteRequested,
+    DeploymentScaleRequested,
     DeploymentSubmitted,
     DrainRequested,
     HistoryTrimmed,
@@ -61,6 +62,7 @@ def wanted_keys(event: Input) -> list[Key]:
         case (
             DeploymentSubmitted()
             | DeploymentDeleteRequested()
+            | DeploymentScaleRequested()
             | PromoteRequested()
             | RollbackRequested()
             | DrainRequested()

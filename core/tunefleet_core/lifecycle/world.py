@@ -19,6 +19,7 @@ from tunefleet_core.lifecycle.changes import Change, RowChange, RowRemoved
 from tunefleet_core.lifecycle.deadlines import Deadlines
 from tunefleet_core.lifecycle.ledger import DeviceKey, DeviceLedger, bookings
 from tunefleet_core.lifecycle.queue import JobQueue
+from tunefleet_core.lifecycle.replica_index import ReplicaIndex
 from tunefleet_core.lifecycle.rows import (
     AttemptRow,
     DeploymentRow,
@@ -26,6 +27,7 @@ from tunefleet_core.lifecycle.rows import (
     Key,
     ManifestRow,
     ModelRow,
+    ReplicaRow,
     RequestKey,
     RequestRow,
     Row,
@@ -49,10 +51,7 @@ class World:
         self._passing: dict[Key, None] = {}
         self._live_attempts: dict[str, AttemptRow] = {}
         self._attempts_of_service: dict[str, dict[str, None]] = {}
-        self._deployments_of_service: dict[str, dict[str, None]] = {}
-        self._pending_deployments: dict[str, None] = {}
-        self._ready_deployments: dict[str, None] = {}
-        self._draining_deployments: dict[str, None] = {}
+        self._replicas = ReplicaIndex()
         self._versions: dict[str, dict[str, None]] = {}
         self._evaluating: dict[str, dict[str, None]] = {}
         self._services: dict[str, None] = {}
@@ -147,19 +146,23 @@ class World:
         """Return the live attempts that a service holds or is to hold."""
         return [self._live_attempts[uid] for uid in self._attempts_of_service.get(name, {})]
 
-    def deployments_of_service(self, name: str) -> list[DeploymentRow]:
-        """Return the deployments given to a service that are not DELETED."""
-        uids = self._deployments_of_service.get(name, {})
-        return [cast("DeploymentRow", self.deployment(uid)) for uid in uids]
+    def replica(self, uid: str) -> ReplicaRow | None:
+        return cast("ReplicaRow | None", self._rows.get(("replica", uid, 0)))
 
-    def pending_deployments(self) -> list[DeploymentRow]:
-        return [cast("DeploymentRow", self.deployment(uid)) for uid in self._pending_deployments]
+    def replicas_of(self, version_uid: str) -> list[ReplicaRow]:
+        """Return the replicas of a version that are not DELETED, oldest change of place first."""
+        return self._replicas_at(self._replicas.of_version(version_uid))
 
-    def ready_deployments(self) -> list[DeploymentRow]:
-        return [cast("DeploymentRow", self.deployment(uid)) for uid in self._ready_deployments]
+    def replicas_of_service(self, name: str) -> list[ReplicaRow]:
+        """Return the replicas given to a server that are not DELETED."""
+        return self._replicas_at(self._replicas.of_service(name))
 
-    def draining_deployments(self) -> list[DeploymentRow]:
-        return [cast("DeploymentRow", self.deployment(uid)) for uid in self._draining_deployments]
+    def replicas_in(self, state: DeploymentState.ValueType) -> list[ReplicaRow]:
+        """Return the replicas in a state that is not DELETED."""
+        return self._replicas_at(self._replicas.in_state(state))
+
+    def _replicas_at(self, uids: list[str]) -> list[ReplicaRow]:
+        return [cast("ReplicaRow", self.replica(uid)) for uid in uids]
 
     def traffics(self) -> list[TrafficRow]:
         """Return the traffic of every deployment that is not over."""
@@ -215,9 +218,9 @@ class World:
         What the store does not know (leases, sessions) is kept.
         """
         old = self._rows.get(key)
-        if isinstance(old, JobRow | AttemptRow | ServiceRow | DeploymentRow | TrafficRow) and isinstance(
-            row, type(old)
-        ):
+        if isinstance(
+            old, JobRow | AttemptRow | ServiceRow | DeploymentRow | ReplicaRow | TrafficRow
+        ) and isinstance(row, type(old)):
             row = replace(row, **{name: getattr(old, name) for name in old.VOLATILE})
         if old is not None or row is not None:
             self._replace(old, row)
@@ -255,6 +258,9 @@ class World:
             self._index_service(cast("ServiceRow | None", old), cast("ServiceRow | None", new))
         elif isinstance(old, DeploymentRow) or isinstance(new, DeploymentRow):
             self._index_deployment(cast("DeploymentRow | None", old), cast("DeploymentRow | None", new))
+        elif isinstance(old, ReplicaRow) or isinstance(new, ReplicaRow):
+            self._replicas.replace(cast("ReplicaRow | None", old), cast("ReplicaRow | None", new))
+            self._rebook(old, new)
         elif isinstance(old, TrafficRow) or isinstance(new, TrafficRow):
             self._index_traffic(cast("TrafficRow | None", old), cast("TrafficRow | None", new))
         elif isinstance(new, ModelRow):
@@ -312,24 +318,10 @@ class World:
             self.capacity.refresh(new, self.is_free)
 
     def _index_deployment(self, old: DeploymentRow | None, new: DeploymentRow | None) -> None:
-        if old is not None and not old.is_deleted:
-            if new is None or new.is_deleted:
-                self._forget_version(old)
-            self._deployments_of_service.get(old.service, {}).pop(old.uid, None)
-            self._pending_deployments.pop(old.uid, None)
-            self._ready_deployments.pop(old.uid, None)
-            self._draining_deployments.pop(old.uid, None)
+        if old is not None and not old.is_deleted and (new is None or new.is_deleted):
+            self._forget_version(old)
         if new is not None and not new.is_deleted:
             self._versions.setdefault(new.name, {})[new.uid] = None
-            if new.service:
-                self._deployments_of_service.setdefault(new.service, {})[new.uid] = None
-            if new.state == DeploymentState.DEPLOYMENT_STATE_PENDING:
-                self._pending_deployments[new.uid] = None
-            if new.state == DeploymentState.DEPLOYMENT_STATE_READY:
-                self._ready_deployments[new.uid] = None
-            if new.state == DeploymentState.DEPLOYMENT_STATE_DRAINING:
-                self._draining_deployments[new.uid] = None
-        self._rebook(old, new)
 
     def _forget_version(self, row: DeploymentRow) -> None:
         versions = self._versions[row.name]
@@ -364,7 +356,7 @@ def _is_working(row: Row) -> bool:
         return not row.is_terminal
     if isinstance(row, AttemptRow):
         return row.is_live
-    if isinstance(row, DeploymentRow):
+    if isinstance(row, DeploymentRow | ReplicaRow):
         return not row.is_deleted
     if isinstance(row, TrafficRow):
         return not row.is_over
@@ -376,7 +368,7 @@ def _deadline(row: Row) -> float | None:
         return row.lease_expires if row.is_live else None
     if isinstance(row, JobRow):
         return row.not_before
-    return row.deadline if isinstance(row, ServiceRow | DeploymentRow | TrafficRow) else None
+    return row.deadline if isinstance(row, ServiceRow | ReplicaRow | TrafficRow) else None
 
 
 def _same_place(old: JobRow, new: JobRow) -> bool:

@@ -33,6 +33,7 @@ from tunefleet_core.lifecycle import (
     AttemptRow,
     CancelRequested,
     CheckpointRequested,
+    DeploymentScaleRequested,
     DeploymentSubmitted,
     DrainRequested,
     EventsReported,
@@ -77,6 +78,7 @@ __all__ = [
     "retry",
     "roll_back",
     "roll_out",
+    "scale",
     "service",
     "submit",
     "traffic",
@@ -312,6 +314,7 @@ def deployment(
     engine: str = "embedded",
     base: bytes = b"base",
     uid: str = "",
+    replicas: int = 1,
 ) -> DeploymentSubmitted:
     """Return a submit of a deployment of project `default`; its uid is `uid-of-<id>` unless given."""
     return DeploymentSubmitted(
@@ -325,7 +328,17 @@ def deployment(
         base_facts=base,
         adapter_manifest_digest="adapter",
         engine_model=f"{deployment_id}@adapter",
+        replicas=replicas,
     )
+
+
+def scale(
+    now: float, replicas: int, deployment_id: str = "tuned", *, request_id: str = ""
+) -> DeploymentScaleRequested:
+    """Return a wish for another number of engines."""
+    asked = request(request_id, method="ScaleDeployment") if request_id else None
+    name = f"projects/default/deployments/{deployment_id}"
+    return DeploymentScaleRequested(at=moment(now), request=asked, name=name, replicas=replicas)
 
 
 def roll_out(
@@ -378,6 +391,7 @@ def traffic(
     errors: int = 0,
     seconds_each: float = 0.1,
     drained: Sequence[str] = (),
+    drained_replicas: Sequence[str] = (),
     gateway: str = "services/g",
     epoch: int = 1,
 ) -> TrafficReported:
@@ -389,4 +403,11 @@ def traffic(
         first_byte_seconds=seconds_each * (requests - errors),
     )
     seen = (VersionTraffic(deployment_uid=uid, counts=counts),) if uid else ()
-    return TrafficReported(at=moment(now), service=gateway, epoch=epoch, traffic=seen, drained=tuple(drained))
+    return TrafficReported(
+        at=moment(now),
+        service=gateway,
+        epoch=epoch,
+        traffic=seen,
+        drained=tuple(drained),
+        drained_replicas=tuple(drained_replicas),
+    )

@@ -72,6 +72,7 @@ class ServiceSession:
         self._backends: list[InstalledBackend] = []
         self._traffic: dict[str, TrafficCounts] = {}
         self._drained: list[str] = []
+        self._drained_replicas: list[str] = []
         self._wake = asyncio.Event()
         self._generation = 0
         self._last_answer = 0.0
@@ -93,16 +94,24 @@ class ServiceSession:
         self._backends = backends
         self._wake.set()
 
-    def report_traffic(self, traffic: Iterable[VersionTraffic], drained: list[str]) -> None:
-        """Tell what versions answered, added to what could not be told yet, and which are drained."""
+    def report_traffic(
+        self, traffic: Iterable[VersionTraffic], drained: list[str], drained_replicas: list[str]
+    ) -> None:
+        """Tell what versions answered, added to what could not be told yet, and which are drained.
+
+        Args:
+            traffic: By version.
+            drained: Versions that nothing in flight is with.
+            drained_replicas: Replicas of which that is so while their version goes on.
+        """
         for seen in traffic:
             held, new = self._traffic.setdefault(seen.deployment_uid, TrafficCounts()), seen.counts
             held.requests += new.requests
             held.errors += new.errors
             held.first_bytes += new.first_bytes
             held.first_byte_seconds += new.first_byte_seconds
-        self._drained = drained
-        if self._traffic or self._drained:
+        self._drained, self._drained_replicas = drained, drained_replicas
+        if self._traffic or drained or drained_replicas:
             self._wake.set()
 
     async def run(self) -> None:
@@ -192,7 +201,8 @@ class ServiceSession:
 
     def _take_report(self) -> StatusReport | None:
         self._wake.clear()
-        if not (self._attempts or self._deployments or self._backends or self._traffic or self._drained):
+        drained = self._drained or self._drained_replicas
+        if not (self._attempts or self._deployments or self._backends or self._traffic or drained):
             return None
         report = StatusReport(
             attempts=self._attempts.values(),
@@ -200,9 +210,10 @@ class ServiceSession:
             backends=self._backends,
             traffic=[VersionTraffic(deployment_uid=uid, counts=item) for uid, item in self._traffic.items()],
             drained=self._drained,
+            drained_replicas=self._drained_replicas,
         )
         self._traffic.clear()
-        self._drained = []
+        self._drained, self._drained_replicas = [], []
         self._attempts.clear()
         self._deployments.clear()
         self._backends = []

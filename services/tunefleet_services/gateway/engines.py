@@ -9,9 +9,10 @@ away before is made up for by another replica, if there is one; afterwards nothi
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import aiohttp
@@ -19,7 +20,6 @@ from yarl import URL
 
 from tunefleet_services.gateway.errors import GatewayError
 from tunefleet_services.gateway.relays import RELAY_SCHEME, RelayedRequest, RelayedResponse
-from tunefleet_services.gateway.replicas import Replicas
 from tunefleet_services.gateway.routes import Route, RouteTableHolder
 from tunefleet_services.gateway.settings import GatewaySettings
 
@@ -59,13 +59,12 @@ EngineResponse: TypeAlias = aiohttp.ClientResponse | RelayedResponse
 class EngineAnswer:
     """An answer whose body has begun, or is empty. Whoever got it closes it."""
 
-    __slots__ = ("_address", "_first", "_is_open", "_replicas", "response")
+    __slots__ = ("_first", "_give_back", "_is_open", "response")
 
-    def __init__(self, response: EngineResponse, first: bytes, address: str, replicas: Replicas) -> None:
+    def __init__(self, response: EngineResponse, first: bytes, give_back: Callable[[], None]) -> None:
         self.response = response
         self._first = first
-        self._address = address
-        self._replicas = replicas
+        self._give_back = give_back
         self._is_open = True
 
     @property
@@ -89,7 +88,7 @@ class EngineAnswer:
         if self._is_open:
             self._is_open = False
             self.response.close()
-            self._replicas.give_back(self._address)
+            self._give_back()
 
 
 class _Gone(Exception):
@@ -130,8 +129,13 @@ class Engines:
                 it answered; 504 if one stayed silent, 502 if its answer is not HTTP.
         """
         error: _Gone | None = None
-        for address in self._replicas.order(request.route.engine_addresses, request.affinity):
-            self._replicas.take(address)
+        uids = request.route.replica_uids
+        order = self._replicas.order(request.route.engine_addresses, request.affinity)
+        # The routes may be those of before a replica began to drain.
+        for address in self._replicas.draining_last(order, uids):
+            replica = uids.get(address, "")
+            self._replicas.take(address, replica)
+            give_back = partial(self._replicas.give_back, address, replica)
             try:
                 response = await self._reach(address, request)
                 try:
@@ -139,9 +143,9 @@ class Engines:
                 except BaseException:
                     response.close()
                     raise
-                return EngineAnswer(response, first, address, self._replicas)
+                return EngineAnswer(response, first, give_back)
             except BaseException as caught:
-                self._replicas.give_back(address)
+                give_back()
                 error = _class(caught, request.route)
                 self._replicas.avoid(address)
         raise unavailable(request.route) from error

@@ -8,9 +8,11 @@ hashing (Thaler and Ravishankar, 1998), which with few replicas needs no ring.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from types import MappingProxyType
 
@@ -30,7 +32,11 @@ class Replicas:
     """
 
     def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        """Set when a draining replica has nothing in flight any more."""
         self._outstanding: dict[str, int] = {}
+        self._in_flight: Counter[str] = Counter()
+        self._draining: frozenset[str] = frozenset()
         self._avoided_until: dict[str, float] = {}
         self._turn = 0
 
@@ -53,17 +59,46 @@ class Replicas:
         rest = [address for address in addresses if address in avoided]
         return [*(self._ranked(able, affinity) if affinity else self._idlest_first(able)), *rest]
 
-    def take(self, address: str) -> None:
-        """Count a request that is sent to an engine."""
-        self._outstanding[address] = self._outstanding.get(address, 0) + 1
+    def draining_last(self, addresses: Sequence[str], replicas: Mapping[str, str]) -> Sequence[str]:
+        """Return the addresses, those of draining replicas behind all others.
 
-    def give_back(self, address: str) -> None:
+        Args:
+            addresses: In the order in which they are to be asked.
+            replicas: Uid of the replica at each.
+        """
+        if not self._draining:
+            return addresses
+        return sorted(addresses, key=lambda address: replicas.get(address) in self._draining)
+
+    def take(self, address: str, replica: str = "") -> None:
+        """Count a request that is sent to an engine, and to which replica of a version, by its uid."""
+        self._outstanding[address] = self._outstanding.get(address, 0) + 1
+        if replica:
+            self._in_flight[replica] += 1
+
+    def give_back(self, address: str, replica: str = "") -> None:
         """Count its end."""
         left = self._outstanding[address] - 1
         if left:
             self._outstanding[address] = left
         else:
             del self._outstanding[address]  # addresses come and go: none of them is kept for ever
+        if replica:
+            self._in_flight[replica] -= 1
+            if not self._in_flight[replica]:
+                del self._in_flight[replica]
+                if replica in self._draining:
+                    self.changed.set()
+
+    def drain(self, replicas: Iterable[str]) -> None:
+        """Take in which replicas get no new requests while others of their version do."""
+        self._draining = frozenset(replicas)
+        if self._draining:
+            self.changed.set()
+
+    def drained(self) -> list[str]:
+        """Return the draining replicas that no request in flight is with."""
+        return sorted(uid for uid in self._draining if uid not in self._in_flight)
 
     def avoid(self, address: str) -> None:
         """Note that an engine went away before it answered."""

@@ -35,6 +35,8 @@ class Route:
         engine_model: Name inside the engines.
         project: The project it belongs to.
         create_time: When it became ready; with a time zone.
+        replica_uids: Uid of the replica of the version that each of these engines is, by address; left out
+            where it is not known.
         version: Uid of the version of a deployment that answers there; empty: not known.
         weight: Its share of the model's traffic, percent.
         split: How callers are spread over versions; None: there is one version.
@@ -50,6 +52,7 @@ class Route:
     weight: int = 100
     split: Split | None = None
     candidate: Route | None = None
+    replica_uids: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
     def version_for(self, caller: str) -> Route:
         """Return the version that a caller gets; empty: a caller known by nothing."""
@@ -183,7 +186,12 @@ def _with_replicas(routes: Iterable[Route]) -> Iterable[Route]:
         if known is not None:
             addresses = dict.fromkeys((*known.engine_addresses, *route.engine_addresses))
             newest = max(known.create_time, route.create_time)
-            route = replace(route, engine_addresses=tuple(sorted(addresses)), create_time=newest)
+            route = replace(
+                route,
+                engine_addresses=tuple(sorted(addresses)),
+                create_time=newest,
+                replica_uids=MappingProxyType({**known.replica_uids, **route.replica_uids}),
+            )
         merged[key] = route
     return merged.values()
 

@@ -73,7 +73,7 @@ class Gateway:
         self._inference_address = ""
         self._settings = options.settings
         self._metrics = Metrics()
-        self._traffic = VersionTraffic()
+        self._traffic = VersionTraffic(self._routes.replicas.changed)
         address = options.user_address
         self._fine_tuning = FineTuning(address, self._routes, self._settings) if address else None
         self._access_log = AccessLog()
@@ -139,6 +139,7 @@ class Gateway:
         """Put the routes of the desired set in force for every request that begins now."""
         self._routes.replace_routes(table_of(desired))
         self._traffic.drain(desired.draining)
+        self._routes.replicas.drain(desired.draining_replicas)
 
     async def _tell_traffic(self) -> None:
         """Tell what versions answered now and then, and at once when a draining one has nothing left."""
@@ -149,7 +150,9 @@ class Gateway:
             except TimeoutError:
                 pass
             self._traffic.changed.clear()
-            self._session.report_traffic(self._traffic.take_counts(), self._traffic.drained())
+            self._session.report_traffic(
+                self._traffic.take_counts(), self._traffic.drained(), self._routes.replicas.drained()
+            )
 
     def _note_address(self, base_address: str) -> None:
         _LOG.info("gateway listens on %s", base_address)
@@ -191,6 +194,7 @@ def _usable(routes: Iterable[WireRoute]) -> list[Route]:
             project=wire.project,
             create_time=wire.create_time.ToDatetime(tzinfo=UTC),
             version=wire.deployment_uid,
+            replica_uids={wire.engine_address: wire.replica_uid} if wire.replica_uid else {},
             weight=wire.weight,
             split=_split(wire) if wire.HasField("split") else None,
         )

@@ -22,10 +22,14 @@ _GONE = "client_gone"
 
 
 class VersionTraffic:
-    """Requests by version. Used from the gateway's event loop only, by both of its doors."""
+    """Requests by version. Used from the gateway's event loop only, by both of its doors.
 
-    def __init__(self) -> None:
-        self.changed = asyncio.Event()
+    Args:
+        changed: An event to set; one of its own if left out.
+    """
+
+    def __init__(self, changed: asyncio.Event | None = None) -> None:
+        self.changed = changed or asyncio.Event()
         """Set when a draining version has nothing in flight any more."""
         self._in_flight: Counter[str] = Counter()
         self._counts: dict[str, TrafficCounts] = {}

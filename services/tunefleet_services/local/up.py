@@ -45,6 +45,8 @@ class UpOptions:
     host: str = "127.0.0.1"
     port: int = 0
     trainers: int = 1
+    servers: int = 1
+    """Each runs engines of its own; a processor serves one replica of a model per server."""
     lease_seconds: float = 10.0
     warm: bool = True
     gateway_options: tuple[str, ...] = ()
@@ -198,6 +200,7 @@ def _services(options: UpOptions, endpoints: Endpoints) -> list[ChildSpec]:
     lease = ("--lease-seconds", str(options.lease_seconds))
     warm = () if options.warm else ("--no-warm",)
     names = ["trainer"] if options.trainers == 1 else [f"trainer-{n}" for n in range(1, options.trainers + 1)]
+    servers = ["server", *(f"server-{n}" for n in range(2, options.servers + 1))]
     gateway_host, _, gateway_port = endpoints.gateway.rpartition(":")
     return [
         _child(
@@ -210,7 +213,10 @@ def _services(options: UpOptions, endpoints: Endpoints) -> list[ChildSpec]:
             _child(options, name, "tunefleet_services.trainer", (*common, *lease, *warm, "--name", name))
             for name in names
         ),
-        _child(options, "server", "tunefleet_services.server", (*common, *lease, "--name", "server")),
+        *(
+            _child(options, name, "tunefleet_services.server", (*common, *lease, "--name", name))
+            for name in servers
+        ),
         _child(
             options,
             "gateway",

@@ -84,6 +84,7 @@ class EngineSpec:
             and self.manifest_digest == assignment.base.manifest_digest
             and (bool(self.manifest_digest) or self.base_path == assignment.base.path)
             and self.max_context_tokens == assignment.max_context_tokens
+            and self.device_ids == (tuple(assignment.device_ids) or _PROCESSOR)
             and self.settings == _hex(assignment.engine_settings)
         )
         # An adapter brings its own name; the base answers to the one it was started with.

@@ -98,17 +98,18 @@ async def test_base_joins_the_engine_an_adapter_started(
     assert len(server.engines()) == 1
 
 
-async def test_two_bases_of_one_shape_never_share_an_engine(
+async def test_two_bases_of_one_shape_and_two_replicas_of_one_never_share_an_engine(
     coordinator: FakeCoordinator, server: ServiceProcess, base: BaseFacts, tmp_path: Path, deploy: Deploy
 ) -> None:
     twin = BaseFacts()
     twin.CopyFrom(base)
     twin.path = twin.model = str(tmp_path / "twin")
     Path(twin.path).mkdir()
-    await coordinator.want(deployments=[deploy("d-one", base), deploy("d-two", twin)])
-    one = await coordinator.until_state("d-one", "READY")
-    two = await coordinator.until_state("d-two", "READY")
-    assert one.engine_address != two.engine_address
+    replica = deploy("d-one-2", base)
+    replica.device_ids.append("gpu-1")
+    await coordinator.want(deployments=[deploy("d-one", base), deploy("d-two", twin), replica])
+    found = [await coordinator.until_state(name, "READY") for name in ("d-one", "d-two", "d-one-2")]
+    assert len({item.engine_address for item in found}) == 3
 
 
 async def test_deleted_deployments_leave_no_adapter_and_no_process(

@@ -24,6 +24,7 @@ from tunefleet.deployment.v1.deployment_pb2 import (
 )
 from tunefleet.deployment.v1.rollout_pb2 import (
     DeploymentEvent,
+    DeploymentScaled,
     DeploymentStateChanged,
     DeploymentVersion,
     EvaluationEnded,
@@ -274,9 +275,10 @@ def deployments() -> list[Deployment]:
     ready = Deployment(
         name="projects/default/deployments/tickets",
         uid="d-1",
-        spec=DeploymentSpec(model="models/tickets-to-json-9c3e"),
-        state=DeploymentState.DEPLOYMENT_STATE_READY,
+        spec=DeploymentSpec(model="models/tickets-to-json-9c3e", replicas=2),
+        state=DeploymentState.DEPLOYMENT_STATE_DEGRADED,
         service="services/laptop-server",
+        reason="Replica 2 fits on no server: laptop-server has replica 1 on its processor already.",
         contract=ContractResult(
             tokens=ContractState.CONTRACT_STATE_VERIFIED,
             numbers=ContractState.CONTRACT_STATE_UNVERIFIED,
@@ -286,6 +288,11 @@ def deployments() -> list[Deployment]:
         ),
         create_time=ago(600),
     )
+    first = ready.replicas.add(number=1, uid="d-1", state=DeploymentState.DEPLOYMENT_STATE_READY)
+    first.service = ready.service
+    first.contract.CopyFrom(ready.contract)
+    waiting = DeploymentState.DEPLOYMENT_STATE_PENDING
+    ready.replicas.add(number=2, uid="d-1-2", state=waiting, reason=ready.reason)
     failed = Deployment(
         name="projects/default/deployments/broken",
         uid="d-2",
@@ -328,6 +335,7 @@ def deployment_events() -> list[DeploymentEvent]:
         {"state_changed": DeploymentStateChanged(**{"from": starting, "to": ready})},
         {"rollout_step": RolloutStep(step=1, weight=5, reason="The candidate is loaded and checked.")},
         {"evaluation_ended": EvaluationEnded(state=passed, reason="Job 'scores-of-v2' succeeded.")},
+        {"scaled": DeploymentScaled(**{"from": 1, "to": 3})},
         {"rollout_ended": RolloutEnded(state=back, reason="2 of 20 requests failed (10.0%).")},
     ]
     return [

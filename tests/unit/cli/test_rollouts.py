@@ -95,6 +95,7 @@ def test_every_event_of_a_deployment_has_a_line() -> None:
         "version 2 READY",
         "version 2 step 1, 5 % of the traffic: The candidate is loaded and checked.",
         "version 2 evaluation PASSED: Job 'scores-of-v2' succeeded.",
+        "version 2 from 1 to 3 replicas",
         "version 2 ROLLED_BACK: 2 of 20 requests failed (10.0%).",
     ]
     told = {event.WhichOneof("payload") for event in samples.deployment_events()}

@@ -198,6 +198,7 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
     "deployments.delete": lambda client: client.deployments.delete("a"),
     "deployments.roll_out": lambda client: client.deployments.roll_out("a", "models/m"),
     "deployments.rollout": lambda client: client.deployments.rollout("a"),
+    "deployments.scale": lambda client: client.deployments.scale("a", 2),
     "deployments.promote": lambda client: client.deployments.promote("a"),
     "deployments.roll_back": lambda client: client.deployments.roll_back("a"),
     "fleet.info": lambda client: client.fleet.info(),

@@ -84,6 +84,24 @@ def test_a_replica_that_did_not_answer_is_asked_last():
     assert sorted(replicas.order(ADDRESSES, key("a"))) == ADDRESSES  # better than nobody
 
 
+def test_a_draining_replica_is_asked_last_and_is_drained_at_the_end_of_its_requests():
+    replicas = Replicas()
+    uids = {"a": "r1", "b": "r2"}
+    for address in ("a", "b"):
+        replicas.take(address, uids[address])
+    replicas.drain(["r1"])
+    assert replicas.draining_last(["a", "b"], uids) == ["b", "a"]
+    assert replicas.drained() == []
+    replicas.changed.clear()
+    replicas.give_back("b", "r2")
+    assert not replicas.changed.is_set()
+    replicas.give_back("a", "r1")
+    assert replicas.changed.is_set()
+    assert replicas.drained() == ["r1"]
+    replicas.drain([])
+    assert replicas.drained() == []
+
+
 def turns(*texts, system="Be brief."):
     roles = ["system", *(("user", "assistant")[at % 2] for at in range(len(texts)))]
     return [{"role": role, "content": text} for role, text in zip(roles, (system, *texts), strict=True)]

@@ -68,7 +68,7 @@ def test_a_deployment_goes_to_a_server_with_its_engine(desk: Any) -> None:
     desk.do(samples.attached(1, server()))
     assert word(desk) == "STARTING"
     (held,) = desired_for(desk.world, "services/s").deployments
-    assert (held.uid, held.engine) == (UID, "embedded")
+    assert (held.uid, held.version.engine) == (UID, "embedded")
     assert desired_for(desk.world, "services/other").deployments == ()
     again = desk.do(samples.deployment(2, "renamed", request_id="r"))
     assert (again.name, again.is_repetition) == (accepted.name, True)
@@ -84,7 +84,7 @@ def test_deployments_that_waited_for_one_server_share_its_engine(desk: Any) -> N
     for device_id, kind in two_gpus.items():
         described.host.devices.add(id=device_id, kind=kind)
     desk.do(samples.attached(1, described))
-    rows = [desk.world.deployment(f"uid-of-{name}") for name in ("one", "two")]
+    rows = [desk.world.replica(f"uid-of-{name}") for name in ("one", "two")]
     assert [row.device_ids for row in rows] == [("gpu-0",), ("gpu-0",)]
 
 
@@ -106,7 +106,7 @@ def test_ready_deployments_are_routes_of_every_gateway(desk: Any) -> None:
     desk.do(report(1, "READY"))
 
     (route,) = desired_for(desk.world, "services/g").routes
-    assert (route.deployment_id, route.engine_address) == ("tuned", "http://127.0.0.1:1")
+    assert (route.version.deployment_id, route.replica.engine_address) == ("tuned", "http://127.0.0.1:1")
     desk.do(delete(2))
     assert desired_for(desk.world, "services/g").routes == ()
 

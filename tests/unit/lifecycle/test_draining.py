@@ -50,10 +50,10 @@ def test_a_draining_server_gets_no_deployment(desk: Any) -> None:
     desk.do(samples.deployment(1, "before"))
     desk.do(samples.drain(2))
     desk.do(samples.deployment(3, "during"))
-    states = {row.deployment_id: row.state for row in desk.world.deployments_of_service("services/a")}
-    assert states == {"before": DeploymentState.DEPLOYMENT_STATE_STARTING}
+    states = {row.uid: row.state for row in desk.world.replicas_of_service("services/a")}
+    assert states == {"uid-of-before": DeploymentState.DEPLOYMENT_STATE_STARTING}
     desk.do(samples.drain(4, is_draining=False))
-    assert len(desk.world.deployments_of_service("services/a")) == 2
+    assert len(desk.world.replicas_of_service("services/a")) == 2
 
 
 def test_only_a_lost_service_is_forgotten(running: Any) -> None:

@@ -100,7 +100,7 @@ def test_the_candidate_is_loaded_beside_the_other_on_its_engine_before_it_gets_t
     served.do(samples.roll_out(1))
     assert rollout(served) == ("LOADING", 0)
     assert held(served) == [OLD, NEW], "both live on one server"
-    assert served.world.deployment(NEW).device_ids == served.world.deployment(OLD).device_ids
+    assert served.world.replica(NEW).device_ids == served.world.replica(OLD).device_ids
     assert shares(served) == {OLD: 100}
     served.do(report(2, NEW, "STARTING"))
     assert shares(served) == {OLD: 100}
@@ -394,7 +394,8 @@ def test_shares_are_always_the_whole_and_an_end_is_always_one_version(new_desk: 
         now += number
         desk.do(samples.attached(now, gateway()))
         epoch = desk.epoch(GATEWAY)
-        live = [report(0, row.uid, _word(row)).status for row in desk.world.versions_of(NAME) if row.is_held]
+        replicas = [item for row in desk.world.versions_of(NAME) for item in desk.world.replicas_of(row.uid)]
+        live = [report(0, row.uid, _word(row)).status for row in replicas if row.is_held]
         serves = samples.backend("embedded", capabilities=[Capability.CAPABILITY_SERVE])
         kind = ServiceKind.SERVICE_KIND_SERVER
         server = samples.service("services/s", kind=kind, backends=[serves])

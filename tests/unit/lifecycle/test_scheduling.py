@@ -141,7 +141,7 @@ def test_a_server_on_a_gpu_keeps_trainers_off_it_but_not_off_a_processor(desk: A
         )
     desk.do(samples.deployment(0, "one", base=b"base one"))
     desk.do(samples.deployment(0, "two", base=b"base two"))
-    rows = [desk.world.deployment(f"uid-of-{name}") for name in ("one", "two")]
+    rows = [desk.world.replica(f"uid-of-{name}") for name in ("one", "two")]
     assert [(row.host_id, row.device_ids) for row in rows] == [("cpu-host", ()), ("cpu-host", ())]
 
     desk.do(samples.attached(1, samples.service("services/trainer", host="cpu-host")))
@@ -156,7 +156,7 @@ def test_an_engine_on_a_gpu_books_it_once_for_all_its_adapters(desk: Any) -> Non
     attach(desk, "trainer", host="h", devices=GPU)
     for name, base in (("one", b"same"), ("two", b"same"), ("three", b"other")):
         desk.do(samples.deployment(0, name, base=base))
-    rows = [desk.world.deployment(f"uid-of-{name}") for name in ("one", "two", "three")]
+    rows = [desk.world.replica(f"uid-of-{name}") for name in ("one", "two", "three")]
     assert [row.device_ids for row in rows] == [("gpu-0",), ("gpu-0",), ()]
 
     desk.do(samples.submit(1))

@@ -39,7 +39,7 @@ TRAINERS = ("services/a", "services/b")
 moves = st.tuples(
     st.sampled_from(
         ["submit", "cancel", "attach", "server", "detach", "beat", "run", "events", "checkpoint",
-         "output", "succeed", "fail", "poison", "wait", "deploy", "ready", "delete"]
+         "output", "succeed", "fail", "poison", "wait", "deploy", "ready", "delete", "scale"]
     ),
     st.sampled_from(JOBS),
     st.sampled_from(TRAINERS),
@@ -70,6 +70,7 @@ def _event(world: World, now: float, serial: int, move: tuple[str, str, str, int
         "delete": lambda: DeploymentDeleteRequested(
             at=samples.moment(now), request=None, name=f"projects/default/deployments/{job_id}"
         ),
+        "scale": lambda: samples.scale(now, 1 + number % 3, job_id),
         "wait": lambda: Tick(at=samples.moment(now), due=world.take_due(now)),
     }
     if what in simple:
@@ -125,9 +126,14 @@ def _picture(world: World) -> Any:
         dict(world._names),
         dict(world._live_attempts),
         {name: set(held) for name, held in world._attempts_of_service.items() if held},
-        {name: set(held) for name, held in world._deployments_of_service.items() if held},
-        set(world._pending_deployments),
-        set(world._ready_deployments),
+        [
+            {key: set(uids) for key, uids in index.items()}
+            for index in (
+                world._replicas._of_version,
+                world._replicas._of_service,
+                world._replicas._in_state,
+            )
+        ],
         sorted(world.queue.uids()),
         {device: set(holders) for device, holders in world.ledger.booked().items()},
         {name: list(idle) for name, idle in world.capacity._idle.items() if idle},

@@ -20,6 +20,7 @@ from tunefleet_core.lifecycle import (
     Key,
     ManifestRow,
     ModelRow,
+    ReplicaRow,
     Row,
     RowRemoved,
     ServiceRow,
@@ -107,7 +108,7 @@ def _can_change(row: Row) -> bool:
         return not row.is_terminal
     if isinstance(row, AttemptRow):
         return row.is_live
-    if isinstance(row, DeploymentRow):
+    if isinstance(row, DeploymentRow | ReplicaRow):
         return not row.is_deleted
     if isinstance(row, TrafficRow):
         return not row.is_over

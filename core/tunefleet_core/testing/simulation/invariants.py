@@ -15,7 +15,6 @@ from tunefleet_core.lifecycle import (
     AttemptState,
     CancelRequested,
     Change,
-    DeploymentRow,
     EventsAppended,
     EventsReported,
     Input,
@@ -23,6 +22,7 @@ from tunefleet_core.lifecycle import (
     Key,
     ManifestCommitted,
     ManifestRow,
+    ReplicaRow,
     RetryRequested,
     RowChange,
     RowRemoved,
@@ -32,6 +32,7 @@ from tunefleet_core.lifecycle import (
 from tunefleet_core.testing.simulation.claim import InvariantError, require
 from tunefleet_core.testing.simulation.durable import DurableRows, durable_part
 from tunefleet_core.testing.simulation.pause_claims import PauseClaims
+from tunefleet_core.testing.simulation.replica_claims import ReplicaClaims
 from tunefleet_core.testing.simulation.rollout_claims import RolloutClaims
 
 __all__ = ["Checker", "InvariantError"]
@@ -53,6 +54,7 @@ class Checker:
         self._cancelled: dict[str, None] = {}
         self._pauses = PauseClaims()
         self.rollouts = RolloutClaims()
+        self.replicas = ReplicaClaims()
         self.deleted = 0
 
     @property
@@ -94,6 +96,7 @@ class Checker:
             if isinstance(row, JobRow):
                 self._check_job(row, durable)
         self.rollouts.check(durable, changes)
+        self.replicas.check(durable, changes)
         if self.steps % self._full_check_every == 0:
             self.check_all(durable, world)
 
@@ -104,7 +107,7 @@ class Checker:
             if isinstance(row, AttemptRow) and row.state != AttemptState.ENDED:
                 for device in row.device_ids:
                     expected.setdefault((row.host_id, device), set()).add(key)
-            if isinstance(row, DeploymentRow) and row.service and row.state in (2, 3, 4, 7):
+            if isinstance(row, ReplicaRow) and row.service and row.state in (2, 3, 4, 7):
                 for device in row.device_ids:
                     expected.setdefault((row.host_id, device), set()).add(key)
         require(dict(world.ledger.booked()) == expected, "The ledger is not what the live rows hold.")

@@ -77,6 +77,19 @@ class Operators:
             if chance.random() < 0.3:
                 self._plan(when + chance.expovariate(0.2), partial(self._end_rollout, deployment_id))
 
+    def plan_scaling(self, deployment_id: str, deployed: float) -> None:
+        """Plan other numbers of engines for a deployment."""
+        for _ in range(self.settings.scalings):
+            when = deployed + self.loop.chance.expovariate(0.08)
+            self._plan(when, partial(self._scale, deployment_id, self.loop.chance.choice((1, 2, 3))))
+
+    def _scale(self, deployment_id: str, replicas: int) -> None:
+        request = self._request("ScaleDeployment")
+        self._call(
+            f"scale {request.key.request_id}",
+            lambda at: replace(samples.scale(0, replicas, deployment_id), at=at, request=request),
+        )
+
     def _roll_out(self, deployment_id: str) -> None:
         request, chance = self._request("RollOutDeployment"), self.loop.chance
         base = chance.choice((b"base one", b"base two"))

@@ -17,11 +17,11 @@ from tunefleet_core.lifecycle import (
     AttemptRow,
     AttemptState,
     Change,
-    DeploymentRow,
     EventsAppended,
     Input,
     JobRow,
     ManifestRow,
+    ReplicaRow,
     RetryRequested,
     RowChange,
     ServiceRow,
@@ -31,7 +31,7 @@ from tunefleet_core.testing.simulation.claim import require
 
 __all__ = ["PauseClaims"]
 
-_Kind = TypeVar("_Kind", JobRow, AttemptRow, ServiceRow, DeploymentRow, ManifestRow)
+_Kind = TypeVar("_Kind", JobRow, AttemptRow, ServiceRow, ReplicaRow, ManifestRow)
 
 _AFTER_PAUSING = frozenset(
     {
@@ -80,10 +80,10 @@ class PauseClaims:
                 require(idle, f"Draining {attempt.service} was given an attempt of {attempt.job_uid}.")
             elif attempt.state == AttemptState.ENDED:
                 self._check_end(attempt, *jobs[attempt.job_uid])
-        for old, row in _changed(changes, DeploymentRow):
+        for old, row in _changed(changes, ReplicaRow):
             moved = row.service != ("" if old is None else old.service)
             idle = not moved or row.service not in self._draining
-            require(idle, f"Draining {row.service} was given {row.name}.")
+            require(idle, f"Draining {row.service} was given {row.uid}.")
         for old, new in jobs.values():
             self._check_job(event, old, new)
 

@@ -12,7 +12,7 @@ class Settings:
     """A fleet, its work, and its bad luck."""
 
     services: int = 20
-    """Trainers; every fifth shares its host with a server."""
+    """Trainers; two of five share their host with a server."""
     jobs: int = 100
     deployments: int = 6
     fault_seconds: float = 60.0
@@ -36,6 +36,8 @@ class Settings:
     """How often some service is drained for a while."""
     rollouts: int = 2
     """New versions that are asked for of each deployment, whether that is possible then or not."""
+    scalings: int = 2
+    """How often another number of replicas is asked for of each deployment."""
     full_check_every: int = 200
     """Steps between comparisons of the whole memory with the whole store."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tunefleet.backend.v1.backend_pb2 import Capability
+from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.deployment.v1.rollout_pb2 import RolloutState
 from tunefleet.fleet.v1.fleet_pb2 import Service, ServiceKind
 from tunefleet.job.v1.state_pb2 import JobState
@@ -19,6 +20,7 @@ from tunefleet_core.lifecycle import (
     JobRow,
     Moment,
     Policy,
+    ReplicaRow,
     decide,
 )
 from tunefleet_core.testing import samples
@@ -55,6 +57,10 @@ class Outcome:
     """Roll-outs that succeeded."""
     rolled_back: int
     """Roll-outs that ended with the version before."""
+    replicas_lost: int
+    """How often a replica lost its server while others of its version answered."""
+    replicas_removed: int
+    """Replicas that were taken away from versions that went on."""
     digest: str
     """SHA-256 over every event of every job: equal runs have equal digests."""
 
@@ -133,7 +139,7 @@ class _Simulation:
             labels = {"site": "office" if index % 2 == 0 else "home"}
             trainer = samples.service(f"services/t{index}", host=host, devices=devices, labels=labels)
             self._add(trainer, SimulatedTrainer(self._loop, self._link(), trainer, self._fate))
-            if index % 5 == 0:
+            if index % 5 in (0, 2):
                 engine = samples.backend("embedded", capabilities=[Capability.CAPABILITY_SERVE])
                 server = samples.service(
                     f"services/s{index}",
@@ -177,6 +183,7 @@ class _Simulation:
             self._loop.after(when, self._deployer(name))
             self._loop.after(when + chance.uniform(1, settings.fault_seconds), self._deleter(name))
             self._operators.plan_rollouts(name, when)
+            self._operators.plan_scaling(name, when)
 
     def _submitter(self, job_id: str) -> Callable[[], None]:
         chance = self._loop.chance
@@ -210,9 +217,11 @@ class _Simulation:
 
     def _deployer(self, name: str) -> Callable[[], None]:
         base = self._loop.chance.choice((b"base one", b"base two"))
+        # After the faults as many as there may be servers for: those are to become READY.
+        replicas = 1 if name.startswith("afterwards") else self._loop.chance.choice((1, 1, 2, 3))
 
         def make(at: Moment) -> Input:
-            return replace(samples.deployment(0, name, request_id=name, base=base), at=at)
+            return replace(samples.deployment(0, name, request_id=name, base=base, replicas=replicas), at=at)
 
         return lambda: self._until_answered(f"deploy {name}", make)
 
@@ -310,11 +319,12 @@ class _Simulation:
         if world.jobs():
             return False
         rows = self._coordinator.durable.rows.values()
-        return all(row.is_deleted for row in rows if isinstance(row, DeploymentRow))
+        return all(row.is_deleted for row in rows if isinstance(row, DeploymentRow | ReplicaRow))
 
     def _is_served(self) -> bool:
-        world = self._coordinator.world
-        return not self._unanswered and len(world.ready_deployments()) == self._settings.deployments
+        rows = (row for row in self._coordinator.durable.rows.values() if isinstance(row, DeploymentRow))
+        ready = [row for row in rows if row.state == DeploymentState.DEPLOYMENT_STATE_READY]
+        return not self._unanswered and len(ready) == self._settings.deployments
 
     def _outcome(self) -> Outcome:
         durable = self._coordinator.durable
@@ -342,5 +352,7 @@ class _Simulation:
             paused=self._checker.paused,
             rolled_out=self._checker.rollouts.ended[RolloutState.ROLLOUT_STATE_SUCCEEDED],
             rolled_back=self._checker.rollouts.ended[RolloutState.ROLLOUT_STATE_ROLLED_BACK],
+            replicas_lost=self._checker.replicas.lost,
+            replicas_removed=self._checker.replicas.removed,
             digest=digest.hexdigest(),
         )

@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from tunefleet.type.v1 import engine_pb2 as _engine_pb2
@@ -29,11 +31,11 @@ class _DeploymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deplo
     DEPLOYMENT_STATE_UNSPECIFIED: _DeploymentState.ValueType  # 0
     """Not set."""
     DEPLOYMENT_STATE_PENDING: _DeploymentState.ValueType  # 1
-    """Accepted, waits for a server service."""
+    """Accepted, no replica has a server service yet."""
     DEPLOYMENT_STATE_STARTING: _DeploymentState.ValueType  # 2
     """The engine starts, or the adapter is loaded and checked."""
     DEPLOYMENT_STATE_READY: _DeploymentState.ValueType  # 3
-    """Takes traffic."""
+    """Takes traffic, with every replica."""
     DEPLOYMENT_STATE_STOPPING: _DeploymentState.ValueType  # 4
     """Is being taken down."""
     DEPLOYMENT_STATE_FAILED: _DeploymentState.ValueType  # 5
@@ -42,6 +44,8 @@ class _DeploymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deplo
     """Is gone."""
     DEPLOYMENT_STATE_DRAINING: _DeploymentState.ValueType  # 7
     """Takes no new requests; those in flight end."""
+    DEPLOYMENT_STATE_DEGRADED: _DeploymentState.ValueType  # 8
+    """Takes traffic, with some of its replicas."""
 
 class DeploymentState(_DeploymentState, metaclass=_DeploymentStateEnumTypeWrapper):
     """Where a deployment stands."""
@@ -49,11 +53,11 @@ class DeploymentState(_DeploymentState, metaclass=_DeploymentStateEnumTypeWrappe
 DEPLOYMENT_STATE_UNSPECIFIED: DeploymentState.ValueType  # 0
 """Not set."""
 DEPLOYMENT_STATE_PENDING: DeploymentState.ValueType  # 1
-"""Accepted, waits for a server service."""
+"""Accepted, no replica has a server service yet."""
 DEPLOYMENT_STATE_STARTING: DeploymentState.ValueType  # 2
 """The engine starts, or the adapter is loaded and checked."""
 DEPLOYMENT_STATE_READY: DeploymentState.ValueType  # 3
-"""Takes traffic."""
+"""Takes traffic, with every replica."""
 DEPLOYMENT_STATE_STOPPING: DeploymentState.ValueType  # 4
 """Is being taken down."""
 DEPLOYMENT_STATE_FAILED: DeploymentState.ValueType  # 5
@@ -62,6 +66,8 @@ DEPLOYMENT_STATE_DELETED: DeploymentState.ValueType  # 6
 """Is gone."""
 DEPLOYMENT_STATE_DRAINING: DeploymentState.ValueType  # 7
 """Takes no new requests; those in flight end."""
+DEPLOYMENT_STATE_DEGRADED: DeploymentState.ValueType  # 8
+"""Takes traffic, with some of its replicas."""
 Global___DeploymentState: _TypeAlias = DeploymentState  # noqa: Y015
 
 class _ContractState:
@@ -112,16 +118,20 @@ class Deployment(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/deployments/{deployment}`."""
     uid: _builtins.str
     """Unique id."""
     state: Global___DeploymentState.ValueType
-    """Where it stands. Output only."""
+    """Where it stands, all replicas together. Output only."""
     service: _builtins.str
-    """The service that serves it."""
+    """The service of the first replica that answers, else of the first that has
+    one.
+    """
     engine_address: _builtins.str
-    """Base address of the engine as the gateway dials it."""
+    """Base address of that replica's engine as the gateway dials it."""
     engine_model: _builtins.str
     """Name of the model inside the engine: base name, or `<model>@<digest>`."""
     etag: _builtins.str
@@ -130,6 +140,8 @@ class Deployment(_message.Message):
     """Number of the version that serves, from 1. Each roll-out makes another."""
     last_sequence: _builtins.int
     """Sequence of its newest event."""
+    reason: _builtins.str
+    """Why it is not READY, if it waits for something; one sentence per replica."""
     @_builtins.property
     def spec(self) -> Global___DeploymentSpec:
         """What was asked for."""
@@ -140,7 +152,7 @@ class Deployment(_message.Message):
 
     @_builtins.property
     def contract(self) -> Global___ContractResult:
-        """What the train-to-serve contract found."""
+        """What the train-to-serve contract found on that replica."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -149,6 +161,10 @@ class Deployment(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
+
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]:
+        """Its replicas, by number, also those on their way out."""
 
     def __init__(
         self,
@@ -167,14 +183,78 @@ class Deployment(_message.Message):
         etag: _builtins.str = ...,
         version: _builtins.int = ...,
         last_sequence: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        replicas: _abc.Iterable[Global___Replica] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "create_time", b"create_time", "error", b"error", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "create_time", b"create_time", "engine_address", b"engine_address", "engine_model", b"engine_model", "error", b"error", "etag", b"etag", "last_sequence", b"last_sequence", "name", b"name", "service", b"service", "spec", b"spec", "state", b"state", "uid", b"uid", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "create_time", b"create_time", "engine_address", b"engine_address", "engine_model", b"engine_model", "error", b"error", "etag", b"etag", "last_sequence", b"last_sequence", "name", b"name", "reason", b"reason", "replicas", b"replicas", "service", b"service", "spec", b"spec", "state", b"state", "uid", b"uid", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
+
+@_typing.final
+class Replica(_message.Message):
+    """One engine of a version of a deployment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    ENGINE_ADDRESS_FIELD_NUMBER: _builtins.int
+    CONTRACT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DEVICE_IDS_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Its number in the version, from 1. One that is taken away takes its number
+    with it.
+    """
+    uid: _builtins.str
+    """Unique id."""
+    state: Global___DeploymentState.ValueType
+    """Where it stands. Never DEGRADED."""
+    service: _builtins.str
+    """The service that serves it; empty: none yet."""
+    engine_address: _builtins.str
+    """Base address of its engine as the gateway dials it."""
+    reason: _builtins.str
+    """PENDING: why it could not be placed, one sentence."""
+    @_builtins.property
+    def contract(self) -> Global___ContractResult:
+        """What the train-to-serve contract found when it was loaded there."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why it failed."""
+
+    @_builtins.property
+    def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Devices booked for its engine; empty on a processor."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        uid: _builtins.str = ...,
+        state: Global___DeploymentState.ValueType = ...,
+        service: _builtins.str = ...,
+        engine_address: _builtins.str = ...,
+        contract: Global___ContractResult | None = ...,
+        error: _status_pb2.Status | None = ...,
+        reason: _builtins.str = ...,
+        device_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "device_ids", b"device_ids", "engine_address", b"engine_address", "error", b"error", "number", b"number", "reason", b"reason", "service", b"service", "state", b"state", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Replica: _TypeAlias = Replica  # noqa: Y015
 
 @_typing.final
 class DeploymentSpec(_message.Message):
@@ -185,6 +265,7 @@ class DeploymentSpec(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
     ENGINE_SETTINGS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`models/<name>` of a trained adapter, or a folder or Hub id of a base."""
@@ -192,6 +273,10 @@ class DeploymentSpec(_message.Message):
     """Engine name. Empty: the best for the host."""
     max_context_tokens: _builtins.int
     """Longest context in tokens; 0: the model's own."""
+    replicas: _builtins.int
+    """How many engines serve it, at most 100. 0: one; in a roll-out as many as
+    the version that serves has.
+    """
     @_builtins.property
     def engine_settings(self) -> _engine_pb2.EngineSettings:
         """How the engine runs it. Answers hold what was decided too."""
@@ -202,11 +287,12 @@ class DeploymentSpec(_message.Message):
         model: _builtins.str = ...,
         engine: _builtins.str = ...,
         max_context_tokens: _builtins.int = ...,
+        replicas: _builtins.int = ...,
         engine_settings: _engine_pb2.EngineSettings | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine_settings", b"engine_settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "engine_settings", b"engine_settings", "max_context_tokens", b"max_context_tokens", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "engine_settings", b"engine_settings", "max_context_tokens", b"max_context_tokens", "model", b"model", "replicas", b"replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from tunefleet.deployment.v1 import deployment_pb2 as tunefleet_dot_deployment_d
 from tunefleet.deployment.v1 import rollout_pb2 as tunefleet_dot_deployment_dot_v1_dot_rollout__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0tunefleet/deployment/v1/deployment_service.proto\x12\x17tunefleet.deployment.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(tunefleet/deployment/v1/deployment.proto\x1a%tunefleet/deployment/v1/rollout.proto\"$\n\x14GetDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"P\n\x15GetDeploymentResponse\x12\x37\n\ndeployment\x18\x01 \x01(\x0b\x32#.tunefleet.deployment.v1.Deployment\"O\n\x16ListDeploymentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"l\n\x17ListDeploymentsResponse\x12\x38\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32#.tunefleet.deployment.v1.Deployment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa2\x01\n\x17\x43reateDeploymentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06parent\x18\x02 \x01(\t\x12\x15\n\rdeployment_id\x18\x03 \x01(\t\x12\x35\n\x04spec\x18\x04 \x01(\x0b\x32\'.tunefleet.deployment.v1.DeploymentSpec\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"S\n\x18\x43reateDeploymentResponse\x12\x37\n\ndeployment\x18\x01 \x01(\x0b\x32#.tunefleet.deployment.v1.Deployment\"`\n\x17\x44\x65leteDeploymentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\rallow_missing\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"S\n\x18\x44\x65leteDeploymentResponse\x12\x37\n\ndeployment\x18\x01 \x01(\x0b\x32#.tunefleet.deployment.v1.Deployment\"\xb9\x01\n\x18RollOutDeploymentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x35\n\x04spec\x18\x03 \x01(\x0b\x32\'.tunefleet.deployment.v1.DeploymentSpec\x12\x36\n\x06policy\x18\x04 \x01(\x0b\x32&.tunefleet.deployment.v1.RolloutPolicy\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\"N\n\x19RollOutDeploymentResponse\x12\x31\n\x07rollout\x18\x01 \x01(\x0b\x32 .tunefleet.deployment.v1.Rollout\"R\n\x18PromoteDeploymentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cto_last_step\x18\x03 \x01(\x08\"N\n\x19PromoteDeploymentResponse\x12\x31\n\x07rollout\x18\x01 \x01(\x0b\x32 .tunefleet.deployment.v1.Rollout\"M\n\x19RollBackDeploymentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"O\n\x1aRollBackDeploymentResponse\x12\x31\n\x07rollout\x18\x01 \x01(\x0b\x32 .tunefleet.deployment.v1.Rollout\"!\n\x11GetRolloutRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"G\n\x12GetRolloutResponse\x12\x31\n\x07rollout\x18\x01 \x01(\x0b\x32 .tunefleet.deployment.v1.Rollout\">\n\x16WatchDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\xe2\x01\n\x17WatchDeploymentResponse\x12\x37\n\x08snapshot\x18\x01 \x01(\x0b\x32#.tunefleet.deployment.v1.DeploymentH\x00\x12;\n\x06\x65vents\x18\x02 \x01(\x0b\x32).tunefleet.deployment.v1.DeploymentEventsH\x00\x12\x46\n\theartbeat\x18\x03 \x01(\x0b\x32\x31.tunefleet.deployment.v1.DeploymentWatchHeartbeatH\x00\x42\t\n\x07\x63ontent\"L\n\x10\x44\x65ploymentEvents\x12\x38\n\x06\x65vents\x18\x01 \x03(\x0b\x32(.tunefleet.deployment.v1.DeploymentEvent\"D\n\x18\x44\x65ploymentWatchHeartbeat\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xc1\x08\n\x11\x44\x65ploymentService\x12n\n\rGetDeployment\x12-.tunefleet.deployment.v1.GetDeploymentRequest\x1a..tunefleet.deployment.v1.GetDeploymentResponse\x12t\n\x0fListDeployments\x12/.tunefleet.deployment.v1.ListDeploymentsRequest\x1a\x30.tunefleet.deployment.v1.ListDeploymentsResponse\x12w\n\x10\x43reateDeployment\x12\x30.tunefleet.deployment.v1.CreateDeploymentRequest\x1a\x31.tunefleet.deployment.v1.CreateDeploymentResponse\x12w\n\x10\x44\x65leteDeployment\x12\x30.tunefleet.deployment.v1.DeleteDeploymentRequest\x1a\x31.tunefleet.deployment.v1.DeleteDeploymentResponse\x12z\n\x11RollOutDeployment\x12\x31.tunefleet.deployment.v1.RollOutDeploymentRequest\x1a\x32.tunefleet.deployment.v1.RollOutDeploymentResponse\x12z\n\x11PromoteDeployment\x12\x31.tunefleet.deployment.v1.PromoteDeploymentRequest\x1a\x32.tunefleet.deployment.v1.PromoteDeploymentResponse\x12}\n\x12RollBackDeployment\x12\x32.tunefleet.deployment.v1.RollBackDeploymentRequest\x1a\x33.tunefleet.deployment.v1.RollBackDeploymentResponse\x12\x65\n\nGetRollout\x12*.tunefleet.deployment.v1.GetRolloutRequest\x1a+.tunefleet.deployment.v1.GetRolloutResponse\x12v\n\x0fWatchDeployment\x12/.tunefleet.deployment.v1.WatchDeploymentRequest\x1a\x30.tunefleet.deployment.v1.WatchDeploymentResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0tunefleet/deployment/v1/deployment_service.proto\x12\x17tunefleet.deployment.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(tunefleet/deployment/v1/deployment.proto\x1a%tunefleet/deployment/v1/rollout.proto\"$\n\x14GetDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"P\n\x15GetDeploymentResponse\x12\x37\n\ndeployment\x18\x01 \x01(\x0b\x32#.tunefleet.deployment.v1.Deployment\"O\n\x16ListDeploymentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"l\n\x17ListDeploymentsResponse\x12\x38\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32#.tunefleet.deployment.v1.Deployment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa2\x01\n\x17\x43reateDeploymentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06parent\x18\x02 \x01(\t\x12\x15\n\rdeployment_id\x18\x03 \x01(\t\x12\x35\n\x04spec\x18\x04 \x01(\x0b\x32\'.tunefleet.deployment.v1.DeploymentSpec\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"S\n\x18\x43reateDeploymentResponse\x12\x37\n\ndeployment\x18\x01 \x01(\x0b\x32#.tunefleet.deployment.v1.Deployment\"`\n\x17\x44\x65leteDeploymentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\rallow_missing\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"S\n\x18\x44\x65leteDeploymentResponse\x12\x37\n\ndeployment\x18\x01 \x01(\x0b\x32#.tunefleet.deployment.v1.Deployment\"Z\n\x16ScaleDeploymentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08replicas\x18\x03 \x01(\x05\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"R\n\x17ScaleDeploymentResponse\x12\x37\n\ndeployment\x18\x01 \x01(\x0b\x32#.tunefleet.deployment.v1.Deployment\"\xb9\x01\n\x18RollOutDeploymentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x35\n\x04spec\x18\x03 \x01(\x0b\x32\'.tunefleet.deployment.v1.DeploymentSpec\x12\x36\n\x06policy\x18\x04 \x01(\x0b\x32&.tunefleet.deployment.v1.RolloutPolicy\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\"N\n\x19RollOutDeploymentResponse\x12\x31\n\x07rollout\x18\x01 \x01(\x0b\x32 .tunefleet.deployment.v1.Rollout\"R\n\x18PromoteDeploymentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0cto_last_step\x18\x03 \x01(\x08\"N\n\x19PromoteDeploymentResponse\x12\x31\n\x07rollout\x18\x01 \x01(\x0b\x32 .tunefleet.deployment.v1.Rollout\"M\n\x19RollBackDeploymentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"O\n\x1aRollBackDeploymentResponse\x12\x31\n\x07rollout\x18\x01 \x01(\x0b\x32 .tunefleet.deployment.v1.Rollout\"!\n\x11GetRolloutRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"G\n\x12GetRolloutResponse\x12\x31\n\x07rollout\x18\x01 \x01(\x0b\x32 .tunefleet.deployment.v1.Rollout\">\n\x16WatchDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\xe2\x01\n\x17WatchDeploymentResponse\x12\x37\n\x08snapshot\x18\x01 \x01(\x0b\x32#.tunefleet.deployment.v1.DeploymentH\x00\x12;\n\x06\x65vents\x18\x02 \x01(\x0b\x32).tunefleet.deployment.v1.DeploymentEventsH\x00\x12\x46\n\theartbeat\x18\x03 \x01(\x0b\x32\x31.tunefleet.deployment.v1.DeploymentWatchHeartbeatH\x00\x42\t\n\x07\x63ontent\"L\n\x10\x44\x65ploymentEvents\x12\x38\n\x06\x65vents\x18\x01 \x03(\x0b\x32(.tunefleet.deployment.v1.DeploymentEvent\"D\n\x18\x44\x65ploymentWatchHeartbeat\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xb7\t\n\x11\x44\x65ploymentService\x12n\n\rGetDeployment\x12-.tunefleet.deployment.v1.GetDeploymentRequest\x1a..tunefleet.deployment.v1.GetDeploymentResponse\x12t\n\x0fListDeployments\x12/.tunefleet.deployment.v1.ListDeploymentsRequest\x1a\x30.tunefleet.deployment.v1.ListDeploymentsResponse\x12w\n\x10\x43reateDeployment\x12\x30.tunefleet.deployment.v1.CreateDeploymentRequest\x1a\x31.tunefleet.deployment.v1.CreateDeploymentResponse\x12w\n\x10\x44\x65leteDeployment\x12\x30.tunefleet.deployment.v1.DeleteDeploymentRequest\x1a\x31.tunefleet.deployment.v1.DeleteDeploymentResponse\x12t\n\x0fScaleDeployment\x12/.tunefleet.deployment.v1.ScaleDeploymentRequest\x1a\x30.tunefleet.deployment.v1.ScaleDeploymentResponse\x12z\n\x11RollOutDeployment\x12\x31.tunefleet.deployment.v1.RollOutDeploymentRequest\x1a\x32.tunefleet.deployment.v1.RollOutDeploymentResponse\x12z\n\x11PromoteDeployment\x12\x31.tunefleet.deployment.v1.PromoteDeploymentRequest\x1a\x32.tunefleet.deployment.v1.PromoteDeploymentResponse\x12}\n\x12RollBackDeployment\x12\x32.tunefleet.deployment.v1.RollBackDeploymentRequest\x1a\x33.tunefleet.deployment.v1.RollBackDeploymentResponse\x12\x65\n\nGetRollout\x12*.tunefleet.deployment.v1.GetRolloutRequest\x1a+.tunefleet.deployment.v1.GetRolloutResponse\x12v\n\x0fWatchDeployment\x12/.tunefleet.deployment.v1.WatchDeploymentRequest\x1a\x30.tunefleet.deployment.v1.WatchDeploymentResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,30 +50,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEDEPLOYMENTREQUEST']._serialized_end=848
   _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_start=850
   _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_end=933
-  _globals['_ROLLOUTDEPLOYMENTREQUEST']._serialized_start=936
-  _globals['_ROLLOUTDEPLOYMENTREQUEST']._serialized_end=1121
-  _globals['_ROLLOUTDEPLOYMENTRESPONSE']._serialized_start=1123
-  _globals['_ROLLOUTDEPLOYMENTRESPONSE']._serialized_end=1201
-  _globals['_PROMOTEDEPLOYMENTREQUEST']._serialized_start=1203
-  _globals['_PROMOTEDEPLOYMENTREQUEST']._serialized_end=1285
-  _globals['_PROMOTEDEPLOYMENTRESPONSE']._serialized_start=1287
-  _globals['_PROMOTEDEPLOYMENTRESPONSE']._serialized_end=1365
-  _globals['_ROLLBACKDEPLOYMENTREQUEST']._serialized_start=1367
-  _globals['_ROLLBACKDEPLOYMENTREQUEST']._serialized_end=1444
-  _globals['_ROLLBACKDEPLOYMENTRESPONSE']._serialized_start=1446
-  _globals['_ROLLBACKDEPLOYMENTRESPONSE']._serialized_end=1525
-  _globals['_GETROLLOUTREQUEST']._serialized_start=1527
-  _globals['_GETROLLOUTREQUEST']._serialized_end=1560
-  _globals['_GETROLLOUTRESPONSE']._serialized_start=1562
-  _globals['_GETROLLOUTRESPONSE']._serialized_end=1633
-  _globals['_WATCHDEPLOYMENTREQUEST']._serialized_start=1635
-  _globals['_WATCHDEPLOYMENTREQUEST']._serialized_end=1697
-  _globals['_WATCHDEPLOYMENTRESPONSE']._serialized_start=1700
-  _globals['_WATCHDEPLOYMENTRESPONSE']._serialized_end=1926
-  _globals['_DEPLOYMENTEVENTS']._serialized_start=1928
-  _globals['_DEPLOYMENTEVENTS']._serialized_end=2004
-  _globals['_DEPLOYMENTWATCHHEARTBEAT']._serialized_start=2006
-  _globals['_DEPLOYMENTWATCHHEARTBEAT']._serialized_end=2074
-  _globals['_DEPLOYMENTSERVICE']._serialized_start=2077
-  _globals['_DEPLOYMENTSERVICE']._serialized_end=3166
+  _globals['_SCALEDEPLOYMENTREQUEST']._serialized_start=935
+  _globals['_SCALEDEPLOYMENTREQUEST']._serialized_end=1025
+  _globals['_SCALEDEPLOYMENTRESPONSE']._serialized_start=1027
+  _globals['_SCALEDEPLOYMENTRESPONSE']._serialized_end=1109
+  _globals['_ROLLOUTDEPLOYMENTREQUEST']._serialized_start=1112
+  _globals['_ROLLOUTDEPLOYMENTREQUEST']._serialized_end=1297
+  _globals['_ROLLOUTDEPLOYMENTRESPONSE']._serialized_start=1299
+  _globals['_ROLLOUTDEPLOYMENTRESPONSE']._serialized_end=1377
+  _globals['_PROMOTEDEPLOYMENTREQUEST']._serialized_start=1379
+  _globals['_PROMOTEDEPLOYMENTREQUEST']._serialized_end=1461
+  _globals['_PROMOTEDEPLOYMENTRESPONSE']._serialized_start=1463
+  _globals['_PROMOTEDEPLOYMENTRESPONSE']._serialized_end=1541
+  _globals['_ROLLBACKDEPLOYMENTREQUEST']._serialized_start=1543
+  _globals['_ROLLBACKDEPLOYMENTREQUEST']._serialized_end=1620
+  _globals['_ROLLBACKDEPLOYMENTRESPONSE']._serialized_start=1622
+  _globals['_ROLLBACKDEPLOYMENTRESPONSE']._serialized_end=1701
+  _globals['_GETROLLOUTREQUEST']._serialized_start=1703
+  _globals['_GETROLLOUTREQUEST']._serialized_end=1736
+  _globals['_GETROLLOUTRESPONSE']._serialized_start=1738
+  _globals['_GETROLLOUTRESPONSE']._serialized_end=1809
+  _globals['_WATCHDEPLOYMENTREQUEST']._serialized_start=1811
+  _globals['_WATCHDEPLOYMENTREQUEST']._serialized_end=1873
+  _globals['_WATCHDEPLOYMENTRESPONSE']._serialized_start=1876
+  _globals['_WATCHDEPLOYMENTRESPONSE']._serialized_end=2102
+  _globals['_DEPLOYMENTEVENTS']._serialized_start=2104
+  _globals['_DEPLOYMENTEVENTS']._serialized_end=2180
+  _globals['_DEPLOYMENTWATCHHEARTBEAT']._serialized_start=2182
+  _globals['_DEPLOYMENTWATCHHEARTBEAT']._serialized_end=2250
+  _globals['_DEPLOYMENTSERVICE']._serialized_start=2253
+  _globals['_DEPLOYMENTSERVICE']._serialized_end=3460
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,11 @@ class DeploymentServiceStub(object):
                 request_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.DeleteDeploymentRequest.SerializeToString,
                 response_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.DeleteDeploymentResponse.FromString,
                 _registered_method=True)
+        self.ScaleDeployment = channel.unary_unary(
+                '/tunefleet.deployment.v1.DeploymentService/ScaleDeployment',
+                request_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.ScaleDeploymentRequest.SerializeToString,
+                response_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.ScaleDeploymentResponse.FromString,
+                _registered_method=True)
         self.RollOutDeployment = channel.unary_unary(
                 '/tunefleet.deployment.v1.DeploymentService/RollOutDeployment',
                 request_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.RollOutDeploymentRequest.SerializeToString,
@@ -116,12 +121,23 @@ class DeploymentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScaleDeployment(self, request, context):
+        """Says how many engines serve a deployment; of one whose roll-out goes on, both
+        versions. New ones are placed, loaded and checked before they get requests;
+        those too many get none any more and end those in flight first.
+        Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT
+        for a deployment that is taken down, ABORTED/ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RollOutDeployment(self, request, context):
         """Begins to roll out a new version: it is loaded and checked beside the one
         that serves, and then gets more and more of the traffic.
         Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, NOT_FOUND/MODEL_NOT_FOUND,
         NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a deployment
-        that is not READY or has a roll-out already, ABORTED/ETAG_MISMATCH.
+        that takes no traffic or has a roll-out already, ABORTED/ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,6 +200,11 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
                     servicer.DeleteDeployment,
                     request_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.DeleteDeploymentRequest.FromString,
                     response_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.DeleteDeploymentResponse.SerializeToString,
+            ),
+            'ScaleDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScaleDeployment,
+                    request_deserializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.ScaleDeploymentRequest.FromString,
+                    response_serializer=tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.ScaleDeploymentResponse.SerializeToString,
             ),
             'RollOutDeployment': grpc.unary_unary_rpc_method_handler(
                     servicer.RollOutDeployment,
@@ -320,6 +341,33 @@ class DeploymentService(object):
             '/tunefleet.deployment.v1.DeploymentService/DeleteDeployment',
             tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.DeleteDeploymentRequest.SerializeToString,
             tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.DeleteDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScaleDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefleet.deployment.v1.DeploymentService/ScaleDeployment',
+            tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.ScaleDeploymentRequest.SerializeToString,
+            tunefleet_dot_deployment_dot_v1_dot_deployment__service__pb2.ScaleDeploymentResponse.FromString,
             options,
             channel_credentials,
             insecure,

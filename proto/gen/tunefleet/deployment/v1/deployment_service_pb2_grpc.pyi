@@ -45,12 +45,19 @@ class DeploymentServiceStub:
     """Takes a deployment down; requests in flight end first.
     Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND.
     """
+    ScaleDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.ScaleDeploymentRequest, _deployment_service_pb2.ScaleDeploymentResponse]
+    """Says how many engines serve a deployment; of one whose roll-out goes on, both
+    versions. New ones are placed, loaded and checked before they get requests;
+    those too many get none any more and end those in flight first.
+    Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT
+    for a deployment that is taken down, ABORTED/ETAG_MISMATCH.
+    """
     RollOutDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.RollOutDeploymentRequest, _deployment_service_pb2.RollOutDeploymentResponse]
     """Begins to roll out a new version: it is loaded and checked beside the one
     that serves, and then gets more and more of the traffic.
     Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, NOT_FOUND/MODEL_NOT_FOUND,
     NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a deployment
-    that is not READY or has a roll-out already, ABORTED/ETAG_MISMATCH.
+    that takes no traffic or has a roll-out already, ABORTED/ETAG_MISMATCH.
     """
     PromoteDeployment: _grpc.UnaryUnaryMultiCallable[_deployment_service_pb2.PromoteDeploymentRequest, _deployment_service_pb2.PromoteDeploymentResponse]
     """Takes the next step of a roll-out now; at the last one, ends it.
@@ -89,12 +96,19 @@ class DeploymentServiceAsyncStub(DeploymentServiceStub):
     """Takes a deployment down; requests in flight end first.
     Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND.
     """
+    ScaleDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.ScaleDeploymentRequest, _deployment_service_pb2.ScaleDeploymentResponse]  # type: ignore[assignment]
+    """Says how many engines serve a deployment; of one whose roll-out goes on, both
+    versions. New ones are placed, loaded and checked before they get requests;
+    those too many get none any more and end those in flight first.
+    Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT
+    for a deployment that is taken down, ABORTED/ETAG_MISMATCH.
+    """
     RollOutDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.RollOutDeploymentRequest, _deployment_service_pb2.RollOutDeploymentResponse]  # type: ignore[assignment]
     """Begins to roll out a new version: it is loaded and checked beside the one
     that serves, and then gets more and more of the traffic.
     Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, NOT_FOUND/MODEL_NOT_FOUND,
     NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a deployment
-    that is not READY or has a roll-out already, ABORTED/ETAG_MISMATCH.
+    that takes no traffic or has a roll-out already, ABORTED/ETAG_MISMATCH.
     """
     PromoteDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.PromoteDeploymentRequest, _deployment_service_pb2.PromoteDeploymentResponse]  # type: ignore[assignment]
     """Takes the next step of a roll-out now; at the last one, ends it.
@@ -156,6 +170,19 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ScaleDeployment(
+        self,
+        request: _deployment_service_pb2.ScaleDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deployment_service_pb2.ScaleDeploymentResponse, _abc.Awaitable[_deployment_service_pb2.ScaleDeploymentResponse]]:
+        """Says how many engines serve a deployment; of one whose roll-out goes on, both
+        versions. New ones are placed, loaded and checked before they get requests;
+        those too many get none any more and end those in flight first.
+        Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT
+        for a deployment that is taken down, ABORTED/ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
     def RollOutDeployment(
         self,
         request: _deployment_service_pb2.RollOutDeploymentRequest,
@@ -165,7 +192,7 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         that serves, and then gets more and more of the traffic.
         Errors: NOT_FOUND/DEPLOYMENT_NOT_FOUND, NOT_FOUND/MODEL_NOT_FOUND,
         NOT_FOUND/JOB_NOT_FOUND, FAILED_PRECONDITION/STATE_CONFLICT for a deployment
-        that is not READY or has a roll-out already, ABORTED/ETAG_MISMATCH.
+        that takes no traffic or has a roll-out already, ABORTED/ETAG_MISMATCH.
         """
 
     @_abc_1.abstractmethod

@@ -320,6 +320,7 @@ class DeploymentVersion(_message.Message):
     CONTRACT_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number in the deployment, from 1."""
     uid: _builtins.str
@@ -348,6 +349,10 @@ class DeploymentVersion(_message.Message):
     def counts(self) -> Global___TrafficCounts:
         """What it answered since the step began."""
 
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[_deployment_pb2.Replica]:
+        """Its replicas, by number."""
+
     def __init__(
         self,
         *,
@@ -361,10 +366,11 @@ class DeploymentVersion(_message.Message):
         contract: _deployment_pb2.ContractResult | None = ...,
         weight: _builtins.int = ...,
         counts: Global___TrafficCounts | None = ...,
+        replicas: _abc.Iterable[_deployment_pb2.Replica] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "counts", b"counts", "error", b"error", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "counts", b"counts", "engine_model", b"engine_model", "error", b"error", "number", b"number", "service", b"service", "spec", b"spec", "state", b"state", "uid", b"uid", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "counts", b"counts", "engine_model", b"engine_model", "error", b"error", "number", b"number", "replicas", b"replicas", "service", b"service", "spec", b"spec", "state", b"state", "uid", b"uid", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -417,15 +423,21 @@ class DeploymentEvent(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
     STATE_CHANGED_FIELD_NUMBER: _builtins.int
     ROLLOUT_STARTED_FIELD_NUMBER: _builtins.int
     ROLLOUT_STEP_FIELD_NUMBER: _builtins.int
     ROLLOUT_ENDED_FIELD_NUMBER: _builtins.int
     EVALUATION_ENDED_FIELD_NUMBER: _builtins.int
+    SCALED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the deployment's history, from 1, without holes."""
     version: _builtins.int
     """The version it belongs to."""
+    replica: _builtins.int
+    """The replica of that version that it belongs to; 0: the version as a whole.
+    A version that has one replica has no events of it.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
@@ -450,39 +462,74 @@ class DeploymentEvent(_message.Message):
     def evaluation_ended(self) -> Global___EvaluationEnded:
         """The job that has to pass has ended."""
 
+    @_builtins.property
+    def scaled(self) -> Global___DeploymentScaled:
+        """Another number of replicas was asked for."""
+
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         version: _builtins.int = ...,
+        replica: _builtins.int = ...,
         state_changed: Global___DeploymentStateChanged | None = ...,
         rollout_started: Global___RolloutStarted | None = ...,
         rollout_step: Global___RolloutStep | None = ...,
         rollout_ended: Global___RolloutEnded | None = ...,
         evaluation_ended: Global___EvaluationEnded | None = ...,
+        scaled: Global___DeploymentScaled | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "evaluation_ended", b"evaluation_ended", "payload", b"payload", "rollout_ended", b"rollout_ended", "rollout_started", b"rollout_started", "rollout_step", b"rollout_step", "state_changed", b"state_changed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "evaluation_ended", b"evaluation_ended", "payload", b"payload", "rollout_ended", b"rollout_ended", "rollout_started", b"rollout_started", "rollout_step", b"rollout_step", "scaled", b"scaled", "state_changed", b"state_changed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "evaluation_ended", b"evaluation_ended", "payload", b"payload", "rollout_ended", b"rollout_ended", "rollout_started", b"rollout_started", "rollout_step", b"rollout_step", "sequence", b"sequence", "state_changed", b"state_changed", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "evaluation_ended", b"evaluation_ended", "payload", b"payload", "replica", b"replica", "rollout_ended", b"rollout_ended", "rollout_started", b"rollout_started", "rollout_step", b"rollout_step", "scaled", b"scaled", "sequence", b"sequence", "state_changed", b"state_changed", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "rollout_started", "rollout_step", "rollout_ended", "evaluation_ended"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "rollout_started", "rollout_step", "rollout_ended", "evaluation_ended", "scaled"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
 Global___DeploymentEvent: _TypeAlias = DeploymentEvent  # noqa: Y015
 
 @_typing.final
+class DeploymentScaled(_message.Message):
+    """Another number of replicas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    to: _builtins.int
+    """How many there are to be."""
+    def __init__(
+        self,
+        *,
+        to: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from", b"from", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeploymentScaled: _TypeAlias = DeploymentScaled  # noqa: Y015
+
+@_typing.final
 class DeploymentStateChanged(_message.Message):
-    """A change of a version's state."""
+    """A change of the state of a version or of a replica."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FROM_FIELD_NUMBER: _builtins.int
     TO_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     to: _deployment_pb2.DeploymentState.ValueType
     """The state after."""
+    service: _builtins.str
+    """Of a replica: the service that has it, or had it until now."""
+    reason: _builtins.str
+    """Of a replica that is PENDING: why, one sentence."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why, if it failed."""
@@ -492,10 +539,12 @@ class DeploymentStateChanged(_message.Message):
         *,
         to: _deployment_pb2.DeploymentState.ValueType = ...,
         error: _status_pb2.Status | None = ...,
+        service: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "from", b"from", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "from", b"from", "reason", b"reason", "service", b"service", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

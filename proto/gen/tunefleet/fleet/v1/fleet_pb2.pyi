@@ -490,7 +490,7 @@ Global___InspectionAnswer: _TypeAlias = InspectionAnswer  # noqa: Y015
 
 @_typing.final
 class DeploymentAssignment(_message.Message):
-    """What a server is to serve."""
+    """What a server is to serve: one replica of a version of a deployment."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -506,7 +506,7 @@ class DeploymentAssignment(_message.Message):
     deployment: _builtins.str
     """The deployment, `projects/*/deployments/*`."""
     deployment_uid: _builtins.str
-    """Its uid."""
+    """Uid of the replica; of a version's first it is that of the version."""
     engine: _builtins.str
     """Backend name of the engine."""
     adapter_manifest_digest: _builtins.str
@@ -562,6 +562,7 @@ class Route(_message.Message):
     DEPLOYMENT_UID_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     SPLIT_FIELD_NUMBER: _builtins.int
+    REPLICA_UID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model name as clients say it."""
     engine_address: _builtins.str
@@ -575,9 +576,11 @@ class Route(_message.Message):
     by it.
     """
     weight: _builtins.int
-    """Its share of the model's traffic, percent; the routes of one model have 100
-    together.
+    """Share of its version of the model's traffic, percent, which its replicas have
+    together; the versions of one model have 100.
     """
+    replica_uid: _builtins.str
+    """Uid of the replica of that version. Each has a route."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it became ready."""
@@ -597,10 +600,11 @@ class Route(_message.Message):
         deployment_uid: _builtins.str = ...,
         weight: _builtins.int = ...,
         split: Global___TrafficSplit | None = ...,
+        replica_uid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deployment_uid", b"deployment_uid", "engine_address", b"engine_address", "engine_model", b"engine_model", "model", b"model", "project", b"project", "split", b"split", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deployment_uid", b"deployment_uid", "engine_address", b"engine_address", "engine_model", b"engine_model", "model", b"model", "project", b"project", "replica_uid", b"replica_uid", "split", b"split", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -710,6 +714,7 @@ class DesiredSet(_message.Message):
     TOKEN_DIGESTS_FIELD_NUMBER: _builtins.int
     TOKEN_GRANTS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    DRAINING_REPLICAS_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Grows with every change; the service acknowledges it."""
     @_builtins.property
@@ -744,6 +749,12 @@ class DesiredSet(_message.Message):
         drained when no request in flight is with it.
         """
 
+    @_builtins.property
+    def draining_replicas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For gateways: uids of replicas that get no new requests while others of their
+        version do. Each is reported in `drained_replicas`.
+        """
+
     def __init__(
         self,
         *,
@@ -755,10 +766,11 @@ class DesiredSet(_message.Message):
         token_digests: _abc.Iterable[_builtins.str] | None = ...,
         token_grants: _abc.Iterable[Global___TokenGrant] | None = ...,
         draining: _abc.Iterable[_builtins.str] | None = ...,
+        draining_replicas: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "deployments", b"deployments", "draining", b"draining", "generation", b"generation", "inspections", b"inspections", "routes", b"routes", "token_digests", b"token_digests", "token_grants", b"token_grants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "deployments", b"deployments", "draining", b"draining", "draining_replicas", b"draining_replicas", "generation", b"generation", "inspections", b"inspections", "routes", b"routes", "token_digests", b"token_digests", "token_grants", b"token_grants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -826,7 +838,7 @@ Global___AttemptStatus: _TypeAlias = AttemptStatus  # noqa: Y015
 
 @_typing.final
 class DeploymentStatus(_message.Message):
-    """Where a deployment stands, as its server sees it."""
+    """Where a replica of a deployment stands, as its server sees it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -836,7 +848,7 @@ class DeploymentStatus(_message.Message):
     ENGINE_ADDRESS_FIELD_NUMBER: _builtins.int
     CONTRACT_FIELD_NUMBER: _builtins.int
     deployment_uid: _builtins.str
-    """The deployment's uid."""
+    """Uid of the replica, as it was assigned."""
     state: _deployment_pb2.DeploymentState.ValueType
     """Where it stands."""
     engine_address: _builtins.str

@@ -675,6 +675,7 @@ class StatusReport(_message.Message):
     BACKENDS_FIELD_NUMBER: _builtins.int
     TRAFFIC_FIELD_NUMBER: _builtins.int
     DRAINED_FIELD_NUMBER: _builtins.int
+    DRAINED_REPLICAS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number of this report in the session, from 1."""
     @_builtins.property
@@ -697,6 +698,12 @@ class StatusReport(_message.Message):
     def drained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Of gateways: uids of `DesiredSet.draining` that no request in flight is with."""
 
+    @_builtins.property
+    def drained_replicas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of gateways: uids of `DesiredSet.draining_replicas` that no request in flight
+        is with.
+        """
+
     def __init__(
         self,
         *,
@@ -706,10 +713,11 @@ class StatusReport(_message.Message):
         backends: _abc.Iterable[_fleet_pb2.InstalledBackend] | None = ...,
         traffic: _abc.Iterable[_fleet_pb2.VersionTraffic] | None = ...,
         drained: _abc.Iterable[_builtins.str] | None = ...,
+        drained_replicas: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "backends", b"backends", "deployments", b"deployments", "drained", b"drained", "sequence", b"sequence", "traffic", b"traffic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "backends", b"backends", "deployments", b"deployments", "drained", b"drained", "drained_replicas", b"drained_replicas", "sequence", b"sequence", "traffic", b"traffic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
