@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
@@ -48,6 +49,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             },
             device_kinds=["cpu", "cuda"],
             rank_entry="tunefleet_deepspeed.rank:DeepSpeedRank",
+            forks_ranks=sys.platform == "linux",
             options_schema=SCHEMA,
             memory_placements=PLACEMENTS,
         ),

@@ -54,6 +54,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             ],
             device_kinds=["metal", "cpu"],
             rank_entry="tunefleet_mlx.rank:MlxRank",
+            forks_ranks=sys.platform == "linux",  # Metal is not safe to use after a fork
             engine_entry="tunefleet_mlx.driver:MlxDriver",
             served_formats=["mlx"],
             method_limits=[
