@@ -211,10 +211,15 @@ def _said(message: dict[str, Any]) -> str:
 
 
 def _calls(found: Any) -> bool:
-    message = found["choices"][0]["message"]
+    choice = found["choices"][0]
+    message = choice["message"]
     calls: list[Any] = message.get("tool_calls") or []
-    # Untrained, it may write blanks inside of the arguments until it is cut: then the call is still text.
-    return [call["function"]["name"] for call in calls][:1] == ["f"] or '"name": "f"' in _said(message)
+    if [call["function"]["name"] for call in calls][:1] == ["f"]:
+        return True
+    # Untrained, it may write blanks inside of the arguments until it is cut: the call then is still text,
+    # or SGLang has taken it from the text and left nothing.
+    is_gone = choice["finish_reason"] == "length" and not _said(message)
+    return is_gone or '"name": "f"' in _said(message)
 
 
 _CHAT = "chat/completions"

@@ -28,6 +28,7 @@ from tunefleet.type.v1.engine_pb2 import EngineSettings
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.parity import read_contract
 from tunefleet_core.ports import free_ports
+from tunefleet_core.testing.openai_features import check_or_record, find_features
 from tunefleet_services.server.contract_check import check_engine
 from tunefleet_services.server.engine_http import EngineHttp
 from tunefleet_sglang.driver import SglangDriver
@@ -99,8 +100,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         served_name="base@1",
         work_dir=str(trained),
         chat_template=read_contract(trained / "colours").template.text,
-        max_context_tokens=512,
-        settings=EngineSettings(max_adapters=3, max_adapter_rank=16),
+        max_context_tokens=1024,  # tools make prompts long
+        settings=EngineSettings(max_adapters=3, max_adapter_rank=16, tool_parser="qwen25"),
     )
     order.settings.options.update(ON_CPU)
     driver, (port,) = SglangDriver(), free_ports()
@@ -208,3 +209,7 @@ def test_it_tells_metrics(engine: Engine) -> None:
 
 def _text(raw: bytes) -> str:
     return json.loads(raw)["choices"][0]["message"]["content"]
+
+
+def test_it_takes_what_the_table_says(engine: Engine) -> None:
+    check_or_record("sglang", asyncio.run(find_features(engine.address, "colours@1")))
