@@ -178,8 +178,9 @@ async def compare(fleet: LocalFleet, pairs: int, backend: str, case: Case) -> di
 
 async def run(pairs: int, backend: str) -> list[dict[str, object]]:
     """Measure every case of a backend."""
-    async with measured_fleet(backend) as fleet:
-        return [await compare(fleet, pairs, backend, case) for case in CASES[backend]]
+    cases = CASES[backend]
+    async with measured_fleet(backend, devices=max(case.devices for case in cases)) as fleet:
+        return [await compare(fleet, pairs, backend, case) for case in cases]
 
 
 def _is_rank(command: list[str], python: str) -> bool:

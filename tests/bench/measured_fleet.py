@@ -55,12 +55,18 @@ _PACKAGES = {
 
 
 @asynccontextmanager
-async def measured_fleet(*backends: str, warm: bool = True) -> AsyncIterator[LocalFleet]:
-    """Run a fleet on a state folder of its own; nothing of it is left afterwards."""
+async def measured_fleet(*backends: str, warm: bool = True, devices: int = 1) -> AsyncIterator[LocalFleet]:
+    """Run a fleet on a state folder of its own; nothing of it is left afterwards.
+
+    Args:
+        backends: Those that it needs beside trl and the embedded engine.
+        warm: Whether processes wait with their imports done.
+        devices: Devices that its processors count as.
+    """
     if missing := missing_backend("trl", "embedded", *backends):
         sys.exit(missing)
     root = Path(tempfile.mkdtemp(prefix="tf-bench-", dir="/tmp"))  # unix sockets need short paths
-    fleet = LocalFleet(root, warm=warm)
+    fleet = LocalFleet(root, warm=warm, extra={"TUNEFLEET_CPU_DEVICES": str(devices)})
     try:
         await fleet.start()
         yield fleet
