@@ -8,6 +8,7 @@ from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec, DeploymentSta
 from tunefleet.deployment.v1.rollout_pb2 import DeploymentEvent, DeploymentScaled
 from tunefleet.fleet.v1.fleet_pb2 import DeploymentStatus
 from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.lifecycle.deployment_asked import check_etag, find_asked, no_deployment
 from tunefleet_core.lifecycle.deployment_history import append_events
 from tunefleet_core.lifecycle.draft import Draft
 from tunefleet_core.lifecycle.draining import take_down
@@ -82,12 +83,7 @@ def delete_deployment(draft: Draft, asked: DeploymentDeleteRequested) -> Deploym
     if row is None:
         if repeated or asked.allow_missing:
             return Acknowledged()
-        raise TunefleetError(
-            Reason.DEPLOYMENT_NOT_FOUND,
-            f"There is no deployment '{asked.name}'.",
-            hint="See the deployments there are: tunefleet deployments list",
-            metadata={"deployment": asked.name},
-        )
+        raise no_deployment(asked)
     if repeated:
         return row
     traffic = draft.traffic(row.deployment_uid)
@@ -101,25 +97,11 @@ def delete_deployment(draft: Draft, asked: DeploymentDeleteRequested) -> Deploym
 
 def scale_deployment(draft: Draft, asked: DeploymentScaleRequested) -> DeploymentRow:
     """Have as many engines serve a deployment as asked; both of its versions while one is rolled out."""
-    repeated = answered_name(draft, asked.request) is not None
-    row = draft.world.deployment_by_name(asked.name)
-    traffic = None if row is None else draft.traffic(row.deployment_uid)
-    if row is None or traffic is None:
-        raise TunefleetError(
-            Reason.DEPLOYMENT_NOT_FOUND,
-            f"There is no deployment '{asked.name}'.",
-            hint="See the deployments there are: tunefleet deployments list",
-            metadata={"deployment": asked.name},
-        )
-    if repeated:
+    found = find_asked(draft, asked)
+    row, traffic = found.row, found.traffic
+    if found.is_repeated:
         return row
-    if asked.etag and asked.etag != f"{row.number}.{row.version}":
-        raise TunefleetError(
-            Reason.ETAG_MISMATCH,
-            f"Deployment '{row.deployment_id}' has changed since it was read.",
-            hint="Read it again, then repeat the change if it still makes sense.",
-            metadata={"deployment": row.name},
-        )
+    check_etag(row, asked.etag)
     if not row.replicas:
         raise TunefleetError(
             Reason.STATE_CONFLICT,

@@ -7,8 +7,6 @@ a part of every decision, which looks at what the decision changed and at nothin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from google.rpc.status_pb2 import Status
 
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec, DeploymentState
@@ -23,6 +21,7 @@ from tunefleet.deployment.v1.rollout_pb2 import (
     TrafficCounts,
 )
 from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.lifecycle.deployment_asked import check_etag, find_asked
 from tunefleet_core.lifecycle.deployment_history import append_events
 from tunefleet_core.lifecycle.draft import Draft
 from tunefleet_core.lifecycle.draining import take_down, take_drained
@@ -32,7 +31,7 @@ from tunefleet_core.lifecycle.inputs import (
     RolloutRequested,
     TrafficReported,
 )
-from tunefleet_core.lifecycle.jobs import answered_name, remember
+from tunefleet_core.lifecycle.jobs import remember
 from tunefleet_core.lifecycle.placement import place_replicas
 from tunefleet_core.lifecycle.replicas import fit_replicas
 from tunefleet_core.lifecycle.rollout_evaluation import begin_evaluation, judge_evaluation
@@ -61,18 +60,9 @@ _NOT_TO_BE = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """A deployment of which something is asked, with its traffic."""
-
-    row: DeploymentRow
-    traffic: TrafficRow
-    is_repeated: bool
-
-
 def roll_out(draft: Draft, asked: RolloutRequested) -> DeploymentRow:
     """Begin a roll-out: the candidate is placed like any deployment, and gets no traffic yet."""
-    found = _find(draft, asked)
+    found = find_asked(draft, asked)
     row, traffic = found.row, found.traffic
     if found.is_repeated:
         return row
@@ -126,7 +116,7 @@ def roll_out(draft: Draft, asked: RolloutRequested) -> DeploymentRow:
 
 def promote(draft: Draft, asked: PromoteRequested) -> DeploymentRow:
     """Take the next step of a roll-out, or its last one."""
-    found = _find(draft, asked)
+    found = find_asked(draft, asked)
     row, traffic = found.row, found.traffic
     if found.is_repeated:
         return row
@@ -147,7 +137,7 @@ def promote(draft: Draft, asked: PromoteRequested) -> DeploymentRow:
 
 def roll_back(draft: Draft, asked: RollbackRequested) -> DeploymentRow:
     """Give everything back to the version before, at once."""
-    found = _find(draft, asked)
+    found = find_asked(draft, asked)
     row, traffic = found.row, found.traffic
     if found.is_repeated:
         return row
@@ -283,28 +273,8 @@ def _enter(draft: Draft, traffic: TrafficRow, step: int, reason: str) -> None:
     )
 
 
-def _find(draft: Draft, asked: RolloutRequested | PromoteRequested | RollbackRequested) -> _Asked:
-    is_repeated = answered_name(draft, asked.request) is not None
-    row = draft.world.deployment_by_name(asked.name)
-    traffic = None if row is None else draft.traffic(row.deployment_uid)
-    if row is None or traffic is None:
-        raise TunefleetError(
-            Reason.DEPLOYMENT_NOT_FOUND,
-            f"There is no deployment '{asked.name}'.",
-            hint="See the deployments there are: tunefleet deployments list",
-            metadata={"deployment": asked.name},
-        )
-    return _Asked(row=row, traffic=traffic, is_repeated=is_repeated)
-
-
 def _check_beginning(row: DeploymentRow, traffic: TrafficRow, asked: RolloutRequested) -> None:
-    if asked.etag and asked.etag != f"{row.number}.{row.version}":
-        raise TunefleetError(
-            Reason.ETAG_MISMATCH,
-            f"Deployment '{row.deployment_id}' has changed since it was read.",
-            hint="Read it again, then repeat the change if it still makes sense.",
-            metadata={"deployment": row.name},
-        )
+    check_etag(row, asked.etag)
     if traffic.is_rolling:
         raise _conflict(
             row, "has a roll-out already; end it first", "tunefleet deployments rollback", traffic
