@@ -130,6 +130,8 @@ async def test_a_run_that_merges_is_served_whole(fleet: LocalFleet, form: str) -
 
 async def test_an_export_that_is_killed_is_tried_again_and_leaves_nothing_half(fleet: LocalFleet) -> None:
     await fleet.warmed("trl")
+    # Looked for before: while all processes are looked through, what writes may have ended.
+    waiting = fleet.processes("tunefleet_core.worker.rank")
     await fleet.done("train", export_file(fleet.root, "tickets", dtype="float32"), "--id", "killed")
     runs = fleet.state / "services" / "trainer" / "runs"
 
@@ -137,7 +139,7 @@ async def test_an_export_that_is_killed_is_tried_again_and_leaves_nothing_half(f
         return bool(list(runs.glob("*/output.partial")))
 
     await fleet.until(is_merging, "the export writes", 60)
-    for process in fleet.processes("tunefleet_core.worker.rank"):
+    for process in waiting:
         process.kill()
     await fleet.done("jobs", "watch", "killed")
     job = await succeeded(fleet, "killed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -15,25 +16,29 @@ import pytest
 import trl_lab as lab
 
 from tunefleet.backend.v1.run_pb2 import Run, RunOrder
-from tunefleet.job.v1.event_pb2 import JobEvent
+from tunefleet.job.v1.event_pb2 import AttemptOutcome, JobEvent
 from tunefleet_core.testing.rank_parents import rank_parent
 from tunefleet_core.worker.hosted_run import HostedRun
 from tunefleet_core.worker.rank_group import RankGroup
 from tunefleet_core.worker.rank_process import RankProcess
 
 __all__ = [
+    "ENTRY",
     "EVERY",
     "STEPS",
     "Hosted",
     "alone",
     "drive",
+    "killed_after",
     "order_of",
     "output_bytes",
     "resumed",
     "run_hosted",
+    "run_in_new_process",
     "small_disk",
 ]
 
+ENTRY = "tunefleet_trl.rank:TrlRank"
 STEPS = 8
 EVERY = 3
 LIMIT_SECONDS = 600.0  # the libraries are imported once per process; a busy machine takes its time
@@ -140,6 +145,25 @@ def small_disk(folder: Path, *, kibibytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def run_in_new_process(order: RunOrder) -> None:
+    """Run an order in a rank process of its own; it has to succeed."""
+    ended = run_hosted(order, ENTRY, processes=1).ended
+    assert ended.outcome == AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED, ended
+
+
+def killed_after(order: RunOrder, step: int) -> int:
+    """Kill the rank process of an order once a checkpoint is there; return the step of its newest one."""
+
+    async def kill(hosted: Hosted, event: JobEvent) -> None:
+        if event.checkpoint_saved.step == step:
+            hosted.processes[0].process.send_signal(signal.SIGKILL)
+
+    ended = run_hosted(order, ENTRY, processes=1, watch=kill).ended
+    assert ended.outcome == AttemptOutcome.ATTEMPT_OUTCOME_FAILED, "it ended before it was killed"
+    assert not (Path(order.work_dir) / "output").exists()
+    return max(checkpoint.step for checkpoint in ended.checkpoints)
+
+
 Watch = Callable[[Hosted, JobEvent], Awaitable[None]]
 
 
@@ -151,7 +175,8 @@ def run_hosted(order: RunOrder, entry: str, *, processes: int, watch: Watch | No
 async def drive(order: RunOrder, entry: str, *, processes: int, watch: Watch | None = None) -> Hosted:
     """The same, for callers that have a loop."""
     order.device_ids[:] = [f"cpu-{number}" for number in range(processes)]
-    order.resolved_spec.spec.resources.devices = processes
+    if processes > 1:
+        order.resolved_spec.spec.resources.devices = processes
     order.threads = 1
     ranks = [await RankProcess.fork(rank_parent(entry)) for _ in range(processes)]
     for rank in ranks:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import process_lab
 import pytest
 import trl_lab as lab
 from chat_stand_in import ChatStandIn
@@ -23,15 +22,6 @@ from tunefleet_core.parity import read_contract
 from tunefleet_families import QWEN3
 from tunefleet_trl.rank import TrlRank
 
-RUN = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import trl_lab as lab
-from tunefleet_trl.rank import TrlRank
-order = lab.RunOrder.FromString(Path(sys.argv[2]).read_bytes())
-TrlRank().run(lab.MemoryContext(order))
-"""
 GERMAN = dict(lab.PAIRS)
 
 
@@ -101,13 +91,7 @@ def test_a_run_that_was_paused_draws_the_same_answers(base: Path, teacher: Path,
     with pytest.raises(RunStopped):
         TrlRank().run(context)
     (step,) = context.checkpoints
-    resumed = lab.RunOrder()
-    resumed.CopyFrom(whole.order)
-    resumed.work_dir = str(tmp_path / "resumed")
-    resumed.resume_from, resumed.resume_step = str(context.checkpoint_folder(step)), step
-    (tmp_path / "order").write_bytes(resumed.SerializeToString())
-    here = str(Path(__file__).resolve().parent)
-    subprocess.run([sys.executable, "-c", RUN, here, str(tmp_path / "order")], check=True, timeout=240)
+    process_lab.run_in_new_process(process_lab.resumed(context.order, tmp_path / "resumed", step))
     name = "adapter_model.safetensors"
     assert (tmp_path / "resumed" / "output" / name).read_bytes() == (whole.output / name).read_bytes()
 

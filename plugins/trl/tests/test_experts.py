@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import process_lab
 import pytest
 import torch
 import trl_lab as lab
@@ -118,22 +115,6 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 
-RUN = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import trl_lab as lab
-from tunefleet_trl.rank import TrlRank
-TrlRank().run(lab.MemoryContext(lab.RunOrder.FromString(Path(sys.argv[2]).read_bytes())))
-"""
-
-
-def _start(order: lab.RunOrder, folder: Path) -> subprocess.Popen[bytes]:
-    (folder / "order").write_bytes(order.SerializeToString())
-    here = str(Path(__file__).resolve().parent)
-    return subprocess.Popen([sys.executable, "-c", RUN, here, str(folder / "order")])
-
-
 @pytest.mark.parametrize("model_type", ["qwen3_moe", pytest.param("gpt_oss", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, model_type: str) -> None:
     base = lab.build_base(tmp_path / "base", model_type=model_type)
@@ -143,18 +124,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, model_type: str)
     order = lab.RunOrder()
     order.CopyFrom(whole.order)
     order.work_dir = str(tmp_path / "killed")
-    context = lab.MemoryContext(order)
-    process = _start(order, tmp_path)
-    while not context.checkpoint_folder(3).exists():
-        assert process.poll() is None, "it ended before its first checkpoint"
-        time.sleep(0.005)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    assert not context.output.exists()
-    step = max(step for step in (3, 6) if context.checkpoint_folder(step).exists())
-    order.resume_from, order.resume_step = str(context.checkpoint_folder(step)), step
-    order.work_dir = str(tmp_path / "resumed")
-    assert _start(order, tmp_path).wait(timeout=120) == 0
+    step = process_lab.killed_after(order, 3)
+    process_lab.run_in_new_process(process_lab.resumed(order, tmp_path / "resumed", step))
     for path in whole.output.iterdir():
         assert (tmp_path / "resumed" / "output" / path.name).read_bytes() == path.read_bytes(), path.name
 

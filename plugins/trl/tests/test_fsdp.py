@@ -21,7 +21,6 @@ from tunefleet_trl.split.options import FSDP2, OPTION
 
 pytestmark = pytest.mark.slow  # each starts two processes that import all libraries
 
-ENTRY = "tunefleet_trl.rank:TrlRank"
 TOLERANCE = 1e-5
 
 
@@ -33,7 +32,7 @@ def split(order: RunOrder) -> RunOrder:
 
 def finished(order: RunOrder) -> process_lab.Hosted:
     """Run an order on two processes to its end."""
-    hosted = process_lab.run_hosted(order, ENTRY, processes=2)
+    hosted = process_lab.run_hosted(order, process_lab.ENTRY, processes=2)
     assert hosted.ended.outcome == AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED, hosted.ended.error
     assert not hosted.printed, hosted.printed
     return hosted
@@ -101,7 +100,7 @@ def test_each_process_keeps_its_part_and_a_killed_run_ends_in_the_same_bytes(
         if has_saved and event.metrics.HasField("loss"):
             hosted.processes[1].process.send_signal(signal.SIGKILL)
 
-    killed = process_lab.run_hosted(order, ENTRY, processes=2, watch=kill)
+    killed = process_lab.run_hosted(order, process_lab.ENTRY, processes=2, watch=kill)
     assert error_from_status(killed.ended.error).reason is Reason.WORKER_LOST, "it is retried"
     step = killed.ended.checkpoints[-1].step
     assert step in range(EVERY, STEPS)

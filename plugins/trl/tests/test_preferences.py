@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import process_lab
 import pytest
 import torch
 import trl_lab as lab
@@ -29,15 +26,6 @@ from tunefleet_trl.rank import TrlRank
 METHODS = ("dpo", "ipo", "kto")
 BAD = "nein"
 STEPS = 8
-RUN = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import trl_lab as lab
-from tunefleet_trl.rank import TrlRank
-order = lab.RunOrder.FromString(Path(sys.argv[2]).read_bytes())
-TrlRank().run(lab.MemoryContext(order))
-"""
 
 
 def turns(role: str, text: str) -> list[dict[str, str]]:
@@ -229,13 +217,7 @@ def test_a_resumed_run_ends_in_the_same_bytes(base: Path, tmp_path: Path, method
         TrlRank().run(context)
     (step,) = context.checkpoints
     assert 2 <= step < STEPS
-    resumed = lab.RunOrder()
-    resumed.CopyFrom(whole.order)
-    resumed.work_dir = str(tmp_path / "resumed")
-    resumed.resume_from, resumed.resume_step = str(context.checkpoint_folder(step)), step
-    (tmp_path / "order").write_bytes(resumed.SerializeToString())
-    here = str(Path(__file__).resolve().parent)
-    subprocess.run([sys.executable, "-c", RUN, here, str(tmp_path / "order")], check=True, timeout=120)
+    process_lab.run_in_new_process(process_lab.resumed(context.order, tmp_path / "resumed", step))
     for name in ("adapter_model.safetensors", "contract.json"):
         assert (tmp_path / "resumed" / "output" / name).read_bytes() == (whole.output / name).read_bytes()
     last = Path("checkpoints") / f"step-{STEPS:08d}" / "optimizer.pt"
@@ -257,20 +239,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(base: Path, tmp_path: Path, adap
     killed = lab.RunOrder()
     killed.CopyFrom(whole.order)
     killed.work_dir = str(tmp_path / "killed")
-    (tmp_path / "order").write_bytes(killed.SerializeToString())
-    command = [sys.executable, "-c", RUN, str(Path(__file__).resolve().parent), str(tmp_path / "order")]
-    process = subprocess.Popen(command)
-    context = lab.MemoryContext(killed)
-    while not context.checkpoint_folder(3).exists():
-        assert process.poll() is None, "it ended before its first checkpoint"
-        time.sleep(0.005)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    assert not context.output.exists()
-    step = max(step for step in (3, 6) if context.checkpoint_folder(step).exists())
-    killed.resume_from, killed.resume_step = str(context.checkpoint_folder(step)), step
-    killed.work_dir = str(tmp_path / "resumed")
-    resumed = lab.MemoryContext(killed)
+    step = process_lab.killed_after(killed, 3)
+    resumed = lab.MemoryContext(process_lab.resumed(killed, tmp_path / "resumed", step))
     TrlRank().run(resumed)
     for path in whole.output.glob("*.safetensors"):
         assert (resumed.output / path.name).read_bytes() == path.read_bytes()

@@ -18,7 +18,6 @@ from tunefleet_trl.rank import TrlRank
 
 pytestmark = pytest.mark.slow  # each starts two processes that import all libraries
 
-ENTRY = "tunefleet_trl.rank:TrlRank"
 STEPS = 8
 SUCCEEDED = AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED
 
@@ -47,7 +46,7 @@ def test_pairs_teach_two_processes_what_they_teach_one(base: Path, tmp_path: Pat
     context = lab.MemoryContext(pair_order(base, tmp_path / "one", method))
     TrlRank().run(context)
     one = {metrics.step: metrics.loss for metrics in context.told if metrics.HasField("loss")}
-    two = process_lab.run_hosted(pair_order(base, tmp_path / "two", method), ENTRY, processes=2)
+    two = process_lab.run_hosted(pair_order(base, tmp_path / "two", method), process_lab.ENTRY, processes=2)
     assert two.ended.outcome == SUCCEEDED, two.ended.error
     assert two.losses == pytest.approx(one, abs=1e-5)
     assert len({round(loss, 3) for loss in one.values()}) > STEPS // 2, "it learns something"
@@ -79,7 +78,10 @@ def test_labels_teach_two_processes_what_they_teach_one(base: Path, tmp_path: Pa
             TrlRank().run(context)
             told = context.told
         else:
-            told = [event.metrics for event in process_lab.run_hosted(order, ENTRY, processes=2).events]
+            told = [
+                event.metrics
+                for event in process_lab.run_hosted(order, process_lab.ENTRY, processes=2).events
+            ]
         found.append({item.step: (item.loss, item.extra["kl"]) for item in told if item.HasField("loss")})
     one, two = found
     assert max(kl for _, kl in one.values()) > 0.1, "else nothing is shown of the distance"
@@ -100,14 +102,14 @@ def test_answers_that_two_processes_draw_teach_both_and_a_resumed_run_draws_the_
     options.rewards.add(name="regex").options["pattern"] = "[a-m]"
     rows = lab.write_rows(tmp_path / "rows.jsonl", [{"prompt": word} for word, _ in lab.PAIRS] * 2)
     order = lab.order(lab.resolved(base, data=[("train", rows)], spec=spec), tmp_path / "work")
-    run = process_lab.run_hosted(order, ENTRY, processes=2)
+    run = process_lab.run_hosted(order, process_lab.ENTRY, processes=2)
     assert run.ended.outcome == SUCCEEDED, run.ended.error
     told = [event.metrics for event in run.events if event.metrics.HasField("loss")]
     rewards = [metrics.extra["reward"] for metrics in told]
     assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.3
     assert all(metrics.extra["reward"] * 32 % 1 == pytest.approx(0) for metrics in told), "of 32 answers"
     again = process_lab.resumed(order, tmp_path / "again", 11)
-    ended = process_lab.run_hosted(again, ENTRY, processes=2)
+    ended = process_lab.run_hosted(again, process_lab.ENTRY, processes=2)
     assert list(ended.losses) == [12, 13, 14, 15]
     assert process_lab.output_bytes(again) == process_lab.output_bytes(order)
 
@@ -141,7 +143,7 @@ def test_a_teacher_teaches_two_processes_what_it_teaches_one(
     context = lab.MemoryContext(distill_order(base, teacher, tmp_path / "one", share=0.0, micro=1))
     TrlRank().run(context)
     order = distill_order(base, teacher, tmp_path / "two", share=0.0, micro=1)
-    two = process_lab.run_hosted(order, ENTRY, processes=2)
+    two = process_lab.run_hosted(order, process_lab.ENTRY, processes=2)
     assert two.ended.outcome == SUCCEEDED, two.ended.error
     one, both = (
         {item.step: (item.loss, item.extra["kl"]) for item in told if item.HasField("loss")}
@@ -158,10 +160,10 @@ def test_two_processes_that_draw_for_a_teacher_draw_the_same_when_resumed(
     base: Path, teacher: Path, tmp_path: Path
 ) -> None:
     order = distill_order(base, teacher, tmp_path / "two", share=0.5, micro=2)
-    run = process_lab.run_hosted(order, ENTRY, processes=2)
+    run = process_lab.run_hosted(order, process_lab.ENTRY, processes=2)
     assert run.ended.outcome == SUCCEEDED, run.ended.error
     again = process_lab.resumed(order, tmp_path / "again", 4)
-    ended = process_lab.run_hosted(again, ENTRY, processes=2)
+    ended = process_lab.run_hosted(again, process_lab.ENTRY, processes=2)
     assert list(ended.losses) == [5, 6, 7]
     assert process_lab.output_bytes(again) == process_lab.output_bytes(order)
 
@@ -176,7 +178,7 @@ def test_rows_of_a_mixture_are_counted_over_both_processes(base: Path, tmp_path:
         ),
     ]
     order = lab.order(lab.resolved(base, data=data, spec=spec), tmp_path / "work")
-    run = process_lab.run_hosted(order, ENTRY, processes=2)
+    run = process_lab.run_hosted(order, process_lab.ENTRY, processes=2)
     told = [event.metrics.extra for event in run.events if event.metrics.HasField("loss")]
     assert [step["rows/one"] + step["rows/two"] for step in told] == [4, 4, 4]
     assert sum(step["rows/two"] for step in told) == 4

@@ -16,7 +16,6 @@ from tunefleet_core.errors import Reason, TunefleetError, error_from_status
 from tunefleet_trl.processes import join_processes, require_world
 from tunefleet_trl.rank import TrlRank
 
-ENTRY = "tunefleet_trl.rank:TrlRank"
 TOLERANCE = 1e-5
 
 
@@ -24,7 +23,7 @@ TOLERANCE = 1e-5
 def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> process_lab.Hosted:
     """An undisturbed run of two processes, with dropout, so that random state matters."""
     return process_lab.run_hosted(
-        order_of(base, tmp_path_factory.mktemp("whole"), dropout=0.1), ENTRY, processes=2
+        order_of(base, tmp_path_factory.mktemp("whole"), dropout=0.1), process_lab.ENTRY, processes=2
     )
 
 
@@ -44,7 +43,7 @@ def test_two_processes_learn_as_one_does(base: Path, tmp_path: Path, adaptation:
         if event.metrics.step == 1:
             await hosted.run.save(1)
 
-    two = process_lab.run_hosted(order, ENTRY, processes=2, watch=save)
+    two = process_lab.run_hosted(order, process_lab.ENTRY, processes=2, watch=save)
     assert two.ended.outcome == AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED, two.ended.error
     assert two.losses == pytest.approx(one["losses"], abs=TOLERANCE)
     assert two.validation_losses == pytest.approx(one["validation"], abs=TOLERANCE)
@@ -74,7 +73,7 @@ def test_a_killed_process_ends_the_attempt_and_the_next_ends_in_the_same_bytes(
         if has_saved and event.metrics.HasField("loss"):
             hosted.processes[victim].process.send_signal(signal.SIGKILL)
 
-    killed = process_lab.run_hosted(order, ENTRY, processes=2, watch=kill)
+    killed = process_lab.run_hosted(order, process_lab.ENTRY, processes=2, watch=kill)
     assert killed.ended.outcome == AttemptOutcome.ATTEMPT_OUTCOME_FAILED
     error = error_from_status(killed.ended.error)
     assert error.reason is Reason.WORKER_LOST, "it is retried"
@@ -83,7 +82,7 @@ def test_a_killed_process_ends_the_attempt_and_the_next_ends_in_the_same_bytes(
         return  # the other case goes on from what is on the disk then
     step = killed.ended.checkpoints[-1].step
     again = resumed(order, tmp_path / "again", step)
-    process_lab.run_hosted(again, ENTRY, processes=2)
+    process_lab.run_hosted(again, process_lab.ENTRY, processes=2)
     assert_same_output(again, whole)
 
 
@@ -107,12 +106,12 @@ def test_a_pause_saves_one_state_of_all_and_the_run_goes_on_from_it(
             asked = True
             await hosted.run.stop(StopMode.STOP_MODE_SAVE)
 
-    paused = process_lab.run_hosted(order, ENTRY, processes=2, watch=pause)
+    paused = process_lab.run_hosted(order, process_lab.ENTRY, processes=2, watch=pause)
     assert paused.ended.outcome == AttemptOutcome.ATTEMPT_OUTCOME_PAUSED, paused.ended.error
     step = paused.ended.checkpoints[-1].step
     assert step < STEPS
     again = resumed(order, tmp_path / "again", step)
-    ended = process_lab.run_hosted(again, ENTRY, processes=2)
+    ended = process_lab.run_hosted(again, process_lab.ENTRY, processes=2)
     assert list(ended.losses) == list(range(step + 1, STEPS + 1))
     assert_same_output(again, whole)
 
@@ -126,7 +125,7 @@ def test_a_cancel_ends_both_processes(base: Path, tmp_path: Path) -> None:
         if event.phase_changed.phase == RunPhase.RUN_PHASE_WORKING and not hosted.run.is_ended:
             await hosted.run.stop(StopMode.STOP_MODE_CANCEL)
 
-    cancelled = process_lab.run_hosted(order, ENTRY, processes=2, watch=cancel)
+    cancelled = process_lab.run_hosted(order, process_lab.ENTRY, processes=2, watch=cancel)
     assert cancelled.ended.outcome == AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED, cancelled.ended.error
     assert not (Path(order.work_dir) / "output").exists()
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import process_lab
 import pytest
 import torch
 import trl_lab as lab
@@ -22,15 +19,6 @@ STEPS = 10
 # 16 rows in steps of 4: an epoch is 4 steps. 3 is inside one, 4 at the end of one; at 10, inside one
 # again, nothing is left to do.
 STOPS = (3, 4, 10)
-RUN = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import trl_lab as lab
-from tunefleet_trl.rank import TrlRank
-order = lab.RunOrder.FromString(Path(sys.argv[2]).read_bytes())
-TrlRank().run(lab.MemoryContext(order))
-"""
 
 
 def _spec() -> lab.JobSpec:
@@ -63,23 +51,12 @@ def _stopped_at(step: int, whole: lab.MemoryContext, folder: Path) -> lab.Memory
     return context
 
 
-def _resume_in_new_process(stopped: lab.MemoryContext, step: int, folder: Path) -> None:
-    order = lab.RunOrder()
-    order.CopyFrom(stopped.order)
-    order.work_dir = str(folder / "resumed")
-    order.resume_from = str(stopped.checkpoint_folder(step))
-    order.resume_step = step
-    (folder / "order").write_bytes(order.SerializeToString())
-    here = str(Path(__file__).resolve().parent)
-    subprocess.run([sys.executable, "-c", RUN, here, str(folder / "order")], check=True, timeout=120)
-
-
 @pytest.mark.parametrize("step", STOPS)
 def test_a_resumed_run_ends_in_the_same_bytes(
     uninterrupted: lab.MemoryContext, tmp_path: Path, step: int
 ) -> None:
     stopped = _stopped_at(step, uninterrupted, tmp_path / "stopped")
-    _resume_in_new_process(stopped, step, tmp_path)
+    process_lab.run_in_new_process(process_lab.resumed(stopped.order, tmp_path / "resumed", step))
     whole, resumed = uninterrupted.output, tmp_path / "resumed" / "output"
     for name in ("adapter_model.safetensors", "adapter_config.json", "contract.json"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
@@ -136,18 +113,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(base: Path, tmp_path: Path, adap
     killed = lab.RunOrder()
     killed.CopyFrom(whole.order)
     killed.work_dir = str(tmp_path / "killed")
-    (tmp_path / "order").write_bytes(killed.SerializeToString())
-    here = str(Path(__file__).resolve().parent)
-    process = subprocess.Popen([sys.executable, "-c", RUN, here, str(tmp_path / "order")])
-    context = lab.MemoryContext(killed)
-    while not context.checkpoint_folder(4).exists():
-        assert process.poll() is None, "it ended before its first checkpoint"
-        time.sleep(0.005)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    assert not context.output.exists()
-    step = max(step for step in (4, 8) if context.checkpoint_folder(step).exists())
-    _resume_in_new_process(context, step, tmp_path)
+    step = process_lab.killed_after(killed, 4)
+    process_lab.run_in_new_process(process_lab.resumed(killed, tmp_path / "resumed", step))
     assert _weights(tmp_path / "resumed" / "output") == _weights(whole.output)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import process_lab
 import pytest
 import torch
 import trl_lab as lab
@@ -28,15 +27,6 @@ from tunefleet_trl.rank import TrlRank
 
 CPU = Hardware(kind="cpu", dtype="float32")
 STEPS = 8
-RUN = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import trl_lab as lab
-from tunefleet_trl.rank import TrlRank
-order = lab.RunOrder.FromString(Path(sys.argv[2]).read_bytes())
-TrlRank().run(lab.MemoryContext(order))
-"""
 
 
 def spec_of(adaptation: str = "lora", *, steps: int = 20) -> lab.JobSpec:
@@ -152,13 +142,7 @@ def test_a_resumed_run_ends_in_the_same_bytes(base: Path, tmp_path: Path) -> Non
     with pytest.raises(RunStopped):
         TrlRank().run(context)
     (step,) = context.checkpoints
-    resumed = lab.RunOrder()
-    resumed.CopyFrom(whole.order)
-    resumed.work_dir = str(tmp_path / "resumed")
-    resumed.resume_from, resumed.resume_step = str(context.checkpoint_folder(step)), step
-    (tmp_path / "order").write_bytes(resumed.SerializeToString())
-    here = str(Path(__file__).resolve().parent)
-    subprocess.run([sys.executable, "-c", RUN, here, str(tmp_path / "order")], check=True, timeout=120)
+    process_lab.run_in_new_process(process_lab.resumed(context.order, tmp_path / "resumed", step))
     for name in ("adapter_model.safetensors", SCORES):
         assert (tmp_path / "resumed" / "output" / name).read_bytes() == (whole.output / name).read_bytes()
 
