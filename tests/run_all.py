@@ -34,9 +34,11 @@ FLEETS = ("chaos", "contract", "docs")
 """Folders of tests that start fleets of processes and kill them."""
 BESIDE = "fleets"
 END_TO_END = "e2e"
+SERVICES = "integration"
+"""Tests of single services, by themselves as long as all other light ones together."""
 APART = ("deepspeed", "mlx", "vllm", "compress", "tracking", "gguf")
 """Plugins with an environment that few tests need, in the order in which `--all` installs them."""
-LONGEST_FIRST = ("fleets", "trl", "light", "deepspeed", "e2e", "mlx")
+LONGEST_FIRST = (BESIDE, SERVICES, "trl", "light", "deepspeed", END_TO_END, "mlx")
 ALSO = {"vllm": ("compress",)}
 """What plugins apart load that others write: installed first, if it is to be installed at all."""
 _AT_ONCE = 3
@@ -189,10 +191,11 @@ def suites() -> list[Suite]:
     return [
         Suite(name=BESIDE, paths=tuple(f"tests/{name}" for name in FLEETS), environment=light),
         Suite(name=END_TO_END, paths=("tests/e2e",), environment=light, needs=APART),
+        Suite(name=SERVICES, paths=(f"tests/{SERVICES}",), environment=light),
         Suite(
             name="light",
             paths=(
-                *(f"tests/{name}" for name in folders if name not in (*FLEETS, END_TO_END)),
+                *(f"tests/{name}" for name in folders if name not in (*FLEETS, END_TO_END, SERVICES)),
                 "plugins/echo/tests",
                 "plugins/families/tests",
                 "plugins/formats/tests",
