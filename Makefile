@@ -54,7 +54,7 @@ setup: $(DEV_STAMP) $(TOOLS_STAMP) $(BACKENDS_STAMP)  ## Make everything that de
 demo:  ## Fine-tune, serve and chat, from nothing, on this machine
 	@started=$$(date +%s); $(MAKE) --no-print-directory $(BASE_STAMP) && DEMO_STARTED=$$started $(BIN)/python examples/demo/demo.py
 
-test: $(DEV_STAMP) $(BACKENDS_STAMP)  ## The tests a newcomer runs: real processes, under 10 minutes
+test: $(DEV_STAMP) $(BACKENDS_STAMP)  ## The tests a newcomer runs: real processes, some 10 minutes
 	@$(BIN)/python tests/run_all.py
 
 test-all: $(DEV_STAMP) $(BACKENDS_STAMP)  ## Every test, the slow ones and more seeds too

@@ -1,6 +1,6 @@
 """Run the tests in every environment they need and close with one line of totals.
 
-    python tests/run_all.py          what a newcomer runs, under 10 minutes on two cores
+    python tests/run_all.py          what a newcomer runs, some 10 minutes on two cores
     python tests/run_all.py --all    the slow ones and more seeds too
 
 Light tests run in the environment of the services. Tests of backends run in the
@@ -38,7 +38,7 @@ SERVICES = "integration"
 """Tests of single services, by themselves as long as all other light ones together."""
 APART = ("deepspeed", "mlx", "vllm", "compress", "tracking", "gguf")
 """Plugins with an environment that few tests need, in the order in which `--all` installs them."""
-LONGEST_FIRST = (BESIDE, SERVICES, "trl", "light", "deepspeed", END_TO_END, "mlx")
+LONGEST_FIRST = (BESIDE, SERVICES, "trl", "light", "deepspeed", END_TO_END, "embedded", "mlx")
 ALSO = {"vllm": ("compress",)}
 """What plugins apart load that others write: installed first, if it is to be installed at all."""
 _AT_ONCE = 3

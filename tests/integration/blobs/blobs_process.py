@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc.aio
@@ -103,8 +103,11 @@ class BlobsProcess:
 
     def open_files(self) -> int:
         """Return how many files the process has open below its store."""
-        links = Path(f"/proc/{self.pid}/fd").iterdir()
-        return sum(1 for link in links if str(self.store.root) in os.readlink(link))
+        found = 0
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                found += str(self.store.root) in os.readlink(link)
+        return found
 
     def most_memory_bytes(self) -> int:
         """Return the most memory that the process ever had."""
