@@ -109,14 +109,12 @@ async def fork_rank(parent: str, pipes: Sequence[int], *, line_bytes: int) -> Fo
             await loop.sock_connect(connection, parent)
             socket.send_fds(connection, [request.pack()], theirs)
             answer, descriptor = await _answer(connection)
-    except (OSError, ValueError, TimeoutError) as error:
+    except BaseException as error:
         _close(ends["stdout"][0], ends["stderr"][0], ends["leash"][1])
         connection.close()
-        raise CannotForkError(f"{type(error).__name__}: {error}") from error
-    except BaseException:
-        _close(ends["stdout"][0], ends["stderr"][0], ends["leash"][1])
-        connection.close()
-        raise
+        if isinstance(error, OSError | ValueError | TimeoutError):
+            raise CannotForkError(f"{type(error).__name__}: {error}") from error
+        raise  # cancelled
     finally:
         _close(ends["stdout"][1], ends["stderr"][1], ends["leash"][0])
     readers, transports = list[asyncio.StreamReader](), list[asyncio.BaseTransport]()
