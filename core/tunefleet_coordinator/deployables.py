@@ -85,7 +85,7 @@ async def resolve_deployable(
     engine = await resolver.engine_for(spec.engine, trained_with, stored_as=stored_as, facts=facts)
     if adapted is not None:
         require_deployable(adapted, engine.name)
-    rank = written_rank(adapted.adapter.lora) if adapted is not None else 0
+    rank = written_rank(adapted) if adapted is not None else 0
     if beside is not None:
         _share_engine(spec, beside, facts, engine.name, rank)
     settings = settle_engine(

@@ -22,6 +22,7 @@ from tunefleet_core.backend.manifest import (
 )
 from tunefleet_core.backend.scopes import manifest_for
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
+from tunefleet_core.spec.lora_scale import LOFTQ
 
 __all__ = ["require_capabilities", "require_trainable_base"]
 
@@ -92,6 +93,12 @@ def require_trainable_base(
             "train.adapter",
             f"'{base}' is stored in {name}: its weights cannot be trained in full, only an adapter on them",
             hint="Add adapter: {lora: {}}, or name the base that it was quantised from.",
+        )
+    if train.adapter.lora.init == LOFTQ:
+        raise TunefleetError.field(
+            "train.adapter.lora.init",
+            f"'{base}' is stored in {name}: what quantising took from it cannot be read from its files",
+            hint="Leave the init out, or name the base that it was quantised from.",
         )
     if train.quantization and train.quantization != stored.format:
         raise TunefleetError.field(

@@ -61,11 +61,11 @@ def adapter_record(spec: ResolvedSpec) -> AdapterRecord | None:
     """Return what the contract keeps of the adapter; None for full fine-tuning."""
     if not spec.spec.train.HasField("adapter"):
         return None
-    lora = spec.spec.train.adapter.lora
+    train, lora = spec.spec.train, spec.spec.train.adapter.lora
     alpha = lora.alpha if lora.HasField("alpha") else neutral_alpha(lora)
     return AdapterRecord(
-        rank=written_rank(lora),
-        alpha=alpha * written_rank(lora) / lora.rank,
+        rank=written_rank(train),
+        alpha=alpha * written_rank(train) / lora.rank,
         effective_scale=effective_scale(lora),
         target_modules=tuple(spec.target_modules),
         rslora=lora.rslora,

@@ -12,10 +12,12 @@ from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.resolve.defaults import Defaults, fill_common
 from tunefleet_core.resolve.finish import ChosenBackend, Resolution, check_backend, digest_of
 from tunefleet_core.resolve.notice import info
+from tunefleet_core.spec import is_only_for_quantised
 
 __all__ = [
     "BESIDE_WEIGHTS_BYTES",
     "own_dtype",
+    "require_for_whole_base",
     "require_same_base",
     "resolve_export",
     "weights_bytes",
@@ -51,6 +53,7 @@ def resolve_export(
             CAPABILITY_UNSUPPORTED, FIELD_INVALID (options).
     """
     check_backend(spec, backend.manifest)
+    require_for_whole_base(trained)
     require_same_base(trained.base, facts, verb="exported")
     resolved = ResolvedSpec(spec=spec)
     filled, defaults = resolved.spec, Defaults(resolved)
@@ -85,6 +88,22 @@ def resolve_export(
     )
     notices = (info(f"The merged model takes about {size:,} bytes of disk."),) if size else ()
     return Resolution(spec=resolved, digest=digest_of(resolved), notices=notices)
+
+
+def require_for_whole_base(trained: ResolvedSpec) -> None:
+    """Refuse an adapter that is right on a quantised base alone: nothing is merged into such a one.
+
+    Raises:
+        TunefleetError: FIELD_INVALID with how to train one that can be merged.
+    """
+    train = trained.spec.train
+    if is_only_for_quantised(train):
+        raise TunefleetError.field(
+            "export.model.model",
+            f"the adapter began with what {train.quantization} takes from the base, and was written for a "
+            "base quantised so: in a whole base that would be there twice",
+            hint="Train it again without train.intended_serving.precision, and export that.",
+        )
 
 
 def require_same_base(trained: BaseFacts, now: BaseFacts, *, verb: str) -> None:

@@ -11,7 +11,13 @@ from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.catalog import Format
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.resolve.defaults import Defaults, fill_common
-from tunefleet_core.resolve.export import BESIDE_WEIGHTS_BYTES, own_dtype, require_same_base, weights_bytes
+from tunefleet_core.resolve.export import (
+    BESIDE_WEIGHTS_BYTES,
+    own_dtype,
+    require_for_whole_base,
+    require_same_base,
+    weights_bytes,
+)
 from tunefleet_core.resolve.finish import ChosenBackend, Resolution, check_backend, digest_of
 from tunefleet_core.resolve.notice import info
 from tunefleet_core.spec.nearest import did_you_mean
@@ -64,6 +70,7 @@ def resolve_format_export(
     check_backend(spec, backend.manifest)
     _require_format(spec, backend)
     if what.adapter is not None:
+        require_for_whole_base(what.trained)
         require_same_base(what.trained.base, what.facts, verb="exported")
     _require_whole_numbers(spec, what)
     resolved = ResolvedSpec(spec=spec)

@@ -26,7 +26,7 @@ from tunefleet_core.catalog.matrix import (
 )
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
 from tunefleet_core.resolve.notice import warning
-from tunefleet_core.spec import takes_from_base
+from tunefleet_core.spec import is_given_back
 
 __all__ = ["require_base_servable", "require_deployable", "require_servable", "serving_notices"]
 
@@ -61,7 +61,7 @@ def require_servable(spec: JobSpec, manifest: BackendManifest | None = None) -> 
             if not verdict.works:
                 why = f"the engine '{engine}' cannot serve it: {verdict.reason}"
                 # A rank that is doubled when it is written has no neighbour of the same name.
-                instead = "" if takes_from_base(train.adapter.lora) else verdict.instead
+                instead = "" if is_given_back(train) else verdict.instead
                 raise _refusal(trait, why, engine=engine, instead=instead, merges=merges)
         return
     for trait in spec_traits(spec):

@@ -4,7 +4,10 @@ from tunefleet_core.spec.display import spec_to_yaml
 from tunefleet_core.spec.job_file import parse_job_file, parse_job_text
 from tunefleet_core.spec.lora_scale import (
     DEFAULT_RANK,
+    LOFTQ,
     effective_scale,
+    is_given_back,
+    is_only_for_quantised,
     neutral_alpha,
     scale_formula,
     takes_from_base,
@@ -24,6 +27,7 @@ from tunefleet_core.spec.rules import (
 __all__ = [
     "DEFAULT_RANK",
     "DTYPES",
+    "LOFTQ",
     "LOSS_ON",
     "METRICS",
     "OVER_LONG",
@@ -31,6 +35,8 @@ __all__ = [
     "SCHEDULES",
     "effective_scale",
     "find_violations",
+    "is_given_back",
+    "is_only_for_quantised",
     "neutral_alpha",
     "parse_job_file",
     "parse_job_text",

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from tunefleet.job.v1.spec_pb2 import Optim, TrainSpec
 from tunefleet_core.layer_range import layer_range
-from tunefleet_core.spec.lora_scale import takes_from_base
+from tunefleet_core.spec.lora_scale import LOFTQ, takes_from_base
 
 __all__ = ["INITS", "OPTIMIZERS", "SCHEDULES", "combined", "layers", "shares"]
 
@@ -24,14 +24,15 @@ OPTIMIZERS = (
     "lion_8bit",
     "muon",
 )
-INITS = ("default", "pissa", "olora")
+INITS = ("default", "pissa", "olora", LOFTQ)
+_LOFTQ_FORMATS = ("nf4", "fp4")
 
 _DEFAULT_BATCH = 16
 
 
 def combined(train: TrainSpec) -> Iterator[tuple[str, str]]:
     """Yield what is wrong about fields that are right each by itself: field, description."""
-    if takes_from_base(train.adapter.lora):
+    if takes_from_base(train.adapter.lora) or train.adapter.lora.init == LOFTQ:
         yield from _initial(train)
     if train.neftune_alpha and train.method.WhichOneof("method") not in ("sft", None):
         yield "train.neftune_alpha", "is for sft: where answers are compared, noise would be in the reward"
@@ -70,11 +71,20 @@ def shares(optim: Optim, devices: int) -> Iterator[tuple[str, str]]:
 
 def _initial(train: TrainSpec) -> Iterator[tuple[str, str]]:
     lora, field = train.adapter.lora, "train.adapter.lora.init"
+    is_loftq = lora.init == LOFTQ
+    if is_loftq and train.quantization not in _LOFTQ_FORMATS:
+        yield (
+            field,
+            "loftq begins with what quantising takes from the base; set train.quantization: nf4 or fp4",
+        )
     for asked, word in (
         (lora.dora, "dora: what is given back is a plain update"),
         (lora.rslora, "rslora: the rank doubles when it is written, and the scale would change"),
         (lora.experts, "experts: the library has it for linear layers only"),
-        (bool(train.quantization), "quantization: it is taken out of weights in whole numbers"),
+        (
+            not is_loftq and bool(train.quantization),
+            "quantization: it is taken out of weights in whole numbers",
+        ),
     ):
         if asked:
             yield field, f"{lora.init} cannot be combined with {word}; leave one out"

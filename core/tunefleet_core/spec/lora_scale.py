@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 
-from tunefleet.job.v1.spec_pb2 import LoraAdapter
+from tunefleet.job.v1.spec_pb2 import LoraAdapter, TrainSpec
 
 __all__ = [
     "DEFAULT_RANK",
+    "LOFTQ",
     "effective_scale",
+    "is_given_back",
+    "is_only_for_quantised",
     "neutral_alpha",
     "scale_formula",
     "takes_from_base",
@@ -21,6 +24,8 @@ __all__ = [
 ]
 
 DEFAULT_RANK = 16
+LOFTQ = "loftq"
+"""The initialisation that fits an adapter to what quantising took from the base."""
 
 
 def effective_scale(lora: LoraAdapter) -> float:
@@ -45,7 +50,25 @@ def takes_from_base(lora: LoraAdapter) -> bool:
     return lora.init in ("pissa", "olora")
 
 
-def written_rank(lora: LoraAdapter) -> int:
-    """Return the rank of the adapter that is written: doubled where a part of the base is given back."""
+def is_given_back(train: TrainSpec) -> bool:
+    """Return whether what an adapter began with is taken off it as it is written, for the base as it was.
+
+    An adapter of LoftQ together with the quantised base is about the whole base: on a base that is
+    not quantised, as engines load it and as it is merged, the beginning would be there twice. It
+    stays only in an adapter that is meant to be served on the base quantised as in training.
+    """
+    if train.adapter.lora.init == LOFTQ:
+        return train.merge or train.intended_serving.precision != train.quantization
+    return takes_from_base(train.adapter.lora)
+
+
+def is_only_for_quantised(train: TrainSpec) -> bool:
+    """Return whether an adapter is right on a base that is quantised as in training, and on no other."""
+    return train.adapter.lora.init == LOFTQ and not is_given_back(train)
+
+
+def written_rank(train: TrainSpec) -> int:
+    """Return the rank of the adapter that is written: doubled where its beginning is taken off again."""
+    lora = train.adapter.lora
     rank = lora.rank if lora.HasField("rank") else DEFAULT_RANK
-    return 2 * rank if takes_from_base(lora) else rank
+    return 2 * rank if is_given_back(train) else rank

@@ -251,12 +251,6 @@ def _dtype(value: object) -> str:
     return _one_of(DTYPES)(value)
 
 
-def _init(value: object) -> str:
-    if value == "loftq":
-        return "is loftq, which changes the base that engines load, and which PEFT computes on a GPU alone"
-    return _one_of(INITS)(value)
-
-
 def _slug(value: object) -> str:
     if _SLUG.fullmatch(cast("str", value)):
         return ""
@@ -303,7 +297,7 @@ _RULES: Mapping[str, _Rule] = {
     "LoraAdapter.alpha": _above(0),
     "LoraAdapter.dropout": _within(0, 1, below=True),
     "LoraAdapter.layers": layers,
-    "LoraAdapter.init": _init,
+    "LoraAdapter.init": _one_of(INITS),
     "LoraAdapter.lora_plus_ratio": _within(1, 64),
     "DpoMethod.beta": _above(0),
     "IpoMethod.beta": _above(0),

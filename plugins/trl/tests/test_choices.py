@@ -38,7 +38,7 @@ def _stop_at_two(context: lab.MemoryContext) -> int:
     return StopMode.STOP_MODE_SAVE if context.step >= 1 else StopMode.STOP_MODE_UNSPECIFIED
 
 
-QUICK = ("adafactor", "adamw_8bit", "muon", "pissa", "lora_plus")
+QUICK = ("adafactor", "adamw_8bit", "muon", "pissa", "loftq", "lora_plus")
 CHOICES = [
     *QUICK,
     *(pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS if name not in ("adamw", *QUICK)),
@@ -54,8 +54,9 @@ def test_it_learns_and_resumes_in_the_same_bytes(base: Path, tmp_path: Path, cho
         wanted = lab.train_spec(steps=4, dropout=0.1, learning_rate=rate, schedule="constant", **sizes)
         wanted.train.preflight = False
         lora = wanted.train.adapter.lora
-        if choice == "pissa":
+        if choice in ("pissa", "loftq"):
             lora.init = choice
+            wanted.train.quantization = "nf4" if choice == "loftq" else ""
         elif choice == "lora_plus":
             lora.lora_plus_ratio = 4
         else:

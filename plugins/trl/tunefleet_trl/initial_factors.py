@@ -4,6 +4,9 @@ PiSSA (arXiv:2404.02948) and OLoRA (arXiv:2406.01775) start B and A from factors
 and train beside the rest, W - scale x B0 A0. On the whole base the trained update is
 scale x (B A - B0 A0), which is a plain adapter of twice the rank: A over A0, and B beside -B0. So
 it is written; any engine serves it, it merges, and it mixes with others.
+
+LoftQ takes nothing out: the quantised base lacks scale x B0 A0 as it is (`residual_factors`). The
+same holds of what is written, nearer to the trained model than an adapter that began with nothing.
 """
 
 from __future__ import annotations

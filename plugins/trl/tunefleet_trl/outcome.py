@@ -14,7 +14,7 @@ from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.backend import RunContext
 from tunefleet_core.parity import TopLogprobs, TrainServeContract, write_contract
 from tunefleet_core.rendering import Renderer, TrainingRows
-from tunefleet_core.spec import takes_from_base
+from tunefleet_core.spec import is_only_for_quantised, takes_from_base
 from tunefleet_trl.adaptation import is_full
 from tunefleet_trl.adapter_files import save_adapter
 from tunefleet_trl.export import adapter_to_merge, merge_after_training
@@ -74,7 +74,7 @@ def write_output(
             chat = spec.chat_template
             save_model_folder(model, folder, spec.base, template=chat.text, stops=list(chat.stop_token_ids))
             write_contract(contract, folder)
-        elif spec.spec.train.quantization:
+        elif spec.spec.train.quantization and not is_only_for_quantised(spec.spec.train):
             _write_adapter(trainer, folder, spec, contract)
             del model
             trainer.let_go()

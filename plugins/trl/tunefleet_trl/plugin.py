@@ -95,7 +95,7 @@ def _choices() -> Mapping[str, Sequence[str]]:
         optimizers += ["adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion", "lion_8bit"]
     return {
         "train.method.sft.packing": ["true"],
-        "train.adapter.lora.init": ["pissa", "olora"],
+        "train.adapter.lora.init": ["pissa", "olora", *(["loftq"] if find_spec("bitsandbytes") else [])],
         "train.adapter.lora.lora_plus_ratio": [],
         "train.adapter.lora.modules_to_save": [],
         "train.gradient_checkpointing": ["true"],

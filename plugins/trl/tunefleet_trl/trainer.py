@@ -24,7 +24,7 @@ from tunefleet_core.errors import Reason, TunefleetError, from_exception
 from tunefleet_core.rendering import naming_full_disk_of
 from tunefleet_core.run_health import MemoryUse, ModelWork, out_of_memory, peak_flops, utilisation
 from tunefleet_core.run_life import RunLife
-from tunefleet_core.spec import takes_from_base
+from tunefleet_core.spec import LOFTQ, is_given_back
 from tunefleet_trl.adaptation import is_full, settle_trainable
 from tunefleet_trl.adapter_files import save_adapter
 from tunefleet_trl.initial_factors import InitialFactors
@@ -45,6 +45,7 @@ from tunefleet_trl.processes import (
     writing_together,
 )
 from tunefleet_trl.reporting import RunReports
+from tunefleet_trl.residual_factors import begin_with_residual
 from tunefleet_trl.routing import ExpertLoad
 from tunefleet_trl.token_columns import lengths_of
 
@@ -86,10 +87,12 @@ class RunTraining:
         require_world(self.accelerator.num_processes, context.order)
         if self.fills_up_epochs:
             tell_repeated_rows(context, len(self.train_dataset), self.args.per_device_train_batch_size)
-        adapter = context.order.resolved_spec.spec.train.adapter.lora
-        self.initial_factors = InitialFactors(self.model) if takes_from_base(adapter) else None
-        self._b_ratio = adapter.lora_plus_ratio or 1.0
+        train = context.order.resolved_spec.spec.train
+        self._b_ratio = train.adapter.lora.lora_plus_ratio or 1.0
         self.settle_weights()
+        if train.adapter.lora.init == LOFTQ:
+            begin_with_residual(self.model, context.order.resolved_spec.base)
+        self.initial_factors = InitialFactors(self.model) if is_given_back(train) else None
         self.expert_load = ExpertLoad(self.model)
         self._context = context
         self._is_full = is_full(context.order.resolved_spec)

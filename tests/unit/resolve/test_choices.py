@@ -12,6 +12,7 @@ from tunefleet.model.v1.base_pb2 import BaseFacts, TensorFact
 from tunefleet_core.backend.choices import BASICS, train_choices
 from tunefleet_core.errors import Reason
 from tunefleet_core.resolve import ChosenBackend
+from tunefleet_core.spec import written_rank
 
 OPTIMIZERS = ["adamw_8bit", "paged_adamw_8bit"]
 
@@ -77,6 +78,17 @@ def test_an_adapter_that_is_written_with_twice_the_rank_is_held_to_that() -> Non
     error = refusal(Reason.CAPABILITY_UNSUPPORTED, lambda: resolve(spec, backend=knowing()))
     assert "this is 640" in error.message
     assert "leave train.adapter.lora.rank out" in error.hint
+
+
+def test_an_adapter_of_loftq_keeps_its_rank_only_for_the_base_that_it_was_trained_on() -> None:
+    spec = train_spec()
+    spec.train.adapter.lora.init, spec.train.adapter.lora.rank = "loftq", 8
+    spec.train.quantization = "nf4"
+    assert written_rank(spec.train) == 16
+    spec.train.intended_serving.precision = "nf4"
+    assert written_rank(spec.train) == 8
+    spec.train.merge = True
+    assert written_rank(spec.train) == 16
 
 
 def test_adamw_unless_an_adapter_would_not_fit() -> None:

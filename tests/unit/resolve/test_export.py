@@ -47,6 +47,16 @@ def test_it_keeps_what_the_adapter_was_trained_as() -> None:
     assert {value.field for value in found.values} >= {"export.merge.dtype", "backend"}
 
 
+def test_an_adapter_that_was_written_for_a_quantised_base_is_not_merged() -> None:
+    was = trained()
+    was.spec.train.adapter.lora.init, was.spec.train.quantization = "loftq", "nf4"
+    resolve(export_spec(), was)
+    was.spec.train.intended_serving.precision = "nf4"
+    with pytest.raises(TunefleetError, match="would be there twice") as caught:
+        resolve(export_spec(), was)
+    assert caught.value.violations[0].field == "export.model.model"
+
+
 def test_a_disk_too_small_is_refused_with_figures() -> None:
     with pytest.raises(TunefleetError, match=r"1,053,056 bytes.*500 free") as caught:
         resolve(export_spec(dtype="float32"), trained(), free=500)

@@ -96,6 +96,15 @@ def test_a_quantised_base_is_not_quantised_again_but_to_what_it_is() -> None:
     assert "is stored in fp4 already and cannot be quantised to nf4" in error.message
 
 
+def test_what_quantising_took_cannot_be_read_from_a_base_that_is_stored_quantised() -> None:
+    spec = train_spec()
+    spec.train.adapter.lora.init, spec.train.quantization = "loftq", "nf4"
+    knows = chosen(choices={"train.adapter.lora.init": ["loftq"]})
+    resolve(spec, backend=knows)
+    error = refusal(Reason.FIELD_INVALID, lambda: resolve(spec, facts=stored("nf4", 4.6), backend=knows))
+    assert "what quantising took from it cannot be read" in error.message
+
+
 def test_nothing_is_merged_into_a_quantised_base_unless_it_is_unpacked() -> None:
     spec = train_spec()
     spec.train.merge = True

@@ -169,8 +169,13 @@ def test_what_needs_an_adapter_is_refused_without_one(field: str, value: object,
     ("given", "field", "expected"),
     [
         ({"adapter.lora.layers": ["5-3"]}, "adapter.lora.layers[0]", "must be a layer or a range"),
-        ({"adapter.lora.init": "pisa"}, "adapter.lora.init", "must be one of default, pissa, olora"),
-        ({"adapter.lora.init": "loftq"}, "adapter.lora.init", "is loftq, which changes the base"),
+        ({"adapter.lora.init": "pisa"}, "adapter.lora.init", "must be one of default, pissa, olora, loftq"),
+        ({"adapter.lora.init": "loftq"}, "adapter.lora.init", "loftq begins with what quantising takes"),
+        (
+            {"adapter.lora.init": "loftq", "quantization": "nf4", "adapter.lora.rslora": True},
+            "adapter.lora.init",
+            "loftq cannot",
+        ),
         (
             {"adapter.lora.init": "pissa", "adapter.lora.dora": True},
             "adapter.lora.init",

@@ -78,7 +78,7 @@ def spec_traits(spec: JobSpec) -> tuple[Trait, ...]:
     if not spec.train.adapter.HasField("lora"):
         return ()
     lora = spec.train.adapter.lora
-    found = [Trait(kind=RANK, field=f"{_LORA}.rank", value=str(written_rank(lora)))]
+    found = [Trait(kind=RANK, field=f"{_LORA}.rank", value=str(written_rank(spec.train)))]
     for kind, asked in ((DORA, lora.dora), (RSLORA, lora.rslora), (EXPERTS, lora.experts)):
         if asked:
             found.append(Trait(kind=kind, field=f"{_LORA}.{kind}"))

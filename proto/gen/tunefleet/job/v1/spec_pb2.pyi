@@ -1196,7 +1196,10 @@ class LoraAdapter(_message.Message):
     arXiv:2404.02948); `olora`, their QR factors (Buyukakyuz 2024,
     arXiv:2406.01775). Both are taken out of the base while it is trained, and
     the result is written as a plain adapter of twice the rank on the whole
-    base.
+    base. `loftq`: what quantising took from the weights (Li et al. 2023,
+    arXiv:2310.08659); needs `quantization` `nf4` or `fp4`, and is written as
+    the others, unless `intended_serving.precision` is that quantisation: then
+    as it was trained, for the quantised base.
     """
     lora_plus_ratio: _builtins.float
     """LoRA+ (Hayou et al. 2024, arXiv:2402.12354): B learns this many times as
