@@ -28,6 +28,7 @@ _ON_ITS_WAY = (
     DeploymentState.DEPLOYMENT_STATE_PENDING,
     DeploymentState.DEPLOYMENT_STATE_STARTING,
     DeploymentState.DEPLOYMENT_STATE_DEGRADED,
+    DeploymentState.DEPLOYMENT_STATE_WAITING_RETRY,
 )
 
 

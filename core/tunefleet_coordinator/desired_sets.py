@@ -105,6 +105,7 @@ def _deployment(held: DesiredReplica) -> DeploymentAssignment:
         engine_model=row.engine_model,
         device_ids=held.replica.device_ids,
         max_context_tokens=spec.max_context_tokens,
+        earlier_tries=held.replica.earlier_tries,
         engine_settings=spec.engine_settings,
     )
 

@@ -7,7 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from google.rpc.status_pb2 import Status
 
 from tunefleet.artifact.v1.artifact_pb2 import Manifest
-from tunefleet.deployment.v1.deployment_pb2 import ContractResult, Deployment, DeploymentSpec, Replica
+from tunefleet.deployment.v1.deployment_pb2 import (
+    ContractResult,
+    Deployment,
+    DeploymentSpec,
+    DeploymentState,
+    Replica,
+)
 from tunefleet.deployment.v1.rollout_pb2 import DeploymentVersion, Rollout, RolloutPolicy, TrafficCounts
 from tunefleet.fleet.v1.fleet_pb2 import Service
 from tunefleet.job.v1.event_pb2 import Metrics
@@ -153,7 +159,10 @@ def _replica_view(row: ReplicaRow) -> Replica:
         engine_address=row.engine_address,
         reason=row.reason,
         device_ids=row.device_ids,
+        failures=row.failures,
     )
+    if row.state == DeploymentState.DEPLOYMENT_STATE_WAITING_RETRY and row.due_time is not None:
+        replica.next_try_time.CopyFrom(timestamp_of(row.due_time))
     if row.error:
         replica.error.CopyFrom(Status.FromString(row.error))
     if row.contract:

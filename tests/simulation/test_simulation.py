@@ -12,6 +12,7 @@ import pytest
 
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.job.v1.state_pb2 import JobState
+from tunefleet_core.errors import Reason
 from tunefleet_core.lifecycle import (
     Decision,
     DeploymentRow,
@@ -31,6 +32,7 @@ from tunefleet_core.lifecycle import (
     decide,
     pausing,
     placement,
+    replica_retries,
     rollouts,
 )
 from tunefleet_core.lifecycle import attempts as attempt_rules
@@ -72,6 +74,8 @@ def test_replicas_are_lost_and_taken_away_while_others_answer() -> None:
     outcomes = [run_seed(seed, settings) for seed in range(3)]
     assert sum(outcome.replicas_lost for outcome in outcomes) > 5
     assert sum(outcome.replicas_removed for outcome in outcomes) > 10
+    assert sum(outcome.replicas_retried for outcome in outcomes) > 20
+    assert sum(outcome.replicas_given_up for outcome in outcomes) > 0
 
 
 def _found(decide_with: Decide, seeds: int = 30) -> str:
@@ -112,6 +116,23 @@ def test_a_device_given_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Draft, "is_free", always)
     assert "booked twice" in _found(decide)
+
+
+def test_a_refusal_that_is_tried_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_retries, "PASSING", frozenset(Reason))
+    assert "does not pass" in _found(decide)
+
+
+def test_a_replica_that_is_tried_without_end_is_found() -> None:
+    def stubborn(world: World, event: Input, policy: Policy) -> Decision:
+        return decide(world, event, replace(policy, replica_tries=1_000_000))
+
+    assert "is to be tried again after" in _found(stubborn)
+
+
+def test_a_wait_that_a_restart_cuts_short_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_retries, "_left", lambda draft, row, longest: 0.0)
+    assert "before its time" in _found(decide)
 
 
 def test_success_without_an_output_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

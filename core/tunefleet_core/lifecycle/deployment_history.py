@@ -50,6 +50,9 @@ def record_states(draft: Draft) -> None:
         traffic = draft.traffic(row.deployment_uid)
         if changed is None or traffic is None:
             continue
+        if row.last_replica == 1:
+            only = draft.replicas_of(row.uid)
+            changed.reason = only[0].reason if only else ""
         traffic = append_events(draft, traffic, DeploymentEvent(version=row.number, state_changed=changed))
         if row.is_deleted and all(version.is_deleted for version in draft.versions_of(row.name)):
             draft.write(traffic, is_over=True)

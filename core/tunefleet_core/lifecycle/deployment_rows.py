@@ -118,12 +118,19 @@ class ReplicaRow:
     error: bytes = b""
     """`google.rpc.Status`."""
     reason: str = ""
-    """PENDING only: why it could not be placed."""
+    """PENDING: why it could not be placed. WAITING_RETRY and FAILED: how often it was tried."""
+    failures: int = 0
+    """How often in a row it failed for a reason that may pass. Drives the back-off and is bounded."""
+    earlier_tries: int = 0
+    """How often it was begun anew. What is reported of another try than the newest is fenced."""
+    due_time: float | None = None
+    """WAITING_RETRY, DRAINING: `deadline` by the wall clock, so that a restart does not begin it anew."""
     is_held: bool = False
     """Whether its server has reported on it since it was given to it."""
     deadline: float | None = None
     """STOPPING: when a server that never reported on it is taken not to hold it. DRAINING: when requests
-    in flight are waited for no longer."""
+    in flight are waited for no longer. WAITING_RETRY: when it is tried again. READY: when its failures
+    are forgotten."""
     drained: frozenset[str] = frozenset()
     """DRAINING only: the gateways that have no request in flight with it."""
 

@@ -21,13 +21,13 @@ from tunefleet_core.lifecycle.inputs import (
 )
 from tunefleet_core.lifecycle.jobs import answered_name, remember
 from tunefleet_core.lifecycle.placement import place_replicas
-from tunefleet_core.lifecycle.replicas import fit_replicas, stop_replica
+from tunefleet_core.lifecycle.replica_retries import failed_fields, ready_fields
+from tunefleet_core.lifecycle.replicas import NOWHERE, fit_replicas, stop_replica
 from tunefleet_core.lifecycle.rollouts import end_rollout
 from tunefleet_core.lifecycle.rows import DeploymentRow, ReplicaRow, TrafficRow
 
 __all__ = [
     "delete_deployment",
-    "give_up_waiting",
     "lose_replicas",
     "report_held_replicas",
     "report_replica",
@@ -130,10 +130,11 @@ def report_replica(draft: Draft, service: str, status: DeploymentStatus) -> None
     """Take in where a server says a replica stands.
 
     Raises:
-        TunefleetError: FENCED if the replica is not with this server.
+        TunefleetError: FENCED if the replica is not with this server, or was begun anew since.
     """
     row = draft.replica(status.deployment_uid)
-    if row is None or row.is_deleted or row.service != service:
+    is_other = row is None or row.service != service or row.earlier_tries != status.earlier_tries
+    if row is None or row.is_deleted or is_other:
         raise TunefleetError(
             Reason.FENCED,
             f"Deployment {status.deployment_uid} is not with {service}.",
@@ -142,7 +143,9 @@ def report_replica(draft: Draft, service: str, status: DeploymentStatus) -> None
         )
     is_held = status.state != DeploymentState.DEPLOYMENT_STATE_DELETED
     if row.is_held != is_held:
-        row = draft.touch(row, is_held=is_held, deadline=None if is_held else row.deadline)
+        row = draft.touch(row, is_held=is_held)
+        if is_held and row.state == DeploymentState.DEPLOYMENT_STATE_STOPPING:
+            row = draft.touch(row, deadline=None)  # it is heard of now, so its silence says nothing
     if row.state in _ON_ITS_WAY_OUT:
         if status.state == DeploymentState.DEPLOYMENT_STATE_DELETED:
             draft.write(row, state=DeploymentState.DEPLOYMENT_STATE_DELETED)
@@ -166,51 +169,47 @@ def _update(draft: Draft, row: ReplicaRow, status: DeploymentStatus) -> None:
     ):
         # It is wanted and not there: the server starts it again from its desired set.
         state = DeploymentState.DEPLOYMENT_STATE_STARTING
-    address = status.engine_address if state == DeploymentState.DEPLOYMENT_STATE_READY else ""
+    is_ready = state == DeploymentState.DEPLOYMENT_STATE_READY
+    has_failed = state == DeploymentState.DEPLOYMENT_STATE_FAILED
+    address = status.engine_address if is_ready else ""
     contract = status.contract.SerializeToString() if status.HasField("contract") else row.contract
     error = status.error.SerializeToString() if status.HasField("error") else b""
     before = (row.state, row.engine_address, row.contract, row.error)
     if before != (state, address, contract, error):
-        draft.write(row, state=state, engine_address=address, contract=contract, error=error)
-    if state == DeploymentState.DEPLOYMENT_STATE_FAILED:
+        follows = {"state": state, "deadline": None}
+        if has_failed:
+            follows = failed_fields(draft, row, error)
+        elif is_ready:
+            follows |= ready_fields(draft, row)
+        draft.write(row, engine_address=address, contract=contract, error=error, **follows)
+    if has_failed:
         place_replicas(draft, row.version_uid)  # another of its version may have its place
 
 
 def report_held_replicas(draft: Draft, service: str, held: Iterable[DeploymentStatus]) -> None:
     """Compare what an attaching server holds with what it should hold."""
-    by_uid = {status.deployment_uid: status for status in held}
+    by_try = {(status.deployment_uid, status.earlier_tries): status for status in held}
     for row in draft.world.replicas_of_service(service):
         if row.state == DeploymentState.DEPLOYMENT_STATE_FAILED:
             continue
-        gone = DeploymentStatus(deployment_uid=row.uid, state=DeploymentState.DEPLOYMENT_STATE_DELETED)
-        report_replica(draft, service, by_uid.get(row.uid, gone))
-
-
-def give_up_waiting(draft: Draft, row: ReplicaRow) -> None:
-    """Let a STOPPING replica go that its attached server never reported on."""
-    is_due = row.deadline is not None and row.deadline <= draft.at.now
-    if is_due and not row.is_held and row.state == DeploymentState.DEPLOYMENT_STATE_STOPPING:
-        draft.write(row, state=DeploymentState.DEPLOYMENT_STATE_DELETED, deadline=None)
+        gone = DeploymentStatus(
+            deployment_uid=row.uid,
+            state=DeploymentState.DEPLOYMENT_STATE_DELETED,
+            earlier_tries=row.earlier_tries,
+        )
+        report_replica(draft, service, by_try.get((row.uid, row.earlier_tries), gone))
 
 
 def lose_replicas(draft: Draft, service: str) -> None:
     """Give the replicas of a lost server to others."""
     moved: list[ReplicaRow] = []
-    for row in draft.world.replicas_of_service(service):
+    for row in draft.replicas_of_service(service):
         if row.state in _ON_ITS_WAY_OUT:
             draft.write(row, state=DeploymentState.DEPLOYMENT_STATE_DELETED)
         elif row.is_live:
-            moved.append(
-                draft.write(
-                    row,
-                    state=DeploymentState.DEPLOYMENT_STATE_PENDING,
-                    service="",
-                    host_id="",
-                    device_ids=(),
-                    engine_address="",
-                    contract=b"",
-                    is_held=False,
-                )
-            )
+            pending = DeploymentState.DEPLOYMENT_STATE_PENDING
+            moved.append(draft.write(row, state=pending, deadline=None, **NOWHERE))
+        elif row.state == DeploymentState.DEPLOYMENT_STATE_WAITING_RETRY:
+            draft.write(row, **NOWHERE)
     for uid in dict.fromkeys(row.version_uid for row in moved):
         place_replicas(draft, uid)  # others that wait say now why they do

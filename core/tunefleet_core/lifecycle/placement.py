@@ -44,11 +44,12 @@ def place_replicas(draft: Draft, version_uid: str) -> None:
         place_replica(draft, row.uid)
 
 
-def place_replica(draft: Draft, uid: str) -> None:
+def place_replica(draft: Draft, uid: str, *, rather_not: str = "") -> None:
     """Give a PENDING replica to a server that can serve it, or note why there is none.
 
     Of several servers comes first the one with the fewest of its version on the host, then on itself;
-    then one whose engine already serves the same base, as it needs no new device.
+    then one whose engine already serves the same base, as it needs no new device. The one on which
+    it has just failed, `rather_not`, comes last.
     """
     replica = draft.replica(uid)
     version = None if replica is None else draft.deployment(replica.version_uid)
@@ -58,9 +59,10 @@ def place_replica(draft: Draft, uid: str) -> None:
     asked = _Asked(version=version, replica=replica, others=others)
     on_host, on_server = Counter(row.host_id for row in others), Counter(row.service for row in others)
 
-    def turn(service: ServiceRow) -> tuple[int, int, bool]:
+    def turn(service: ServiceRow) -> tuple[bool, int, int, bool]:
         is_new = _engine_mate(draft, service, asked) is None
-        return on_host[service.host_id], on_server[service.name], is_new
+        has_failed = service.name == rather_not
+        return has_failed, on_host[service.host_id], on_server[service.name], is_new
 
     for service in sorted((item for item in draft.servers() if item.takes_work), key=turn):
         found = _fitting_engine(draft, service, asked)

@@ -7,17 +7,27 @@ a replica (placing, reports, loss, the end) happens to it alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet_core.lifecycle.draft import Draft
 from tunefleet_core.lifecycle.rows import DeploymentRow, ReplicaRow
 
-__all__ = ["DRAIN_SECONDS", "fit_replicas", "settle_versions", "stop_replica"]
+__all__ = ["DRAIN_SECONDS", "NOWHERE", "fit_replicas", "settle_versions", "stop_replica"]
 
 DRAIN_SECONDS = 300.0
 """How long requests in flight of a replica may go on where no roll-out says otherwise."""
+
+NOWHERE: Mapping[str, Any] = {
+    "service": "",
+    "host_id": "",
+    "device_ids": (),
+    "engine_address": "",
+    "contract": b"",
+    "is_held": False,
+}
+"""The fields of a replica that no server has."""
 
 _PENDING = DeploymentState.DEPLOYMENT_STATE_PENDING
 _STARTING = DeploymentState.DEPLOYMENT_STATE_STARTING
@@ -26,9 +36,10 @@ _STOPPING = DeploymentState.DEPLOYMENT_STATE_STOPPING
 _FAILED = DeploymentState.DEPLOYMENT_STATE_FAILED
 _DELETED = DeploymentState.DEPLOYMENT_STATE_DELETED
 _DRAINING = DeploymentState.DEPLOYMENT_STATE_DRAINING
+_WAITING = DeploymentState.DEPLOYMENT_STATE_WAITING_RETRY
 
 _ON_THEIR_WAY = frozenset({_STOPPING, _DRAINING, _DELETED})
-_LEAST_MISSED = (_FAILED, _PENDING, _STARTING, _READY)
+_LEAST_MISSED = (_FAILED, _WAITING, _PENDING, _STARTING, _READY)
 """Which replica goes first when there are too many."""
 
 
@@ -48,10 +59,16 @@ def fit_replicas(draft: Draft, version: DeploymentRow, drain_seconds: float = DR
 
 def _take_down(draft: Draft, row: ReplicaRow, drain_seconds: float) -> None:
     """Take a replica down: at once if no server holds it, after its requests in flight if it is READY."""
-    if row.state in (_PENDING, _FAILED):
-        draft.write(row, state=_DELETED, reason="")
+    if row.state in (_PENDING, _FAILED, _WAITING):
+        draft.write(row, state=_DELETED, reason="", deadline=None, due_time=None)
     elif row.state == _READY:
-        draft.write(row, state=_DRAINING, deadline=draft.at.now + drain_seconds, drained=frozenset[str]())
+        draft.write(
+            row,
+            state=_DRAINING,
+            deadline=draft.at.now + drain_seconds,
+            due_time=draft.at.wall + drain_seconds,
+            drained=frozenset[str](),
+        )
     else:
         stop_replica(draft, row)
 
@@ -60,7 +77,7 @@ def stop_replica(draft: Draft, row: ReplicaRow) -> None:
     """Have the server of a replica drop it."""
     # A server that has not begun with it has nothing to report as gone, so its silence must do.
     patience = draft.at.now + draft.policy.lease_term_seconds
-    draft.write(row, state=_STOPPING, deadline=None if row.is_held else patience)
+    draft.write(row, state=_STOPPING, deadline=None if row.is_held else patience, due_time=None)
 
 
 def settle_versions(draft: Draft) -> None:
@@ -113,4 +130,4 @@ def _state(version: DeploymentRow, staying: Sequence[ReplicaRow]) -> DeploymentS
         return _READY
     if _READY in states:
         return DeploymentState.DEPLOYMENT_STATE_DEGRADED
-    return next((state for state in (_STARTING, _PENDING) if state in states), _FAILED)
+    return next((state for state in (_STARTING, _PENDING, _WAITING) if state in states), _FAILED)

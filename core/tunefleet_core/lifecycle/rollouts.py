@@ -219,7 +219,7 @@ def _drive(draft: Draft, traffic: TrafficRow) -> None:
     candidate = draft.deployment(traffic.candidate)
     is_loading = traffic.state == _LOADING
     # It begins with all of its replicas; later it may lose some and go on.
-    if candidate is None or candidate.state in _NOT_TO_BE or (is_loading and candidate.error):
+    if candidate is None or candidate.state in _NOT_TO_BE or (is_loading and _is_refused(draft, candidate)):
         end_rollout(draft, traffic, _why_lost(candidate))
         return
     policy = RolloutPolicy.FromString(traffic.policy)
@@ -243,6 +243,12 @@ def _drive(draft: Draft, traffic: TrafficRow) -> None:
         end_rollout(draft, traffic, broken)
     elif _may_go_on(draft, traffic, policy, candidate_counts):
         _enter(draft, traffic, traffic.step + 1, "The step was as it should be.")
+
+
+def _is_refused(draft: Draft, candidate: DeploymentRow) -> bool:
+    """Whether a replica of a candidate has failed for good; one that is tried again is waited for."""
+    failed = DeploymentState.DEPLOYMENT_STATE_FAILED
+    return any(row.state == failed for row in draft.replicas_of(candidate.uid))
 
 
 def _may_go_on(draft: Draft, traffic: TrafficRow, policy: RolloutPolicy, candidate: TrafficCounts) -> bool:

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import InstalledBackend, Service, ServiceState
 from tunefleet.job.v1.state_pb2 import JobState
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.lifecycle.attempts import lose_attempt, report_attempt
-from tunefleet_core.lifecycle.deployments import (
-    give_up_waiting,
-    lose_replicas,
-    report_held_replicas,
-)
+from tunefleet_core.lifecycle.deployments import lose_replicas, report_held_replicas
 from tunefleet_core.lifecycle.draft import Draft
 from tunefleet_core.lifecycle.inputs import (
     Acknowledged,
@@ -24,7 +19,7 @@ from tunefleet_core.lifecycle.inputs import (
     SessionOpened,
 )
 from tunefleet_core.lifecycle.jobs import answered_name, remember
-from tunefleet_core.lifecycle.replicas import DRAIN_SECONDS
+from tunefleet_core.lifecycle.replica_retries import begin_clocks, pass_replica_time
 from tunefleet_core.lifecycle.rollouts import resume_baking
 from tunefleet_core.lifecycle.rows import (
     AttemptRow,
@@ -160,7 +155,7 @@ def pass_time(draft: Draft, due: tuple[Key, ...]) -> None:
         elif isinstance(row, JobRow):
             _retry(draft, row)
         elif isinstance(row, ReplicaRow):
-            give_up_waiting(draft, row)
+            pass_replica_time(draft, row)
         elif isinstance(row, TrafficRow) and row.deadline is not None and row.deadline <= draft.at.now:
             draft.touch(row, deadline=None)  # what follows is found where every change is looked at
 
@@ -197,8 +192,7 @@ def boot(draft: Draft) -> None:
     for job in draft.world.jobs():
         if job.state == JobState.JOB_STATE_WAITING_RETRY and job.not_before is None:
             draft.touch(job, not_before=now + _left_to_wait(draft, job))
-    for row in draft.world.replicas_in(DeploymentState.DEPLOYMENT_STATE_DRAINING):
-        draft.touch(row, deadline=now + DRAIN_SECONDS, drained=frozenset[str]())
+    begin_clocks(draft)
     for traffic in draft.world.traffics():
         resume_baking(draft, traffic)
 

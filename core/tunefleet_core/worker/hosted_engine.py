@@ -179,8 +179,9 @@ class HostedEngine:
                 await _end_process(process)
             stopping.cancel()
         if not self._stopping.is_set():
+            was_killed = (process.returncode or 0) < 0
             self._error = TunefleetError(
-                Reason.BACKEND_FAILED,
+                Reason.WORKER_LOST if was_killed else Reason.BACKEND_FAILED,
                 f"The engine ended with exit code {process.returncode}.",
                 hint="Read the last lines of its log below.",
                 metadata={"exit": str(process.returncode), "log": self._last_lines()},

@@ -69,7 +69,9 @@ class DeploymentRunner:
         self._contract: ContractResult | None = None
         self._kept = kept
         starting = DeploymentState.DEPLOYMENT_STATE_STARTING
-        self.status = kept or DeploymentStatus(deployment_uid=assignment.deployment_uid, state=starting)
+        self.status = kept or DeploymentStatus(
+            deployment_uid=assignment.deployment_uid, state=starting, earlier_tries=assignment.earlier_tries
+        )
 
     def dismiss(self) -> None:
         """The desired set no longer names this deployment: take it down."""
@@ -213,7 +215,10 @@ class DeploymentRunner:
         error: TunefleetError | None = None,
     ) -> DeploymentStatus:
         status = DeploymentStatus(
-            deployment_uid=self.assignment.deployment_uid, state=state, engine_address=address
+            deployment_uid=self.assignment.deployment_uid,
+            state=state,
+            engine_address=address,
+            earlier_tries=self.assignment.earlier_tries,
         )
         if self._contract is not None and state != DeploymentState.DEPLOYMENT_STATE_STARTING:
             status.contract.CopyFrom(self._contract)

@@ -106,7 +106,8 @@ class Server:
         self._desk.desired(list(desired.inspections))
         self._wanted = {item.deployment_uid: item for item in desired.deployments}
         for uid, runner in self._runners.items():
-            if uid not in self._wanted:
+            wanted = self._wanted.get(uid)
+            if wanted is None or wanted.earlier_tries != runner.assignment.earlier_tries:
                 runner.dismiss()
         for uid, assignment in self._wanted.items():
             if uid not in self._runners:

@@ -153,7 +153,7 @@ class SharedEngine:
             early_ends = 1 if self._was_stable() else early_ends + 1
             most = _MOST_FAILED_STARTS if self._ready_at is None else _MOST_EARLY_ENDS
             if error.reason in _HOPELESS or early_ends >= most:
-                self._failure = error
+                self._failure = error if self._ready_at is None else _lost(error)
                 self._notify()
                 return
             await asyncio.sleep(_BACK_OFF_SECONDS[min(early_ends, len(_BACK_OFF_SECONDS)) - 1])
@@ -285,3 +285,10 @@ class SharedEngine:
         self._host = None
         await asyncio.to_thread(Path(host.record.socket).unlink, True)
         await asyncio.to_thread(self._folder.forget_host)
+
+
+def _lost(error: TunefleetError) -> TunefleetError:
+    """Return why an engine that had answered is given up: not its options, which it had started with."""
+    if error.reason is not Reason.BACKEND_FAILED:
+        return error
+    return TunefleetError(Reason.WORKER_LOST, error.message, hint=error.hint, metadata=error.metadata)

@@ -148,7 +148,7 @@ async def test_killed_engine_is_ready_again(
     assert count_marked(engine.mark) == 0
 
 
-async def test_engine_that_keeps_dying_is_given_up_and_its_deployment_says_so(
+async def test_engine_that_keeps_dying_is_given_up_its_deployment_says_so_and_another_try_begins_anew(
     coordinator: FakeCoordinator, server: ServiceProcess, base: BaseFacts, deploy: Deploy
 ) -> None:
     await coordinator.want(deployments=[deploy("d-base", base)])
@@ -161,10 +161,21 @@ async def test_engine_that_keeps_dying_is_given_up_and_its_deployment_says_so(
             "the end of the engine went unnoticed",
         )
     failed = await coordinator.until_state("d-base", "FAILED")
-    assert error_from_status(failed.error).reason is Reason.BACKEND_FAILED
+    assert error_from_status(failed.error).reason is Reason.WORKER_LOST
     assert "exit code -9" in error_from_status(failed.error).message
     assert count_marked(engine.mark) == 0
     assert not server.engines()
+
+    again = deploy("d-base", base)
+    again.earlier_tries = 1
+    coordinator.statuses.clear()
+    await coordinator.want(deployments=[again])
+    ready = await coordinator.until_state("d-base", "READY")
+    assert ready.earlier_tries == 1
+    await server.kill()
+    coordinator.statuses.clear()
+    await server.start("--lease-seconds", str(_ADOPTION_SECONDS))
+    assert (await coordinator.until_state("d-base", "READY")).earlier_tries == 1
 
 
 async def test_killed_contract_host_takes_its_engine_along_and_another_serves(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from google.rpc.status_pb2 import Status
+
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import DeploymentStatus, Service
 from tunefleet_core.errors import TunefleetError
@@ -12,19 +14,22 @@ from tunefleet_core.lifecycle import (
     ServiceAttached,
     SessionOpened,
 )
+from tunefleet_core.testing import samples
 from tunefleet_core.testing.simulation.coordinator import Answer
 from tunefleet_core.testing.simulation.loop import Loop
 from tunefleet_core.testing.simulation.network import Link
+from tunefleet_core.testing.simulation.settings import LASTING, PASSING
 
 __all__ = ["SimulatedServer"]
 
 _HEARTBEAT = 1.0
+_AT_WORK = (DeploymentState.DEPLOYMENT_STATE_STARTING, DeploymentState.DEPLOYMENT_STATE_READY)
 
 
 class SimulatedServer:
     """A service process and its engines, which die with it."""
 
-    def __init__(self, loop: Loop, link: Link, described: Service) -> None:
+    def __init__(self, loop: Loop, link: Link, described: Service, failures: float = 0.0) -> None:
         self.link = link
         self.name = described.name
         self.is_up = False
@@ -36,6 +41,9 @@ class SimulatedServer:
         self._generation = 0
         self._missed = 0
         self._early: tuple[int, int, DesiredView] | None = None
+        self._failures = failures
+        self._errors: dict[str, Status] = {}
+        self._tries: dict[str, int] = {}
 
     def start(self) -> None:
         """Start the service process, holding nothing."""
@@ -70,8 +78,10 @@ class SimulatedServer:
         for uid in [uid for uid in self._states if uid not in wanted]:
             self._states[uid] = DeploymentState.DEPLOYMENT_STATE_DELETED
         for row in view.deployments:
-            if self._states.get(row.uid) in (None, DeploymentState.DEPLOYMENT_STATE_DELETED):
+            is_new = self._states.get(row.uid) in (None, DeploymentState.DEPLOYMENT_STATE_DELETED)
+            if is_new or self._tries[row.uid] != row.replica.earlier_tries:
                 self._states[row.uid] = DeploymentState.DEPLOYMENT_STATE_STARTING
+                self._tries[row.uid] = row.replica.earlier_tries
 
     def _attach(self, life: int) -> None:
         if life != self._life or not self.is_up:
@@ -107,9 +117,16 @@ class SimulatedServer:
         for uid, state in list(self._states.items()):
             status = self._status(uid)
             self._report(epoch, status)
-            if state == DeploymentState.DEPLOYMENT_STATE_STARTING:
-                self._states[uid] = DeploymentState.DEPLOYMENT_STATE_READY
+            if state in _AT_WORK:
+                self._states[uid] = self._next_state(uid)
         self._loop.after(_HEARTBEAT, lambda: self._beat(life, epoch))
+
+    def _next_state(self, uid: str) -> DeploymentState.ValueType:
+        chance = self._loop.chance
+        if self.link.is_calm or chance.random() >= self._failures:
+            return DeploymentState.DEPLOYMENT_STATE_READY
+        self._errors[uid] = samples.failure(chance.choice((PASSING, PASSING, PASSING, LASTING)))
+        return DeploymentState.DEPLOYMENT_STATE_FAILED
 
     def _report(self, epoch: int, status: DeploymentStatus) -> None:
         def answered(answer: Answer | None) -> None:
@@ -125,4 +142,12 @@ class SimulatedServer:
     def _status(self, uid: str) -> DeploymentStatus:
         state = self._states[uid]
         address = f"http://{self.name}" if state == DeploymentState.DEPLOYMENT_STATE_READY else ""
-        return DeploymentStatus(deployment_uid=uid, state=state, engine_address=address)
+        has_failed = state == DeploymentState.DEPLOYMENT_STATE_FAILED
+        error = self._errors[uid] if has_failed else None
+        return DeploymentStatus(
+            deployment_uid=uid,
+            state=state,
+            engine_address=address,
+            error=error,
+            earlier_tries=self._tries[uid],
+        )

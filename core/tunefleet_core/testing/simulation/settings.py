@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Settings"]
+from tunefleet_core.errors import Reason
+
+__all__ = ["LASTING", "PASSING", "Settings"]
+
+PASSING = Reason.WORKER_LOST
+"""Why a replica fails that is to be tried again."""
+LASTING = Reason.NUMBERS_MISMATCH
+"""Why one fails that is not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +45,9 @@ class Settings:
     """New versions that are asked for of each deployment, whether that is possible then or not."""
     scalings: int = 2
     """How often another number of replicas is asked for of each deployment."""
+    replica_failures: float = 0.08
+    """Chance per second and replica that its server gives it up, mostly for a cause that may pass."""
+    replica_tries: int = 3
     full_check_every: int = 200
     """Steps between comparisons of the whole memory with the whole store."""
 

@@ -61,6 +61,10 @@ class Outcome:
     """How often a replica lost its server while others of its version answered."""
     replicas_removed: int
     """Replicas that were taken away from versions that went on."""
+    replicas_retried: int
+    """How often a replica was to be tried again."""
+    replicas_given_up: int
+    """Replicas that were tried as often as they may be."""
     digest: str
     """SHA-256 over every event of every job: equal runs have equal digests."""
 
@@ -84,8 +88,15 @@ class _Simulation:
         self._loop = Loop(seed)
         self._checker = Checker(max(settings.full_check_every, settings.services + settings.jobs))
         policy = Policy(
-            lease_term_seconds=settings.lease_term_seconds, backoff_base_seconds=0.2, backoff_cap_seconds=5
+            lease_term_seconds=settings.lease_term_seconds,
+            backoff_base_seconds=0.2,
+            backoff_cap_seconds=5,
+            replica_tries=settings.replica_tries,
+            replica_backoff_base_seconds=2,
+            replica_backoff_cap_seconds=8,
+            replica_stable_seconds=15,
         )
+        self._checker.replicas.tries = settings.replica_tries
         self._coordinator = SimulatedCoordinator(self._loop, policy, self._checker, self._push, decide_with)
         self._peers: dict[str, SimulatedTrainer | SimulatedServer] = {}
         self._users = Link(self._loop, settings, self._coordinator)
@@ -148,7 +159,8 @@ class _Simulation:
                     devices=devices,
                     backends=[engine],
                 )
-                self._add(server, SimulatedServer(self._loop, self._link(), server))
+                failures = self._settings.replica_failures
+                self._add(server, SimulatedServer(self._loop, self._link(), server, failures))
 
     def _add(self, described: Service, peer: SimulatedTrainer | SimulatedServer) -> None:
         self._peers[described.name] = peer
@@ -354,5 +366,7 @@ class _Simulation:
             rolled_back=self._checker.rollouts.ended[RolloutState.ROLLOUT_STATE_ROLLED_BACK],
             replicas_lost=self._checker.replicas.lost,
             replicas_removed=self._checker.replicas.removed,
+            replicas_retried=self._checker.replicas.retried,
+            replicas_given_up=self._checker.replicas.given_up,
             digest=digest.hexdigest(),
         )

@@ -46,6 +46,8 @@ class _DeploymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deplo
     """Takes no new requests; those in flight end."""
     DEPLOYMENT_STATE_DEGRADED: _DeploymentState.ValueType  # 8
     """Takes traffic, with some of its replicas."""
+    DEPLOYMENT_STATE_WAITING_RETRY: _DeploymentState.ValueType  # 9
+    """Failed for a reason that may pass, and is tried again by itself."""
 
 class DeploymentState(_DeploymentState, metaclass=_DeploymentStateEnumTypeWrapper):
     """Where a deployment stands."""
@@ -68,6 +70,8 @@ DEPLOYMENT_STATE_DRAINING: DeploymentState.ValueType  # 7
 """Takes no new requests; those in flight end."""
 DEPLOYMENT_STATE_DEGRADED: DeploymentState.ValueType  # 8
 """Takes traffic, with some of its replicas."""
+DEPLOYMENT_STATE_WAITING_RETRY: DeploymentState.ValueType  # 9
+"""Failed for a reason that may pass, and is tried again by itself."""
 Global___DeploymentState: _TypeAlias = DeploymentState  # noqa: Y015
 
 class _ContractState:
@@ -209,6 +213,8 @@ class Replica(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     DEVICE_IDS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    NEXT_TRY_TIME_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number in the version, from 1. One that is taken away takes its number
     with it.
@@ -222,7 +228,11 @@ class Replica(_message.Message):
     engine_address: _builtins.str
     """Base address of its engine as the gateway dials it."""
     reason: _builtins.str
-    """PENDING: why it could not be placed, one sentence."""
+    """Why it is not READY, if it waits for something or is given up; one sentence."""
+    failures: _builtins.int
+    """How often in a row it failed for a reason that may pass. 0 again once it
+    has been READY for ten minutes.
+    """
     @_builtins.property
     def contract(self) -> Global___ContractResult:
         """What the train-to-serve contract found when it was loaded there."""
@@ -234,6 +244,10 @@ class Replica(_message.Message):
     @_builtins.property
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Devices booked for its engine; empty on a processor."""
+
+    @_builtins.property
+    def next_try_time(self) -> _timestamp_pb2.Timestamp:
+        """WAITING_RETRY: when it is tried again."""
 
     def __init__(
         self,
@@ -247,10 +261,12 @@ class Replica(_message.Message):
         error: _status_pb2.Status | None = ...,
         reason: _builtins.str = ...,
         device_ids: _abc.Iterable[_builtins.str] | None = ...,
+        failures: _builtins.int = ...,
+        next_try_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "error", b"error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "error", b"error", "next_try_time", b"next_try_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "device_ids", b"device_ids", "engine_address", b"engine_address", "error", b"error", "number", b"number", "reason", b"reason", "service", b"service", "state", b"state", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "device_ids", b"device_ids", "engine_address", b"engine_address", "error", b"error", "failures", b"failures", "next_try_time", b"next_try_time", "number", b"number", "reason", b"reason", "service", b"service", "state", b"state", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

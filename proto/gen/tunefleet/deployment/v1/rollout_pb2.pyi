@@ -529,7 +529,9 @@ class DeploymentStateChanged(_message.Message):
     service: _builtins.str
     """Of a replica: the service that has it, or had it until now."""
     reason: _builtins.str
-    """Of a replica that is PENDING: why, one sentence."""
+    """Why a replica waits or is given up, one sentence. Of a version that has
+    one replica it is in the event of the version.
+    """
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why, if it failed."""

@@ -502,6 +502,7 @@ class DeploymentAssignment(_message.Message):
     ENGINE_MODEL_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     DEVICE_IDS_FIELD_NUMBER: _builtins.int
+    EARLIER_TRIES_FIELD_NUMBER: _builtins.int
     ENGINE_SETTINGS_FIELD_NUMBER: _builtins.int
     deployment: _builtins.str
     """The deployment, `projects/*/deployments/*`."""
@@ -515,6 +516,10 @@ class DeploymentAssignment(_message.Message):
     """Name inside the engine."""
     max_context_tokens: _builtins.int
     """Longest context in tokens; 0: the model's own."""
+    earlier_tries: _builtins.int
+    """How often it was tried before. One that is held under another number is
+    taken down and begun anew.
+    """
     @_builtins.property
     def base(self) -> _base_pb2.BaseFacts:
         """The base."""
@@ -538,11 +543,12 @@ class DeploymentAssignment(_message.Message):
         engine_model: _builtins.str = ...,
         max_context_tokens: _builtins.int = ...,
         device_ids: _abc.Iterable[_builtins.str] | None = ...,
+        earlier_tries: _builtins.int = ...,
         engine_settings: _engine_pb2.EngineSettings | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "engine_settings", b"engine_settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_manifest_digest", b"adapter_manifest_digest", "base", b"base", "deployment", b"deployment", "deployment_uid", b"deployment_uid", "device_ids", b"device_ids", "engine", b"engine", "engine_model", b"engine_model", "engine_settings", b"engine_settings", "max_context_tokens", b"max_context_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_manifest_digest", b"adapter_manifest_digest", "base", b"base", "deployment", b"deployment", "deployment_uid", b"deployment_uid", "device_ids", b"device_ids", "earlier_tries", b"earlier_tries", "engine", b"engine", "engine_model", b"engine_model", "engine_settings", b"engine_settings", "max_context_tokens", b"max_context_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -847,12 +853,15 @@ class DeploymentStatus(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     ENGINE_ADDRESS_FIELD_NUMBER: _builtins.int
     CONTRACT_FIELD_NUMBER: _builtins.int
+    EARLIER_TRIES_FIELD_NUMBER: _builtins.int
     deployment_uid: _builtins.str
     """Uid of the replica, as it was assigned."""
     state: _deployment_pb2.DeploymentState.ValueType
     """Where it stands."""
     engine_address: _builtins.str
     """Base address of the engine."""
+    earlier_tries: _builtins.int
+    """As in the assignment that it is about."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why it failed."""
@@ -869,10 +878,11 @@ class DeploymentStatus(_message.Message):
         error: _status_pb2.Status | None = ...,
         engine_address: _builtins.str = ...,
         contract: _deployment_pb2.ContractResult | None = ...,
+        earlier_tries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "deployment_uid", b"deployment_uid", "engine_address", b"engine_address", "error", b"error", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "deployment_uid", b"deployment_uid", "earlier_tries", b"earlier_tries", "engine_address", b"engine_address", "error", b"error", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
