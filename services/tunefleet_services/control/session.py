@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -123,7 +124,8 @@ class ServiceSession:
                 _LOG.warning("session ended: %s (%s)", error.message, error.reason)
                 if error.reason in (Reason.CONTRACT_INCOMPATIBLE, Reason.TOKEN_INVALID):
                     self._wait = _LONGEST_WAIT_SECONDS  # only a person can mend this
-            await asyncio.sleep(self._wait)
+            # Whoever lost the same coordinator does not come back in the same instant.
+            await asyncio.sleep(self._wait * random.uniform(0.5, 1.0))
             self._wait = min(self._wait * 2, self._longest_wait)
 
     async def _attach_once(self) -> None:
@@ -180,6 +182,8 @@ class ServiceSession:
         term = welcome.lease_term.ToTimedelta().total_seconds()
         heartbeats = reports = 0
         next_heartbeat = loop.time()
+        # Services that attached together must not beat together: the second comes at a time of its own.
+        share = random.random()
         while True:
             if loop.time() - self._last_answer > term:
                 raise TunefleetError(Reason.UNAVAILABLE, f"The coordinator was silent for {term:.1f} s.")
@@ -187,7 +191,8 @@ class ServiceSession:
                 heartbeats += 1
                 beat = ServiceHeartbeat(sequence=heartbeats, acknowledged_generation=self._generation)
                 await call.write(AttachRequest(heartbeat=beat))
-                next_heartbeat = loop.time() + interval
+                next_heartbeat = loop.time() + interval * share
+                share = 1.0
             report = self._take_report()
             if report is not None:
                 reports += 1
