@@ -249,6 +249,9 @@ def _training(train: TrainSpec) -> Iterator[_Need]:
             instead="Add adapter: {lora: {}}",
         )
         return
+    if train.adapter.HasField("prompt_tuning"):
+        yield _need("PROMPT_TUNING", "train.adapter.prompt_tuning", instead="Use adapter: {lora: {}}")
+        return
     yield _need("LORA", "train.adapter.lora", instead="Leave the adapter out")
     if train.adapter.lora.rslora:
         yield _need("RSLORA", "train.adapter.lora.rslora")

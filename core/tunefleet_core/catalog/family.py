@@ -88,6 +88,8 @@ class Family:
         parsers: Engine name to its parsers for this family; an engine that is not in it has none.
         thinking: Whether its models think before they answer.
         tool_format: How its models write a tool call, a short note.
+        reads_ids: Why its models cannot do without the ids of tokens beside their embeddings, so that
+            no learned embeddings can stand before a prompt; empty: they can.
         unsupported_types: `model_type` values that people know as this family and that cannot be
             trained: each with what does not support it and why, such as "transformers 5.23: it
             has no class for it". Such a base is refused by name.
@@ -112,6 +114,7 @@ class Family:
     parsers: Mapping[str, EngineParsers] = field(default_factory=dict[str, EngineParsers])
     thinking: Thinking = "none"
     tool_format: str = ""
+    reads_ids: str = ""
     unsupported_types: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def parsers_of(self, engine: str, *, variant: str = "") -> EngineParsers:

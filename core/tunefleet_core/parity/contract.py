@@ -58,7 +58,8 @@ class AdapterRecord:
 
     That factor is alpha / rank, or alpha / sqrt(rank) with `rslora`. With `dora` each
     output of a target module has a trained magnitude as well. `target_parameters` are the
-    3-D parameters of routed experts that were adapted beside the modules.
+    3-D parameters of routed experts that were adapted beside the modules. With `virtual_tokens`
+    it is no update of modules at all, but so many learned embeddings before every prompt.
     """
 
     rank: int
@@ -68,6 +69,7 @@ class AdapterRecord:
     rslora: bool = False
     dora: bool = False
     target_parameters: tuple[str, ...] = ()
+    virtual_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +201,10 @@ class _Fields:
     def integer(self, name: str) -> int:
         return _integer(self._value[name], name)
 
+    def integer_or_none(self, name: str) -> int:
+        """Return an integer that older files lack; 0 for none."""
+        return self.integer(name) if name in self._value else 0
+
     def number(self, name: str) -> float:
         return _number(self._value[name], name)
 
@@ -277,6 +283,7 @@ def _adapter(fields: _Fields) -> AdapterRecord:
         rslora=fields.flag("rslora"),
         dora=fields.flag("dora"),
         target_parameters=tuple(str(item) for item in fields.items_or_none("target_parameters")),
+        virtual_tokens=fields.integer_or_none("virtual_tokens"),
     )
 
 

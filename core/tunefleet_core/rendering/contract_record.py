@@ -61,6 +61,9 @@ def adapter_record(spec: ResolvedSpec) -> AdapterRecord | None:
     """Return what the contract keeps of the adapter; None for full fine-tuning."""
     if not spec.spec.train.HasField("adapter"):
         return None
+    if spec.spec.train.adapter.HasField("prompt_tuning"):
+        virtual = spec.spec.train.adapter.prompt_tuning.num_virtual_tokens
+        return AdapterRecord(rank=0, alpha=0, effective_scale=1, target_modules=(), virtual_tokens=virtual)
     train, lora = spec.spec.train, spec.spec.train.adapter.lora
     alpha = lora.alpha if lora.HasField("alpha") else neutral_alpha(lora)
     return AdapterRecord(

@@ -19,6 +19,7 @@ from tunefleet_core.catalog import (
     select_target_modules,
     select_target_parameters,
 )
+from tunefleet_core.errors import TunefleetError
 from tunefleet_core.resolve.defaults import distill, online
 from tunefleet_core.resolve.notice import info
 
@@ -83,6 +84,12 @@ def draft_train(
         if lora.experts:
             experts = in_layers(select_target_parameters(facts, family), lora.layers)
         require_whole_modules(facts, lora.modules_to_save)
+    elif train.adapter.HasField("prompt_tuning") and family.reads_ids:
+        raise TunefleetError.field(
+            "train.adapter.prompt_tuning",
+            f"the family {family.name} cannot: {family.reads_ids}",
+            hint="Use adapter: {lora: {}}, or another base.",
+        )
     chosen = choose_template(facts, family, frozen_time_seconds=frozen_time_seconds)
     files = [AuditFile(role="train", path=source.source) for source in train.data.train]
     if train.data.validation:

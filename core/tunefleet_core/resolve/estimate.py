@@ -188,6 +188,8 @@ def _row_tokens(train: TrainSpec) -> int:
 
 
 def _adapter_parameters(train: TrainSpec, facts: BaseFacts, target_modules: Sequence[str]) -> int:
+    if train.adapter.HasField("prompt_tuning"):
+        return train.adapter.prompt_tuning.num_virtual_tokens * _count(_config(facts), "hidden_size")
     count = adapter_parameters(facts, target_modules, train.adapter.lora.rank)
     if train.adapter.lora.dora:
         modules = linear_modules(facts)
@@ -225,7 +227,8 @@ def _activation_bytes(train: TrainSpec, facts: BaseFacts, number_bytes: int) -> 
     hidden, layers, vocabulary = (
         _count(config, name) for name in ("hidden_size", "num_hidden_layers", "vocab_size")
     )
-    tokens = _row_tokens(train) * train.optim.micro_batch_size
+    length = _row_tokens(train) + train.adapter.prompt_tuning.num_virtual_tokens
+    tokens = length * train.optim.micro_batch_size
     is_kept = train.HasField("gradient_checkpointing") and not train.gradient_checkpointing
     of_layers = _LAYER_SHARE * layers if is_kept else layers + _LAYER_SHARE
     return tokens * (hidden * number_bytes * of_layers + 8 * vocabulary)

@@ -91,12 +91,18 @@ def resolve_export(
 
 
 def require_for_whole_base(trained: ResolvedSpec) -> None:
-    """Refuse an adapter that is right on a quantised base alone: nothing is merged into such a one.
+    """Refuse what cannot be merged: learned embeddings, and adapters for a quantised base alone.
 
     Raises:
         TunefleetError: FIELD_INVALID with how to train one that can be merged.
     """
     train = trained.spec.train
+    if train.adapter.HasField("prompt_tuning"):
+        raise TunefleetError.field(
+            "export.model.model",
+            "is a prompt of learned embeddings, which is no part of any weight: nothing can be merged",
+            hint="Deploy it as it is, with the engine embedded, or train an adapter of the kind lora.",
+        )
     if is_only_for_quantised(train):
         raise TunefleetError.field(
             "export.model.model",

@@ -134,7 +134,8 @@ def finish_train(
         require_trained_tokens(mask, loss_on=draft.audit_order.loss_on)
     resolved, defaults = _start(draft.spec, backend, draft)
     spec, train = resolved.spec, resolved.spec.train
-    positions = draft.facts.max_positions
+    # Learned embeddings take positions before every row.
+    positions = max(0, draft.facts.max_positions - train.adapter.prompt_tuning.num_virtual_tokens)
     length = decide_length(
         mask, max_length=train.max_length, over_long=train.over_long, max_positions=positions
     )

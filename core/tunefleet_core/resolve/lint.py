@@ -130,11 +130,22 @@ _RATES = {
 }
 
 
+_PROMPT_RATES = _Rates(
+    kind="prompt tuning",
+    low=1e-4,
+    high=0.5,
+    usual="1e-2 to 3e-1",
+    source="Lester et al. 2021, arXiv:2104.08691, section 2.1",
+)
+
+
 def _rate(recipe: Recipe) -> Finding | None:
     group = "online" if recipe.method in online.METHODS else "sft"
     group = "preference" if recipe.method in _PREFERENCE else group
     group = "reward" if recipe.method == reward.METHOD else group
     rates, rate = _RATES[group, recipe.is_adapter], recipe.train.optim.learning_rate
+    if recipe.train.adapter.HasField("prompt_tuning"):
+        rates = _PROMPT_RATES
     if rates.low <= rate <= rates.high:
         return None
     if rate > rates.high:

@@ -18,6 +18,7 @@ from tunefleet_core.backend import has_capability
 from tunefleet_core.catalog import Family
 from tunefleet_core.catalog.matrix import (
     ENGINES,
+    PROMPT,
     Published,
     Trait,
     judge_adapter,
@@ -51,7 +52,7 @@ def require_servable(spec: JobSpec, manifest: BackendManifest | None = None) -> 
             nearest value that works as the way out.
     """
     train = spec.train
-    if train.merge or not train.adapter.HasField("lora"):
+    if train.merge or not train.HasField("adapter"):
         return
     merges = manifest is None or has_capability(manifest, Capability.CAPABILITY_MERGE)
     engine = train.intended_serving.engine
@@ -114,7 +115,9 @@ def require_deployable(train: TrainSpec, engine: str) -> None:
             raise TunefleetError(
                 Reason.CAPABILITY_UNSUPPORTED,
                 f"The engine '{engine}' cannot serve this adapter ({trait.words}): {verdict.reason}.",
-                hint="Merge it, and deploy the merged model: tunefleet export NAME",
+                hint=f"Deploy it with the engine {' or '.join(_who_serves(trait))}."
+                if trait.kind == PROMPT
+                else "Merge it, and deploy the merged model: tunefleet export NAME",
                 metadata={"engine": engine, "capability": trait.kind.upper()},
             )
 
@@ -123,7 +126,7 @@ def serving_notices(spec: JobSpec) -> Iterator[Notice]:
     """Yield a warning where no engine serves an adapter as it is, or nothing is known of the one meant."""
     train = spec.train
     engine = train.intended_serving.engine
-    if train.merge or not train.adapter.HasField("lora"):
+    if train.merge or not train.HasField("adapter"):
         return
     rare = [trait for trait in spec_traits(spec) if trait.kind not in _PLAIN]
     if not engine and any(trait.kind in _ONLY_MERGED for trait in rare):
@@ -141,7 +144,11 @@ def serving_notices(spec: JobSpec) -> Iterator[Notice]:
 
 
 def _is_served_by_none(trait: Trait) -> bool:
-    return not any(judge_adapter(engine, [trait]).works for engine in ENGINES)
+    return not _who_serves(trait)
+
+
+def _who_serves(trait: Trait) -> list[str]:
+    return [engine for engine in ENGINES if judge_adapter(engine, [trait]).works]
 
 
 def _architectures(facts: BaseFacts) -> tuple[str, ...]:
@@ -154,8 +161,12 @@ def _architectures(facts: BaseFacts) -> tuple[str, ...]:
 
 
 def _refusal(trait: Trait, why: str, *, engine: str, instead: str, merges: bool) -> TunefleetError:
-    ways = ["add 'merge: true' under train to get a whole model"] if merges else []
-    ways.append(f"set {trait.field} to {instead}" if instead else f"leave {trait.field} out")
+    ways = ["add 'merge: true' under train to get a whole model"] if merges and trait.kind != PROMPT else []
+    if trait.kind == PROMPT:
+        ways += [f"set {_ENGINE_FIELD}: {name}" for name in _who_serves(trait)[:1]]
+        ways.append("use adapter: {lora: {}}")
+    else:
+        ways.append(f"set {trait.field} to {instead}" if instead else f"leave {trait.field} out")
     return TunefleetError(
         Reason.CAPABILITY_UNSUPPORTED,
         f"{trait.field}: {why}.",

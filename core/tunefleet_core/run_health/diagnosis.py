@@ -232,6 +232,8 @@ def _why_nothing(seen: _Seen) -> Iterator[tuple[str, str, str, str]]:
         yield "data", f"{share:.0%} of the rows have no token that carries loss.", look, "train.data.train"
     if norms and not any(norms):
         give = "Leave train.adapter.lora.targets out, so that the family's own are taken."
+        if seen.spec.spec.train.adapter.HasField("prompt_tuning"):
+            give = "Train an adapter of the kind lora: adapter: {lora: {}}."
         yield "adapter", "No gradient reached it: its norm was 0 at every step.", give, "train.adapter"
     usual = 1e-4 if seen.spec.spec.train.HasField("adapter") else 1e-6
     if 0 < seen.rate < usual:

@@ -11,7 +11,7 @@ from tunefleet.job.v1.spec_pb2 import Optim, TrainSpec
 from tunefleet_core.layer_range import layer_range
 from tunefleet_core.spec.lora_scale import LOFTQ, takes_from_base
 
-__all__ = ["INITS", "OPTIMIZERS", "SCHEDULES", "combined", "layers", "shares"]
+__all__ = ["INITS", "OPTIMIZERS", "SCHEDULES", "combined", "layers", "prompt_tuning", "shares"]
 
 SCHEDULES = ("cosine", "linear", "constant", "wsd")
 OPTIMIZERS = (
@@ -46,6 +46,28 @@ def layers(value: object) -> str:
     if layer_range(cast("str", value)) is not None:
         return ""
     return f"must be a layer or a range of layers, such as 16-31, got '{value}'"
+
+
+def prompt_tuning(train: TrainSpec, devices: int) -> Iterator[tuple[str, str]]:
+    """Yield what learned embeddings before a prompt cannot be combined with."""
+    if not train.adapter.HasField("prompt_tuning"):
+        return
+    field = "train.adapter.prompt_tuning"
+    method = train.method.WhichOneof("method") or "sft"
+    if method != "sft":
+        yield field, f"is trained by sft alone, not by {method}; use an adapter of the kind lora"
+    if train.merge:
+        yield (
+            "train.merge",
+            "has nothing to merge: learned embeddings are no part of the weights; leave it out",
+        )
+    if train.method.sft.packing:
+        yield (
+            "train.method.sft.packing",
+            "puts several rows into a sequence, and each needs the embeddings before it; leave it out",
+        )
+    if devices > 1:
+        yield "resources.devices", f"must be 1 with {field}, got {devices}"
 
 
 def shares(optim: Optim, devices: int) -> Iterator[tuple[str, str]]:

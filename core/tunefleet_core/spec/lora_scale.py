@@ -68,7 +68,9 @@ def is_only_for_quantised(train: TrainSpec) -> bool:
 
 
 def written_rank(train: TrainSpec) -> int:
-    """Return the rank of the adapter that is written: doubled where its beginning is taken off again."""
+    """Return the rank of the adapter that is written, doubled where its beginning is taken off; 0: none."""
+    if not train.adapter.HasField("lora"):
+        return 0
     lora = train.adapter.lora
     rank = lora.rank if lora.HasField("rank") else DEFAULT_RANK
     return 2 * rank if is_given_back(train) else rank

@@ -23,7 +23,15 @@ from tunefleet.job.v1.spec_pb2 import (
     TrainSpec,
 )
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
-from tunefleet_core.spec.combinations import INITS, OPTIMIZERS, SCHEDULES, combined, layers, shares
+from tunefleet_core.spec.combinations import (
+    INITS,
+    OPTIMIZERS,
+    SCHEDULES,
+    combined,
+    layers,
+    prompt_tuning,
+    shares,
+)
 from tunefleet_core.spec.descriptors import is_map, is_repeated
 from tunefleet_core.spec.life_rules import life_violations
 from tunefleet_core.spec.lora_scale import effective_scale, scale_formula
@@ -86,6 +94,7 @@ def find_violations(spec: JobSpec) -> list[FieldViolation]:
     if spec.HasField("train"):
         found += _train(spec.train)
         found += shares(spec.train.optim, spec.resources.devices)
+        found += prompt_tuning(spec.train, spec.resources.devices)
     if spec.HasField("evaluate"):
         found += _evaluate(spec.evaluate)
     found += tracking_violations(spec)
@@ -128,7 +137,10 @@ def _export(export: ExportSpec) -> Iterator[tuple[str, str]]:
 
 def _train(train: TrainSpec) -> Iterator[tuple[str, str]]:
     if train.HasField("adapter") and train.adapter.WhichOneof("adapter") is None:
-        yield "train.adapter", "names no kind; write lora: {} or leave the adapter out to train every weight"
+        yield (
+            "train.adapter",
+            "names no kind; write lora: {} or prompt_tuning: {}, or leave it out to train every weight",
+        )
     if train.HasField("method") and train.method.WhichOneof("method") is None:
         yield "train.method", "names no method; write sft: {} or leave it out"
     yield from method_violations(train)
@@ -251,6 +263,10 @@ def _dtype(value: object) -> str:
     return _one_of(DTYPES)(value)
 
 
+def _said(value: object) -> str:
+    return "" if cast("str", value).strip() else "says nothing; leave it out"
+
+
 def _slug(value: object) -> str:
     if _SLUG.fullmatch(cast("str", value)):
         return ""
@@ -299,6 +315,8 @@ _RULES: Mapping[str, _Rule] = {
     "LoraAdapter.layers": layers,
     "LoraAdapter.init": _one_of(INITS),
     "LoraAdapter.lora_plus_ratio": _within(1, 64),
+    "PromptTuning.num_virtual_tokens": _above(0, 4096),
+    "PromptTuning.init_text": _said,
     "DpoMethod.beta": _above(0),
     "IpoMethod.beta": _above(0),
     "KtoMethod.beta": _above(0),

@@ -12,6 +12,7 @@ class TestDeepSpeed(TrainerConformance):
         only=Transport.WORKER,  # what lies between is trl's, which is examined both ways
         unsupported={
             "DORA": "its magnitudes are norms of whole weights, which no device has",
+            "PROMPT_TUNING": "not tried with split weights",
             "EXPERT_LORA": "not tried with split experts",
             "QLORA_NF4": "packed weights cannot be split",
             "EVALUATE": "trl answers for it",

@@ -98,6 +98,12 @@ def _refuse_unsupported(spec: ResolvedSpec) -> None:
         (bool(train.quantization), "TRAINED_FORMATS", "a quantised base", "Remove train.quantization."),
         (train.method.sft.packing, "PACKING", "packing", "Remove train.method.sft.packing."),
         (lora.dora, "DORA", "DoRA", "Remove train.adapter.lora.dora."),
+        (
+            train.adapter.HasField("prompt_tuning"),
+            "PROMPT_TUNING",
+            "prompt tuning",
+            "Use adapter: {lora: {}}.",
+        ),
         (lora.experts, "EXPERT_LORA", "adapters on experts", "Remove train.adapter.lora.experts."),
     ):
         if is_asked:

@@ -1,6 +1,6 @@
 """The cells of the matrix that this engine serves, run for real on a tiny model of each family.
 
-The engine answers as transformers and PEFT do on the same folder, for the base and for two
+The engine answers as transformers and PEFT do on the same folder, for the base and for three
 adapters at once. With TUNEFLEET_RECORD_PROOF set, what passed is written to the file that
 the matrix reads.
 """
@@ -15,7 +15,7 @@ import pytest
 import reference
 from asking import greedy_ids
 from engine_process import EngineProcess
-from tiny_models import CHAT_TEMPLATE, make_adapter
+from tiny_models import CHAT_TEMPLATE, make_adapter, make_prompt
 from tunefleet_core.catalog import Family, FamilyRegistry, read_base, select_target_modules
 from tunefleet_core.catalog.matrix import ENGINES, record
 
@@ -48,9 +48,11 @@ def test_it_is_served_as_the_library_computes_it(
         base, tmp_path / "stable", seed=2, r=16, lora_alpha=8, use_rslora=True, target_modules=targets
     )
     served = {"base": (None, "full"), "plain": (plain, "lora"), "stable": (stable, "rslora")}
+    if not _family(model_type).reads_ids:
+        served["learned"] = (make_prompt(base, tmp_path / "learned", seed=3), "prompt_tuning")
     with EngineProcess(base, "--served-name", "base") as engine:
-        for name, folder in (("plain", plain), ("stable", stable)):
-            assert engine.load(name, folder).status == 200
+        for name, (folder, _) in served.items():
+            assert folder is None or engine.load(name, folder).status == 200
         answers = {name: greedy_ids(engine.client(), name, PROMPT, 6) for name in served}
     expected = {name: reference.greedy(base, folder, PROMPT, 6) for name, (folder, _) in served.items()}
     assert answers == expected

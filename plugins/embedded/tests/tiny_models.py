@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -92,4 +92,14 @@ def make_adapter(base: Path, folder: Path, *, seed: int, **options: Any) -> Path
     settings: dict[str, Any] = dict(r=8, lora_alpha=16, target_modules="all-linear", init_lora_weights=False)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     get_peft_model(model, LoraConfig(**{**settings, **options})).save_pretrained(folder)
+    return folder
+
+
+def make_prompt(base: Path, folder: Path, *, seed: int, tokens: int = 6) -> Path:
+    """Saves a prompt of random embeddings, as far from each other as those of the base."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    prompted = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens))
+    torch.nn.init.normal_(prompted.prompt_encoder["default"].embedding.weight, std=0.4)
+    prompted.save_pretrained(folder)
     return folder

@@ -19,7 +19,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
         backend_manifest(
             name="embedded",
             distribution="tunefleet-embedded",
-            summary="Serves a base and any number of LoRA adapters at once, on transformers and PEFT.",
+            summary="Serves a base and any number of adapters at once, on transformers and PEFT.",
             capabilities=[
                 Capability.CAPABILITY_SERVE,
                 Capability.CAPABILITY_LORA_HOTSWAP,

@@ -16,6 +16,7 @@ DEEPSEEK_V4 = Family(
         "by vLLM 0.32 (Apache-2.0), with generation markers and one form of answer; no template in Jinja was "
         "published"
     ),
+    reads_ids="its first layers choose experts by the ids of tokens",
     stop_tokens=("<｜end▁of▁sentence｜>",),
     target_suffixes=("q_a_proj", "q_b_proj", "kv_proj", "o_b_proj", "gate_proj", "up_proj", "down_proj"),
     layer_classes=("DeepseekV4DecoderLayer",),

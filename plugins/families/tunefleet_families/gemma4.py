@@ -19,6 +19,7 @@ GEMMA4 = Family(
     template_origin=(
         "Template of google/gemma-4-E2B-it, revision 8995379 (Apache-2.0), with generation markers"
     ),
+    reads_ids="its layers have embeddings of their own, looked up by the ids of tokens",
     stop_tokens=(
         "<turn|>",
         "<|tool_response>",

@@ -11,6 +11,7 @@ class TestMlx(BackendConformance):
         backend="mlx",
         unsupported={
             "QLORA_NF4": "it has its own four bits, mlx4",
+            "PROMPT_TUNING": "mlx-lm has no place for learned embeddings",
             "EXPERT_LORA": "PEFT's target parameters have no counterpart",
         },
     )

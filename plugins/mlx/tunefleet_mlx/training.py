@@ -112,6 +112,8 @@ def _refuse_unsupported(spec: ResolvedSpec) -> None:
     if train.quantization and not (train.quantization in QUANTIZED and train.HasField("adapter")):
         what = f"this training on a base quantised to {train.quantization}"
         raise _unsupported("TRAINED_FORMATS", what, f"Quantise an adapter's base to {', '.join(QUANTIZED)}.")
+    if train.adapter.HasField("prompt_tuning"):
+        raise _unsupported("PROMPT_TUNING", "prompt tuning", "Use adapter: {lora: {}}.")
     if train.method.sft.packing:
         raise _unsupported("PACKING", "packing", "Remove train.method.sft.packing from the job file.")
 

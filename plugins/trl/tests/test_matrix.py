@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import trl_lab as lab
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from tunefleet.job.v1.resolved_pb2 import CompanionModel, ResolvedData, ResolvedSpec
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.catalog import (
+    Family,
     FamilyRegistry,
     choose_template,
     read_base,
@@ -47,6 +50,12 @@ ONE_EACH = [
     for family in FAMILIES
 ]
 """A type of each family, the language model alone where there is one."""
+
+
+def _family(model_type: str) -> Family:
+    return FamilyRegistry(FAMILIES).for_model_type(model_type)
+
+
 CELLS = [
     *((name, "lora", "") for name in TYPES),
     *((name, "lora", "nf4") for name in TYPES),
@@ -55,6 +64,7 @@ CELLS = [
     *((name, "full", "") for name in TYPES),
     *((name, adaptation, "") for name in TYPES for adaptation in ("rslora", "dora")),
     *((name, "expert_lora", "") for name in EXPERT_TYPES),
+    *((name, "prompt_tuning", "") for name in TYPES if not _family(name).reads_ids),
 ]
 """Model type, adaptation and quantisation of what is trained by supervised fine-tuning."""
 METHOD_CELLS = [
@@ -107,6 +117,9 @@ def test_two_steps_are_trained(
     output = _trained(base, _spec(adaptation, quantization), rows, tmp_path / "work")
     if adaptation == "full":
         assert (output / "config.json").is_file()
+    elif adaptation == "prompt_tuning":
+        (learned,) = load_file(output / "adapter_model.safetensors").values()
+        assert _distance_to_vocabulary(base, learned) > 0
     else:
         config = json.loads((output / "adapter_config.json").read_text())
         assert (config["use_dora"], config["use_rslora"]) == (adaptation == "dora", adaptation == "rslora")
@@ -173,6 +186,13 @@ def _has_moved(adapter: Path) -> bool:
     return bool(second) and any(value.abs().max() > 0 for value in second)
 
 
+def _distance_to_vocabulary(base: Path, learned: Any) -> float:
+    """Return how far the nearest learned embedding has moved from all that they can have begun with."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=learned.dtype)
+    vocabulary = model.get_input_embeddings()(torch.arange(model.get_input_embeddings().num_embeddings))
+    return float(torch.cdist(learned, vocabulary.detach()).min())
+
+
 def _judged(method: str) -> list[dict[str, Any]]:
     """Return rows as a method takes them: answers to choose between, to mark, or to be scored."""
     if method in ("grpo", "rloo"):
@@ -186,10 +206,8 @@ def _judged(method: str) -> list[dict[str, Any]]:
 
 
 def _base(model_type: str, folder: Path, *, seed: int = 0) -> Path:
-    import torch
-
     torch.manual_seed(seed)
-    family = FamilyRegistry(FAMILIES).for_model_type(model_type)
+    family = _family(model_type)
     family_lab.MODELS[model_type]().save_pretrained(folder)
     tokens = [*family_lab.special_tokens(family.chat_template), *family.stop_tokens]
     family_lab.build_tokenizer(tokens, bos="<bos-of-test>", eos=family.stop_tokens[0]).save_pretrained(folder)
@@ -197,9 +215,11 @@ def _base(model_type: str, folder: Path, *, seed: int = 0) -> Path:
 
 
 def _spec(adaptation: str, quantization: str) -> JobSpec:
-    plain = adaptation in ("expert_lora", "lora")
+    plain = adaptation in ("expert_lora", "lora", "prompt_tuning")
     spec = lab.adapted_spec("lora" if plain else adaptation, steps=2, rank=4, dropout=0.0)
     spec.train.quantization = quantization
+    if adaptation == "prompt_tuning":
+        spec.train.adapter.prompt_tuning.num_virtual_tokens = 4
     if adaptation == "expert_lora":
         spec.train.adapter.lora.experts = True
     spec.train.max_length = 512
@@ -208,7 +228,7 @@ def _spec(adaptation: str, quantization: str) -> JobSpec:
 
 def _resolved(base: Path, spec: JobSpec, rows: Path) -> ResolvedSpec:
     facts = read_base(base)
-    family = FamilyRegistry(FAMILIES).for_model_type(facts.model_type)
+    family = _family(facts.model_type)
     is_adapter = spec.train.HasField("adapter")
     experts = spec.train.adapter.lora.experts
     return ResolvedSpec(

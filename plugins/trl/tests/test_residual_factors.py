@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tunefleet_core.catalog.base import read_base
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.parity import check_numbers, judge_numbers, read_contract
-from tunefleet_trl.adaptation import lora_config
+from tunefleet_trl.adaptation import adapter_config
 from tunefleet_trl.loading import Hardware, load_adapter, load_base
 from tunefleet_trl.reference_numbers import measure
 from tunefleet_trl.residual_factors import begin_with_residual
@@ -33,7 +33,7 @@ def loftq_spec(*, form: str = "nf4", precision: str = "", **values: Any) -> lab.
 
 def adapted(base: Path, form: str) -> Any:
     spec = lab.resolved(base, data=[], spec=loftq_spec(form=form))
-    return get_peft_model(load_base(spec.base, CPU, quantization=form), lora_config(spec))
+    return get_peft_model(load_base(spec.base, CPU, quantization=form), adapter_config(spec))
 
 
 @pytest.mark.parametrize("form", ["nf4", "fp4"])

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from peft import LoraConfig, TaskType
+from peft import LoraConfig, PeftConfig, PromptTuningConfig, PromptTuningInit, TaskType
 
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.spec import neutral_alpha, takes_from_base
 
-__all__ = ["is_full", "lora_config", "settle_trainable"]
+__all__ = ["is_full", "adapter_config", "settle_trainable"]
 
 
 def is_full(spec: ResolvedSpec) -> bool:
@@ -22,7 +22,7 @@ def is_full(spec: ResolvedSpec) -> bool:
     return not spec.spec.train.HasField("adapter")
 
 
-def lora_config(spec: ResolvedSpec, *, scores: bool = False) -> LoraConfig | None:
+def adapter_config(spec: ResolvedSpec, *, scores: bool = False) -> PeftConfig | None:
     """Return the adapter to train; None for full fine-tuning.
 
     Args:
@@ -31,6 +31,8 @@ def lora_config(spec: ResolvedSpec, *, scores: bool = False) -> LoraConfig | Non
     """
     if is_full(spec):
         return None
+    if spec.spec.train.adapter.HasField("prompt_tuning"):
+        return _prompt_config(spec)
     lora = spec.spec.train.adapter.lora
     alpha = lora.alpha if lora.HasField("alpha") else neutral_alpha(lora)
     return LoraConfig(
@@ -45,6 +47,22 @@ def lora_config(spec: ResolvedSpec, *, scores: bool = False) -> LoraConfig | Non
         use_dora=lora.dora,
         init_lora_weights=lora.init if takes_from_base(lora) else True,
         modules_to_save=list(lora.modules_to_save) or None,
+    )
+
+
+def _prompt_config(spec: ResolvedSpec) -> PromptTuningConfig:
+    prompt = spec.spec.train.adapter.prompt_tuning
+    begins = (
+        {
+            "prompt_tuning_init": PromptTuningInit.TEXT,
+            "prompt_tuning_init_text": prompt.init_text,
+            "tokenizer_name_or_path": spec.base.path,
+        }
+        if prompt.init_text
+        else {"prompt_tuning_init": PromptTuningInit.SAMPLE_VOCAB}
+    )
+    return PromptTuningConfig(
+        task_type=TaskType.CAUSAL_LM, num_virtual_tokens=prompt.num_virtual_tokens, **begins
     )
 
 

@@ -13,6 +13,7 @@ from tunefleet.job.v1.event_pb2 import RunPhase
 from tunefleet_core.backend import RunContext, RunStopped
 from tunefleet_core.evaluation import Generate, evaluate, wanted_metrics
 from tunefleet_core.rendering import Renderer, load_tokenizer
+from tunefleet_trl.learned_prompts import learned_prompt, prepended
 from tunefleet_trl.loading import load_adapter, load_base, prepare_hardware
 
 __all__ = ["evaluate_order"]
@@ -59,12 +60,16 @@ def _generate(
     mask = torch.tensor(
         [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device
     )
+    learned = learned_prompt(model)
+    if learned is not None:
+        model, inputs, width = model.get_base_model(), prepended(learned, model, ids, mask), 0
+    else:
+        inputs = {"input_ids": ids, "attention_mask": mask}
     config = GenerationConfig(
         do_sample=False, max_new_tokens=most, eos_token_id=stops, pad_token_id=pad, use_cache=True
     )
     output = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
+        **inputs,
         generation_config=config,
         stopping_criteria=StoppingCriteriaList([_RunStop(context)]),
     )

@@ -42,6 +42,7 @@ class KernelFacts:
         takes_flash: Whether the model's class takes FlashAttention.
         head_width: Width of an attention head; 0: unknown.
         is_routed: Whether it has routed experts.
+        has_prompt: Whether learned embeddings stand before each row.
     """
 
     device: str
@@ -52,6 +53,7 @@ class KernelFacts:
     takes_flash: bool = True
     head_width: int = 0
     is_routed: bool = False
+    has_prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,8 @@ def choose_kernels(facts: KernelFacts, *, asked: str = "auto") -> Kernels:
         return Kernels(why="a processor has no FlashAttention and no Liger")
     if asked == "library":
         return Kernels(why=f"the job asks for backend_options.{OPTION}: library")
+    if facts.has_prompt:
+        return Kernels(why="rows with learned embeddings before them go through the library's own")
     reasons: list[str] = []
     attention = ""
     if why_not := _against_flash(facts):
@@ -119,6 +123,7 @@ def _facts(spec: ResolvedSpec, hardware: Hardware) -> KernelFacts:
         installed=frozenset(name for name in names if find_spec(name)),
         takes_flash=bool(getattr(kind, "_supports_flash_attn", False)),
         head_width=width,
+        has_prompt=spec.spec.train.adapter.HasField("prompt_tuning"),
         is_routed=any(getattr(config, name, None) for name in _EXPERT_COUNTS),
     )
 

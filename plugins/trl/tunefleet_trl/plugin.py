@@ -52,6 +52,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
                 Capability.CAPABILITY_RSLORA,
                 Capability.CAPABILITY_DORA,
                 Capability.CAPABILITY_EXPERT_LORA,
+                Capability.CAPABILITY_PROMPT_TUNING,
                 Capability.CAPABILITY_FULL_FINE_TUNING,
                 *((Capability.CAPABILITY_QLORA_NF4,) if "nf4" in quantised else ()),
                 Capability.CAPABILITY_CHECKPOINT_RESUME,

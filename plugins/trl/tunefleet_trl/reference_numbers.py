@@ -64,6 +64,7 @@ def _top_logprobs(model: Any, prompts: Sequence[Sequence[int]]) -> list[TopLogpr
     logits = model(
         input_ids=ids, attention_mask=torch.tensor(mask, device=model.device), use_cache=False
     ).logits
+    logits = logits[:, -ids.shape[1] :]  # learned embeddings before a prompt have answers of their own
     last = logits[torch.arange(len(rows)), torch.tensor(lengths) - 1]
     logprobs = torch.log_softmax(last.float(), dim=-1)
     top = torch.topk(logprobs, min(TOP_TOKENS, logprobs.shape[-1]))

@@ -65,7 +65,7 @@ def _factors(matrix: torch.Tensor, *, rank: int) -> tuple[torch.Tensor, torch.Te
     """Return B and A of a rank whose product is nearest to a matrix, each with a root of its singular values.
 
     Singular directions of the shorter side are eigenvectors of a matrix of that side alone: for a
-    layer of 4096 by 14336 a tenth of the time of a whole decomposition.
+    layer of 2048 by 7168 a seventh of the time of a whole decomposition, 4 s of one core.
     """
     if matrix.shape[0] > matrix.shape[1]:
         a, b = _factors(matrix.T, rank=rank)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch.nn.functional import pad
 from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTTrainer
@@ -26,7 +27,7 @@ from tunefleet_core.run_health import MemoryUse, ModelWork, out_of_memory, peak_
 from tunefleet_core.run_life import RunLife
 from tunefleet_core.spec import LOFTQ, is_given_back
 from tunefleet_trl.adaptation import is_full, settle_trainable
-from tunefleet_trl.adapter_files import save_adapter
+from tunefleet_trl.adapter_files import load_trained, save_adapter
 from tunefleet_trl.initial_factors import InitialFactors
 from tunefleet_trl.life.model_work import device_name, model_work
 from tunefleet_trl.life.row_places import RowPlaces
@@ -88,6 +89,7 @@ class RunTraining:
         if self.fills_up_epochs:
             tell_repeated_rows(context, len(self.train_dataset), self.args.per_device_train_batch_size)
         train = context.order.resolved_spec.spec.train
+        self._virtual_tokens = train.adapter.prompt_tuning.num_virtual_tokens
         self._b_ratio = train.adapter.lora.lora_plus_ratio or 1.0
         self.settle_weights()
         if train.adapter.lora.init == LOFTQ:
@@ -109,7 +111,10 @@ class RunTraining:
         if model.training:
             self.row_places.see(inputs)
         packed = inputs.pop(ROW_MASK, None)
-        self.expert_load.expect(inputs.get("attention_mask", packed))
+        mask = inputs.get("attention_mask", packed)
+        if mask is not None and self._virtual_tokens:
+            mask = pad(mask, (self._virtual_tokens, 0), value=1)
+        self.expert_load.expect(mask)
         if packed is not None and model.training:  # the library counts the length of a batch instead
             more = (packed.sum() - packed.shape[1]).reshape(1)
             self._total_train_tokens += int(self.accelerator.gather_for_metrics(more).sum())
@@ -265,6 +270,8 @@ class RunTraining:
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._is_full:  # the library would pass over a weight whose name it does not find
             load_weights(self.model, Path(resume_from_checkpoint))
+        elif self._virtual_tokens:
+            load_trained(self.model, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 

@@ -21,7 +21,7 @@ from tunefleet_core.rendering import (
     renderer_of,
     training_rows,
 )
-from tunefleet_trl.adaptation import lora_config
+from tunefleet_trl.adaptation import adapter_config
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.kernels import with_kernels
 from tunefleet_trl.life import RowPlaces, attach_life, restore_best, with_rollbacks
@@ -222,7 +222,7 @@ def supervised_trainer(
         model=model,
         args=arguments,
         processing_class=renderer.tokenizer,
-        peft_config=lora_config(spec),
+        peft_config=adapter_config(spec),
         data_collator=PackingCollator.of(renderer.tokenizer, model) if packs else None,
         **datasets,
     )

@@ -75,6 +75,7 @@ def test_the_file_has_the_published_fields(tmp_path: Path) -> None:
     assert set(value["template"]) == {"text", "sha256", "stop_token_ids", "frozen_time_seconds"}
     assert set(value["adapter"]) == {
         "rank", "alpha", "effective_scale", "target_modules", "rslora", "dora", "target_parameters",
+        "virtual_tokens",
     }  # fmt: skip
     assert set(value["numbers"][0]["tuned"]) == {"token_ids", "logprobs"}
 

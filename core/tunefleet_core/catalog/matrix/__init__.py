@@ -2,6 +2,7 @@
 
 from tunefleet_core.catalog.matrix.adapters import (
     ADAPTATIONS,
+    PROMPT,
     Trait,
     adaptation_of,
     config_traits,
@@ -23,6 +24,7 @@ __all__ = [
     "ADAPTATIONS",
     "ENGINES",
     "METHODS",
+    "PROMPT",
     "Cell",
     "Matrix",
     "Proofs",

@@ -19,6 +19,7 @@ __all__ = [
     "EXPERTS",
     "INIT",
     "MODULES",
+    "PROMPT",
     "RANK",
     "RSLORA",
     "Trait",
@@ -27,13 +28,14 @@ __all__ = [
     "spec_traits",
 ]
 
-ADAPTATIONS = ("full", "lora", "rslora", "dora", "expert_lora")
+ADAPTATIONS = ("full", "lora", "rslora", "dora", "expert_lora", "prompt_tuning")
 """Ways of adapting a model, the plainest adapter first."""
 
 DORA, RSLORA, EXPERTS, RANK = "dora", "rslora", "experts", "rank"
-INIT, MODULES, BIAS = "init", "modules_to_save", "bias"
+INIT, MODULES, BIAS, PROMPT = "init", "modules_to_save", "bias", "prompt_tuning"
 
 _LORA = "train.adapter.lora"
+_PROMPT_TUNING = "train.adapter.prompt_tuning"
 _OPTIONS = "backend_options"
 # What changes the weights of the base before the first step: pissa_niter_4 is one of these too.
 _BASE_CHANGING = ("pissa", "loftq", "olora", "corda", "lora_ga")
@@ -75,6 +77,8 @@ def spec_traits(spec: JobSpec) -> tuple[Trait, ...]:
     PEFT's own names for an initialisation, for modules that are trained whole and for a
     bias count too where a backend takes them as options.
     """
+    if spec.train.adapter.HasField("prompt_tuning"):
+        return (Trait(kind=PROMPT, field=_PROMPT_TUNING),)
     if not spec.train.adapter.HasField("lora"):
         return ()
     lora = spec.train.adapter.lora
@@ -90,6 +94,8 @@ def spec_traits(spec: JobSpec) -> tuple[Trait, ...]:
 
 def config_traits(config: Mapping[str, object]) -> tuple[Trait, ...]:
     """Return the traits of an adapter from its `adapter_config.json`."""
+    if config.get("peft_type") == "PROMPT_TUNING":
+        return (Trait(kind=PROMPT, field="peft_type"),)
     rank = config.get("r")
     found = [Trait(kind=RANK, field="r", value=str(rank))] if isinstance(rank, int) else []
     for kind, name in ((DORA, "use_dora"), (RSLORA, "use_rslora"), (EXPERTS, "target_parameters")):

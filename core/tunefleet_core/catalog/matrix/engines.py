@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tunefleet_core.catalog.engines import EngineRegistry, engine_registries
-from tunefleet_core.catalog.matrix.adapters import BIAS, DORA, EXPERTS, INIT, MODULES, RANK, Trait
+from tunefleet_core.catalog.matrix.adapters import BIAS, DORA, EXPERTS, INIT, MODULES, PROMPT, RANK, Trait
 from tunefleet_core.catalog.matrix.standing import Standing, Verdict
 
 __all__ = ["ENGINES", "EngineFacts", "Published", "judge_adapter", "judge_class", "nearest_ranks"]
@@ -81,6 +81,7 @@ ENGINES: Mapping[str, EngineFacts] = {
             INIT: _CHANGED_BASE,
             MODULES: "its loader refuses modules that were trained whole",
             BIAS: "its loader refuses a bias in adapters",
+            PROMPT: "its loader takes adapters of the kind LORA alone",
         },
         only_modules=("classifier", "score"),
     ),
@@ -94,6 +95,7 @@ ENGINES: Mapping[str, EngineFacts] = {
             INIT: _CHANGED_BASE,
             MODULES: "its loader passes over modules that were trained whole",
             BIAS: "its loader passes over a bias in adapters",
+            PROMPT: "its loader takes adapters of the kind LORA alone",
         },
     ),
     "mlx": EngineFacts(
@@ -103,6 +105,7 @@ ENGINES: Mapping[str, EngineFacts] = {
             INIT: _CHANGED_BASE,
             MODULES: "mlx-lm has no place in an adapter for modules that were trained whole",
             BIAS: "mlx-lm has no place in an adapter for a bias",
+            PROMPT: "mlx-lm has no place in an adapter for learned embeddings",
         },
         fails={
             "qwen3_moe": "mlx-lm 0.32.2 does not read the configuration that transformers 5 writes",

@@ -14,7 +14,7 @@ from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
 from tunefleet_core.backend import has_capability
 from tunefleet_core.catalog.family import Family
 from tunefleet_core.catalog.format import Format
-from tunefleet_core.catalog.matrix.adapters import ADAPTATIONS, spec_traits
+from tunefleet_core.catalog.matrix.adapters import ADAPTATIONS, PROMPT, spec_traits
 from tunefleet_core.catalog.matrix.engines import ENGINES, Published, judge_adapter, judge_class
 from tunefleet_core.catalog.matrix.proof_record import Proofs, proofs
 from tunefleet_core.catalog.matrix.standing import Cell, Standing, Verdict
@@ -131,7 +131,8 @@ class Matrix:
             return Verdict(standing=Standing.STATED, reason=f"'{cell.backend}' serves what it trained")
         base = self._published(cell.family)
         is_adapter = cell.adaptation != _FULL
-        by_class = judge_class(cell.engine, base, is_adapter=is_adapter)
+        # Learned embeddings ask nothing of a model's layers.
+        by_class = judge_class(cell.engine, base, is_adapter=is_adapter and cell.adaptation != PROMPT)
         by_format = _judge_format(cell.engine, self.formats.get(cell.format), cell.format)
         verdicts = [by_class, by_format]
         if is_adapter:
@@ -165,6 +166,7 @@ class Matrix:
         """Return whether the whole model that merging makes would be served."""
         merges = has_capability(self.backends[cell.backend], Capability.CAPABILITY_MERGE)
         whole = replace(cell, adaptation=_FULL, format="")
+        merges = merges and cell.adaptation != PROMPT  # it is no part of any weight
         return merges and self._judge(replace(cell, engine="")).works and self._served(whole).works
 
     def _near(self, cell: Cell) -> Iterator[Cell]:
@@ -239,8 +241,10 @@ def _difference(cell: Cell, other: Cell) -> str:
         asked = {"rslora": "rslora", "dora": "dora", "expert_lora": "experts"}.get(cell.adaptation)
         if other.adaptation == _FULL:
             parts.append("leave train.adapter out")
-        elif cell.adaptation == _FULL:
-            parts.append("add adapter: {lora: {}}")
+        elif cell.adaptation in (_FULL, PROMPT):
+            parts.append(
+                "add adapter: {lora: {}}" if cell.adaptation == _FULL else "take adapter: {lora: {}}"
+            )
         else:
             parts.append(f"leave train.adapter.lora.{asked} out")
     if other.format != cell.format:

@@ -11,7 +11,7 @@ from tunefleet.backend.v1.backend_pb2 import BackendManifest
 from tunefleet.job.v1.spec_pb2 import JobSpec, Method
 from tunefleet_core.backend import method_limit, require_capabilities, trained_formats, training_scope
 from tunefleet_core.catalog.family import Family
-from tunefleet_core.catalog.matrix.adapters import ADAPTATIONS
+from tunefleet_core.catalog.matrix.adapters import ADAPTATIONS, PROMPT
 from tunefleet_core.catalog.matrix.standing import Standing, Verdict
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.spec.rules import QUANTIZATIONS, find_violations
@@ -34,7 +34,9 @@ def spec_of(method: str, adaptation: str, quantization: str) -> JobSpec:
         options.rewards.add(name="exact_match")
     if "teacher" in options.DESCRIPTOR.fields_by_name:  # and who teaches
         options.teacher.model.model = "base"
-    if adaptation != ADAPTATIONS[0]:
+    if adaptation == PROMPT:
+        train.adapter.prompt_tuning.SetInParent()
+    elif adaptation != ADAPTATIONS[0]:
         lora = train.adapter.lora
         lora.SetInParent()
         lora.rslora = adaptation == "rslora"
@@ -72,6 +74,8 @@ def judge_training(
         return _no(f"the backend '{manifest.name}' {what}", "train.base.model")
     if family is not None and adaptation == "expert_lora" and not family.expert_parameters:
         return _no("the family has no routed experts", "train.adapter.lora.experts")
+    if family is not None and adaptation == PROMPT and family.reads_ids:
+        return _no(family.reads_ids, "train.adapter.prompt_tuning")
     return Verdict(standing=Standing.STATED, reason=f"{manifest.plugin} declares it")
 
 

@@ -1,4 +1,4 @@
-"""LoRA adapters, for every method."""
+"""Adapters, for every method: LoRA, and learned embeddings before a prompt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from tunefleet_core.catalog.matrix import nearest_ranks
 from tunefleet_core.resolve.defaults.filling import Defaults
 from tunefleet_core.spec import DEFAULT_RANK, neutral_alpha
 
-__all__ = ["fill_lora"]
+__all__ = ["fill_lora", "fill_prompt_tuning"]
+
+_VIRTUAL_TOKENS = 20
 
 
 def fill_lora(defaults: Defaults, spec: JobSpec) -> None:
@@ -31,6 +33,17 @@ def fill_lora(defaults: Defaults, spec: JobSpec) -> None:
         dropout, why = 0.05, "mild regularisation; 0.1 against over-fitting"
     defaults.fill("train.adapter.lora.dropout", dropout, why)
     defaults.fill("train.merge", False, "the adapter stays apart: small, and swapped while the engine runs")
+
+
+def fill_prompt_tuning(defaults: Defaults) -> None:
+    """Fill learned embeddings, and the rate that they need."""
+    field = "train.adapter.prompt_tuning.num_virtual_tokens"
+    defaults.fill(field, _VIRTUAL_TOKENS, "more than 20 gain little (Lester et al. 2021)")
+    defaults.fill(
+        "train.optim.learning_rate",
+        1e-2,
+        "few numbers, far from the loss: they need a far higher rate than LoRA",
+    )
 
 
 def _rank(engine: str) -> tuple[int, str]:

@@ -48,6 +48,9 @@ def fill_train(
     if train.adapter.WhichOneof("adapter") == "lora":
         adapters.fill_lora(defaults, spec)
         sft_lora.fill(defaults, parameters=parameters, has_validation=has_validation)
+    elif train.adapter.WhichOneof("adapter") == "prompt_tuning":
+        adapters.fill_prompt_tuning(defaults)
+        sft_lora.fill_epochs(defaults, has_validation=has_validation)
     else:
         sft_full.fill(defaults, has_validation=has_validation)
     _fill_optim(defaults, spec, parameters=parameters)

@@ -191,6 +191,13 @@ def _dora(orders: Orders) -> ResolvedSpec:
     return resolved
 
 
+def _prompt_tuning(orders: Orders) -> ResolvedSpec:
+    resolved = orders.train()
+    resolved.ClearField("target_modules")
+    resolved.spec.train.adapter.prompt_tuning.num_virtual_tokens = 4
+    return resolved
+
+
 def _experts(orders: Orders) -> ResolvedSpec:
     resolved = orders.train()
     lora = resolved.spec.train.adapter.lora
@@ -246,6 +253,7 @@ REQUESTS: dict[Capability.ValueType, Callable[[Orders], ResolvedSpec]] = {
     Capability.CAPABILITY_RSLORA: _rslora,
     Capability.CAPABILITY_DORA: _dora,
     Capability.CAPABILITY_EXPERT_LORA: _experts,
+    Capability.CAPABILITY_PROMPT_TUNING: _prompt_tuning,
     Capability.CAPABILITY_MERGE: Orders.export,
     Capability.CAPABILITY_QUANTIZE: Orders.quantize,
     Capability.CAPABILITY_SAMPLES: _samples,

@@ -150,6 +150,10 @@ class Capabilities(Suite):
         await _asked(bench, Capability.CAPABILITY_EXPERT_LORA)
 
     @case(is_error=True)
+    async def test_capability_prompt_tuning(self, bench: Bench) -> None:
+        await _asked(bench, Capability.CAPABILITY_PROMPT_TUNING)
+
+    @case(is_error=True)
     async def test_capability_evaluate(self, bench: Bench) -> None:
         await _asked(bench, Capability.CAPABILITY_EVALUATE)
 

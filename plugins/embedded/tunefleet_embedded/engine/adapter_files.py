@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig, PeftConfig, PromptTuningConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,6 +15,8 @@ from torch import nn
 
 from tunefleet_embedded.engine.errors import AdapterRefused
 
+_KINDS = ("LORA", "PROMPT_TUNING")
+_PROMPT = "prompt_embeddings"
 _PREFIX = "base_model.model."
 _MERGE = "merge it into the base and serve the merged model"
 # PEFT changes the base weights when it makes an adapter of these kinds, which would change every other answer
@@ -44,14 +46,23 @@ class AdapterFiles:
     tensors: dict[str, torch.Tensor]
 
 
-def read_adapter(folder: Path, base: nn.Module) -> AdapterFiles:
-    """Reads a PEFT LoRA folder and compares it with the base.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptFiles:
+    """A checked adapter of prompt tuning: the embeddings before every prompt, [tokens, width]."""
+
+    embeddings: torch.Tensor
+
+
+def read_adapter(folder: Path, base: nn.Module) -> AdapterFiles | PromptFiles:
+    """Reads a folder that PEFT wrote and compares it with the base.
 
     Raises:
         AdapterRefused: the folder is not a complete adapter, is of a kind that cannot be mixed, or does not
         fit.
     """
     config = _read_config(folder)
+    if isinstance(config, PromptTuningConfig):
+        return PromptFiles(embeddings=_fitting_prompt(config, _read_tensors(folder), base))
     _check_kind(config)
     tensors = _fitting_tensors(_read_tensors(folder), base)
     # The weights are loaded over whatever PEFT initialises: the plain, cheap way will do.
@@ -61,7 +72,7 @@ def read_adapter(folder: Path, base: nn.Module) -> AdapterFiles:
     return AdapterFiles(config=config, tensors=tensors)
 
 
-def _read_config(folder: Path) -> LoraConfig:
+def _read_config(folder: Path) -> LoraConfig | PromptTuningConfig:
     file = folder / "adapter_config.json"
     if not file.is_file():
         hint = (
@@ -72,16 +83,16 @@ def _read_config(folder: Path) -> LoraConfig:
         raise AdapterRefused(f"{folder} has no adapter_config.json; {hint}.")
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
-        if raw.get("peft_type") != "LORA":
+        if raw.get("peft_type") not in _KINDS:
             raise AdapterRefused(
-                f"The adapter is of type {raw.get('peft_type')}; only LORA adapters are served."
+                f"The adapter is of type {raw.get('peft_type')}; only {' and '.join(_KINDS)} are served."
             )
         config = PeftConfig.from_pretrained(str(folder))
     except AdapterRefused:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise AdapterRefused(f"{file} cannot be read: {error}") from error
-    assert isinstance(config, LoraConfig)
+    assert isinstance(config, LoraConfig | PromptTuningConfig)
     return config
 
 
@@ -117,6 +128,21 @@ def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         if not torch.isfinite(tensor).all():
             raise AdapterRefused(f"Tensor {name} holds numbers that are not finite.")
     return tensors
+
+
+def _fitting_prompt(
+    config: PromptTuningConfig, tensors: dict[str, torch.Tensor], base: nn.Module
+) -> torch.Tensor:
+    learned = tensors.get(_PROMPT)
+    if learned is None:
+        raise AdapterRefused(f"The adapter lacks the tensor {_PROMPT} that its configuration names.")
+    own: torch.Tensor = base.get_input_embeddings().weight  # type: ignore[operator, union-attr]
+    wanted = [config.num_virtual_tokens, own.shape[1]]
+    if list(learned.shape) != wanted:
+        raise AdapterRefused(
+            f"The adapter does not fit this base: {_PROMPT} has shape {list(learned.shape)}, not {wanted}."
+        )
+    return learned
 
 
 def _fitting_tensors(tensors: dict[str, torch.Tensor], base: nn.Module) -> dict[str, torch.Tensor]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tunefleet_embedded.engine.adapter_files import read_adapter
+from tunefleet_embedded.engine.adapter_files import PromptFiles, read_adapter
 from tunefleet_embedded.engine.chat import check_template
 from tunefleet_embedded.engine.errors import AdapterRefused, ApiError, model_not_found
 from tunefleet_embedded.engine.metrics import Metrics
@@ -20,13 +20,17 @@ _LOAD_DEADLINE_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """One name of /v1/models. `slot` is the adapter's name inside PEFT, None for the base."""
+    """One name of /v1/models. `slot` is the adapter's name inside PEFT, None for the base.
+
+    `virtual_tokens` of the context are taken by learned embeddings before every prompt.
+    """
 
     name: str
     slot: str | None
     path: Path
     chat_template: str | None
     stop_ids: frozenset[int]
+    virtual_tokens: int = 0
 
 
 class ModelRegistry:
@@ -82,9 +86,7 @@ class ModelRegistry:
             assert slot is not None
             try:
                 files = await asyncio.to_thread(read_adapter, wanted.path, self._base.model)
-                attached = self._scheduler.between_steps(
-                    lambda: self._runner.router.attach(slot, files.config, files.tensors)
-                )
+                attached = self._scheduler.between_steps(lambda: self._runner.attach(slot, files))
                 async with asyncio.timeout(_LOAD_DEADLINE_SECONDS):
                     await asyncio.wrap_future(attached)
             except AdapterRefused as error:
@@ -96,6 +98,8 @@ class ModelRegistry:
                     slot
                 )  # Nobody waits any more: a late attach must not stay behind nameless.
                 raise
+            if isinstance(files, PromptFiles):
+                wanted = replace(wanted, virtual_tokens=files.embeddings.shape[0])
             self._models[name] = wanted
             self._metrics.adapters = len(self._models) - 1
             return wanted

@@ -118,6 +118,7 @@ class Generator:
     ) -> SamplingParams:
         if prompt_tokens == 0:
             raise ApiError("The prompt has no tokens.", param="messages" if request.is_chat else "prompt")
+        prompt_tokens += model.virtual_tokens  # learned embeddings take their place too
         room = self._base.max_context - prompt_tokens
         wanted = request.max_tokens if request.max_tokens is not None else max(room, 1)
         if wanted > room:

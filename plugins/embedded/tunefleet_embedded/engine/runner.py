@@ -7,7 +7,9 @@ from collections.abc import Sequence as Rows
 import torch
 from transformers.cache_utils import DynamicCache
 
+from tunefleet_embedded.engine.adapter_files import AdapterFiles, PromptFiles
 from tunefleet_embedded.engine.kv_batch import KvBatch
+from tunefleet_embedded.engine.learned_prompts import LearnedPrompts
 from tunefleet_embedded.engine.lora_router import LoraRouter
 from tunefleet_embedded.engine.model import BaseModel
 from tunefleet_embedded.engine.sampling import SamplingPlan, plan_sampling, sample, token_logprobs
@@ -32,6 +34,7 @@ class BatchRunner:
     def __init__(self, base: BaseModel) -> None:
         self._base = base
         self.router = LoraRouter(base.model, device=base.device)
+        self.prompts = LearnedPrompts(base.model, self.router.forward)
         self._kv = KvBatch(device=base.device, dtype=base.dtype)
         self.rows: list[Sequence] = []
         self._slots: list[str | None] = []
@@ -42,14 +45,26 @@ class BatchRunner:
         """Rows in the cache; differs from `rows` only if a prefill failed half-way."""
         return self._kv.rows
 
+    def attach(self, slot: str, files: AdapterFiles | PromptFiles) -> None:
+        """Adds an adapter and tries it; on any failure all is as before and `AdapterRefused` says why."""
+        if isinstance(files, PromptFiles):
+            self.prompts.attach(slot, files.embeddings)
+        else:
+            self.router.attach(slot, files.config, files.tensors)
+
+    def detach(self, slot: str) -> None:
+        """Removes an adapter and its memory. Does nothing for an unknown slot."""
+        if not self.prompts.detach(slot):
+            self.router.detach(slot)
+
     @torch.inference_mode()
     def prefill(self, newcomers: Rows[Sequence]) -> list[tuple[int, TokenLogprob | None]]:
         """Reads the newcomers' prompts in one forward, makes them rows, returns the first token of each."""
-        lengths = [len(row.prompt_ids) for row in newcomers]
+        slots = [row.slot for row in newcomers]
+        own = [len(row.prompt_ids) for row in newcomers]
+        lengths = [length + self.prompts.count(slot) for length, slot in zip(own, slots, strict=True)]
         width = max(lengths)
-        padded = [
-            [0] * (width - length) + row.prompt_ids for row, length in zip(newcomers, lengths, strict=True)
-        ]
+        padded = [[0] * (width - len(row.prompt_ids)) + row.prompt_ids for row in newcomers]
         ids = torch.tensor(padded, device=self._base.device)
         mask = positions = None
         if min(lengths) < width:
@@ -62,8 +77,8 @@ class BatchRunner:
         cache = DynamicCache()
         echo = any(row.params.prompt_logprobs for row in newcomers)
         logits = self.router.forward(
-            [row.slot for row in newcomers],
-            input_ids=ids,
+            [self.prompts.lora_slot(slot) for slot in slots],
+            **self.prompts.inputs(ids, slots, own),
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
@@ -73,9 +88,9 @@ class BatchRunner:
         if echo:
             for i, row in enumerate(newcomers):
                 if row.params.prompt_logprobs:
-                    row.prompt_logprobs = _prompt_logprobs(row, logits[i, width - lengths[i] :], 0)
+                    row.prompt_logprobs = _prompt_logprobs(row, logits[i, width - own[i] :], 0)
         tokens, logprobs = sample(logits[:, -1], plan_sampling(newcomers, self._base.device))
-        self._add_rows(newcomers, cache)
+        self._add_rows(newcomers, cache, lengths)
         return list(zip(tokens, logprobs, strict=True))
 
     @torch.inference_mode()
@@ -86,28 +101,32 @@ class BatchRunner:
         """
         row, start = prompt.row, prompt.read_tokens
         chunk = row.prompt_ids[start : start + tokens]
+        learned = self.prompts.count(row.slot)
+        before = 0 if start else learned  # read with the first chunk
+        first, end = (start + learned if start else 0), start + learned + len(chunk)
+        ids = torch.tensor([[0] * before + chunk], device=self._base.device)
         logits = self.router.forward(
-            [row.slot],
-            input_ids=torch.tensor([chunk], device=self._base.device),
-            position_ids=torch.arange(start, start + len(chunk), device=self._base.device).unsqueeze(0),
+            [self.prompts.lora_slot(row.slot)],
+            **(self.prompts.inputs(ids, [row.slot], [len(chunk)]) if before else {"input_ids": ids}),
+            position_ids=torch.arange(first, end, device=self._base.device).unsqueeze(0),
             past_key_values=prompt.cache,
             use_cache=True,
             logits_to_keep=0 if row.params.prompt_logprobs else 1,
         ).logits
         if row.params.prompt_logprobs:
-            row.prompt_logprobs += _prompt_logprobs(row, logits[0], start)
+            row.prompt_logprobs += _prompt_logprobs(row, logits[0, before:], start)
         prompt.read_tokens += len(chunk)
         if prompt.read_tokens < len(row.prompt_ids):
             return None
         tokens_and_logprobs = sample(logits[:, -1], plan_sampling([row], self._base.device))
-        self._add_rows([row], prompt.cache)
+        self._add_rows([row], prompt.cache, [len(row.prompt_ids) + learned])
         (token_id,), (logprob,) = tokens_and_logprobs
         return token_id, logprob
 
-    def _add_rows(self, rows: Rows[Sequence], cache: DynamicCache) -> None:
-        self._kv.join(cache, [len(row.prompt_ids) for row in rows])
+    def _add_rows(self, rows: Rows[Sequence], cache: DynamicCache, lengths: list[int]) -> None:
+        self._kv.join(cache, lengths)
         self.rows += rows
-        self._slots += [row.slot for row in rows]
+        self._slots += [self.prompts.lora_slot(row.slot) for row in rows]
         self._plan = None
 
     @torch.inference_mode()

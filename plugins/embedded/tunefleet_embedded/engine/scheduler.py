@@ -188,7 +188,7 @@ class Scheduler:
             free = self._retiring - used
             self._retiring -= free
         for slot in free:
-            self._runner.router.detach(slot)
+            self._runner.detach(slot)
 
     def _take_newcomers(self) -> list[Sequence]:
         """Takes from the queue, in order, what fits the batch and one step's share of prompt reading."""
@@ -216,7 +216,9 @@ class Scheduler:
         return taken
 
     def _prefill(self, newcomers: list[Sequence], deliveries: list[_Delivery]) -> None:
-        for group in _prefill_groups(newcomers):
+        learned = [row for row in newcomers if self._runner.prompts.count(row.slot)]
+        plain = [row for row in newcomers if row not in learned]
+        for group in [*_prefill_groups(plain), *_prefill_groups(learned)]:
             self._note_join(group)
             self._note_prefill(sum(len(row.prompt_ids) for row in group))
             try:

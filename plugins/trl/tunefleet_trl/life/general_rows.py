@@ -73,7 +73,8 @@ class GeneralRows(TrainerCallback):
 
 def _foretold(model: Any, row: RenderedRow) -> float:
     ids = torch.tensor([row.input_ids], device=model.device)
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, :-1]
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    logits = logits[0, -ids.shape[1] : -1]  # learned embeddings before a prompt have answers of their own
     wanted = ids[0, 1:]
     counts = torch.tensor(row.mask[1:], dtype=torch.bool, device=ids.device)
     return float((logits.argmax(dim=-1) == wanted)[counts].float().mean())

@@ -22,7 +22,7 @@ from trl import SFTConfig, SFTTrainer
 from tunefleet.job.v1.spec_pb2 import DistillMethod
 from tunefleet_core.backend import RunContext
 from tunefleet_core.rendering import RenderedRow, Renderer, TrainingRows, is_preflight_wanted
-from tunefleet_trl.adaptation import lora_config
+from tunefleet_trl.adaptation import adapter_config
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.loading import Hardware, load_adapter, load_base
 from tunefleet_trl.methods.collating import padded
@@ -64,7 +64,7 @@ def distilling_trainer(
         eval_dataset=_dataset(rows.validation) if rows.validation else None,
         data_collator=_PromptedCollator(pad_token_id=renderer.tokenizer.pad_token_id),
         processing_class=renderer.tokenizer,
-        peft_config=lora_config(spec),
+        peft_config=adapter_config(spec),
     )
 
 

@@ -16,7 +16,7 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from tunefleet_core.backend import RunContext
 from tunefleet_core.rendering import AnsweredRow, Renderer
-from tunefleet_trl.adaptation import is_full, lora_config
+from tunefleet_trl.adaptation import adapter_config, is_full
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.loading import Hardware, load_base
 from tunefleet_trl.methods.collating import LabelledCollator, PairCollator
@@ -83,7 +83,7 @@ def preference_trainer(
         eval_dataset=dataset(rows.validation) if rows.validation else None,
         data_collator=collator(pad_token_id=renderer.tokenizer.pad_token_id),
         processing_class=renderer.tokenizer,
-        peft_config=lora_config(spec),
+        peft_config=adapter_config(spec),
         **arguments,
     )
 

@@ -18,7 +18,7 @@ from transformers import set_seed
 
 from tunefleet_core.backend import RunContext
 from tunefleet_core.rendering import Renderer
-from tunefleet_trl.adaptation import lora_config
+from tunefleet_trl.adaptation import adapter_config
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.loading import Hardware
 from tunefleet_trl.methods.collating import PairCollator
@@ -111,7 +111,7 @@ def reference_free_trainer(
     """
     spec = context.order.resolved_spec
     config = _arguments(context, rows, hardware)
-    adapter = lora_config(spec)
+    adapter = adapter_config(spec)
     if adapter is not None:
         # Not left to the library, which casts the base under an adapter to float32 if it is quantised.
         set_seed(config.seed)

@@ -19,7 +19,7 @@ from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
 from tunefleet.backend.v1.run_pb2 import RunOutput
 from tunefleet_core.backend import RunContext
 from tunefleet_core.rendering import Answer, Renderer, is_preflight_wanted
-from tunefleet_trl.adaptation import is_full, lora_config
+from tunefleet_trl.adaptation import adapter_config, is_full
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.life import attach_life, restore_best, with_rollbacks
 from tunefleet_trl.loading import Hardware, load_base
@@ -85,7 +85,7 @@ def _train_once(context: RunContext, renderer: Renderer, rows: AnsweredRows, har
         eval_dataset=_dataset(rows.validation) if rows.validation else None,
         data_collator=_ScoreCollator(pad_token_id=renderer.tokenizer.pad_token_id),
         processing_class=renderer.tokenizer,
-        peft_config=lora_config(spec, scores=True),
+        peft_config=adapter_config(spec, scores=True),
     )
     attach_life(context, trainer, renderer, hardware)
     trainer.row_places = rows.places(scored_ids)

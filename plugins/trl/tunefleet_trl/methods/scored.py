@@ -19,7 +19,7 @@ from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rendering import AnsweredRow, Renderer, data_of_role, scorers_of
 from tunefleet_core.rewards import NamedScorer
-from tunefleet_trl.adaptation import lora_config
+from tunefleet_trl.adaptation import adapter_config
 from tunefleet_trl.arguments import common_arguments
 from tunefleet_trl.library_gaps import close_library_gaps
 from tunefleet_trl.loading import Hardware
@@ -139,7 +139,7 @@ def scored_trainer(
         train_dataset=_dataset(renderer, rows.train),
         eval_dataset=_dataset(renderer, rows.validation) if rows.validation else None,
         processing_class=renderer.tokenizer,
-        peft_config=lora_config(spec),
+        peft_config=adapter_config(spec),
         **arguments,
     )
 

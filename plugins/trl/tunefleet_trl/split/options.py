@@ -26,6 +26,7 @@ SCOPES: tuple[OptionScope, ...] = (
         without=[
             Capability.CAPABILITY_DORA,  # a norm of whole weights
             Capability.CAPABILITY_EXPERT_LORA,
+            Capability.CAPABILITY_PROMPT_TUNING,
             Capability.CAPABILITY_QLORA_NF4,
             Capability.CAPABILITY_EVALUATE,
             Capability.CAPABILITY_QUANTIZE,

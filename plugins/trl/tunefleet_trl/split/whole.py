@@ -10,7 +10,7 @@ from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rendering import Renderer, TrainingRows
-from tunefleet_trl.adaptation import lora_config
+from tunefleet_trl.adaptation import adapter_config
 from tunefleet_trl.loading import Hardware, load_base
 from tunefleet_trl.outcome import base_numbers_of, write_output
 from tunefleet_trl.split.trainer import SplitTrainer
@@ -46,7 +46,7 @@ def _put_trained(model: Any, weights: Mapping[str, Any], spec: ResolvedSpec) -> 
     Raises:
         TunefleetError: BACKEND_FAILED naming a weight that is missing or one too many.
     """
-    config = lora_config(spec)
+    config = adapter_config(spec)
     if config is not None:
         from peft import get_peft_model
 

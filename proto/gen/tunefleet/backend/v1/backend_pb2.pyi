@@ -103,6 +103,8 @@ class _CapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capability
     """Trains adapters on routed experts."""
     CAPABILITY_CHECKPOINT_ON_REQUEST: _Capability.ValueType  # 18
     """Writes a checkpoint while it works whenever it is asked to: `SaveRun`."""
+    CAPABILITY_PROMPT_TUNING: _Capability.ValueType  # 19
+    """Trains a prompt of learned embeddings: `adapter: {prompt_tuning: {}}`."""
     CAPABILITY_SAMPLES: _Capability.ValueType  # 57
     """Answers fixed prompts while it trains: `train.samples`."""
     CAPABILITY_BEST_CHECKPOINT: _Capability.ValueType  # 58
@@ -169,6 +171,8 @@ CAPABILITY_EXPERT_LORA: Capability.ValueType  # 17
 """Trains adapters on routed experts."""
 CAPABILITY_CHECKPOINT_ON_REQUEST: Capability.ValueType  # 18
 """Writes a checkpoint while it works whenever it is asked to: `SaveRun`."""
+CAPABILITY_PROMPT_TUNING: Capability.ValueType  # 19
+"""Trains a prompt of learned embeddings: `adapter: {prompt_tuning: {}}`."""
 CAPABILITY_SAMPLES: Capability.ValueType  # 57
 """Answers fixed prompts while it trains: `train.samples`."""
 CAPABILITY_BEST_CHECKPOINT: Capability.ValueType  # 58

@@ -1133,24 +1133,64 @@ class Adapter(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LORA_FIELD_NUMBER: _builtins.int
+    PROMPT_TUNING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def lora(self) -> Global___LoraAdapter:
         """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685)."""
+
+    @_builtins.property
+    def prompt_tuning(self) -> Global___PromptTuning:
+        """A prompt of learned embeddings before every row (Lester et al. 2021,
+        arXiv:2104.08691).
+        """
 
     def __init__(
         self,
         *,
         lora: Global___LoraAdapter | None = ...,
+        prompt_tuning: Global___PromptTuning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "lora", b"lora"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "lora", b"lora", "prompt_tuning", b"prompt_tuning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "lora", b"lora"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "lora", b"lora", "prompt_tuning", b"prompt_tuning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_adapter: _TypeAlias = _typing.Literal["lora"]  # noqa: Y015
+    _WhichOneofReturnType_adapter: _TypeAlias = _typing.Literal["lora", "prompt_tuning"]  # noqa: Y015
     _WhichOneofArgType_adapter: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_adapter) -> _WhichOneofReturnType_adapter | None: ...
 
 Global___Adapter: _TypeAlias = Adapter  # noqa: Y015
+
+@_typing.final
+class PromptTuning(_message.Message):
+    """Prompt tuning: the model stays as it is, and learns what stands before every
+    prompt. It cannot be merged, and few engines serve it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_VIRTUAL_TOKENS_FIELD_NUMBER: _builtins.int
+    INIT_TEXT_FIELD_NUMBER: _builtins.int
+    num_virtual_tokens: _builtins.int
+    """Embeddings that are learned, as many as so many tokens. Default 20."""
+    init_text: _builtins.str
+    """Text whose embeddings they begin with, cut or repeated to their number.
+    Empty: tokens of the vocabulary, drawn by the seed.
+    """
+    def __init__(
+        self,
+        *,
+        num_virtual_tokens: _builtins.int | None = ...,
+        init_text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_num_virtual_tokens", b"_num_virtual_tokens", "num_virtual_tokens", b"num_virtual_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_num_virtual_tokens", b"_num_virtual_tokens", "init_text", b"init_text", "num_virtual_tokens", b"num_virtual_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__num_virtual_tokens: _TypeAlias = _typing.Literal["num_virtual_tokens"]  # noqa: Y015
+    _WhichOneofArgType__num_virtual_tokens: _TypeAlias = _typing.Literal["_num_virtual_tokens", b"_num_virtual_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_virtual_tokens) -> _WhichOneofReturnType__num_virtual_tokens | None: ...
+
+Global___PromptTuning: _TypeAlias = PromptTuning  # noqa: Y015
 
 @_typing.final
 class LoraAdapter(_message.Message):
