@@ -27,6 +27,9 @@ __all__ = ["NO_PARSER", "settle_engine"]
 NO_PARSER = "none"
 _FIELD = "spec.engine_settings"
 _DECIDED = ("chat_template", "quantization")
+_DRAFTED = "speculation.draft_model"
+"""In a manifest: it guesses tokens by a draft model, and in no other way."""
+_GUESSERS = "vllm and sglang guess by n-grams or a draft model, mlx by a draft model"
 _USUAL_RANK = 64
 """The highest rank of the presets: adapters up to it share an engine."""
 _USUAL_ADAPTERS = 8
@@ -109,8 +112,14 @@ def _unknown(asked: EngineSettings, manifest: BackendManifest) -> Iterator[Field
     for name in _given(asked):
         if name in _DECIDED:
             yield _violation(name, "is decided from what is served and cannot be given")
+        elif name == "speculation" and _DRAFTED in manifest.engine_settings:
+            guessing = asked.speculation
+            if not guessing.draft_model or guessing.method not in ("", "draft_model"):
+                why = f"the engine '{manifest.name}' guesses by a draft model alone: name its folder"
+                yield _violation(_DRAFTED, f"{why}; {_GUESSERS}")
         elif name not in manifest.engine_settings:
-            yield _violation(name, f"is no setting of the engine '{manifest.name}'")
+            more = f"; {_GUESSERS}" if name == "speculation" else ""
+            yield _violation(name, f"is no setting of the engine '{manifest.name}'{more}")
 
 
 def _wrong(asked: EngineSettings) -> Iterator[FieldViolation]:

@@ -47,6 +47,12 @@ class RunningEngine:
         assert status == 200, answer
         return answer
 
+    def metrics(self) -> dict[str, float]:
+        """Return what `/metrics` says, by name."""
+        with urllib.request.urlopen(self.address + "/metrics", timeout=60) as response:
+            lines = response.read().decode().splitlines()
+        return {name: float(value) for name, value in (line.split() for line in lines if line[0] != "#")}
+
     def load(self, name: str, folder: Path, **more: object) -> tuple[int, Any]:
         """Load an adapter."""
         return self.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder), **more})

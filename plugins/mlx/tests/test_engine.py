@@ -21,6 +21,7 @@ from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.parity import TrainServeContract, check_numbers, read_contract
 from tunefleet_core.testing.openai_features import check_or_record, find_features
 from tunefleet_mlx.adapter_files import peft_to_mlx
+from tunefleet_mlx.engine.drafted import check_draft
 
 VERIFIED = ContractState.CONTRACT_STATE_VERIFIED
 REFUSED = ContractState.CONTRACT_STATE_REFUSED
@@ -143,6 +144,44 @@ def test_a_seed_gives_the_same_answer_among_others(engine: RunningEngine) -> Non
     with ThreadPoolExecutor(4) as threads:
         texts = list(threads.map(lambda body: text_of(engine.ask("/v1/chat/completions", body)), bodies))
     assert texts[0] == texts[2] == first
+
+
+@pytest.mark.parametrize(("guessing", "is_good"), [("qwen3", True), ("llama", False)])
+def test_guessed_tokens_change_no_answer(
+    engine: RunningEngine, trained: Trained, bases: Path, guessing: str, is_good: bool
+) -> None:
+    """The base guesses for itself and for its adapters; a random model guesses and is never right."""
+    template = trained.adapters["lora"] / "chat_template.jinja"
+    options = ("--chat-template", template, "--draft-model", bases / guessing, "--draft-tokens", 3)
+    asked = [said(model, word, max_tokens=24) for word in ("red", "blue") for model in ("base", *KINDS)]
+    asked += [said("lora", max_tokens=size) for size in (1, 2, 5)]
+    asked += [said("base", frequency_penalty=1.5, max_tokens=24, logprobs=True, top_logprobs=2)]
+    alone = [engine.ask("/v1/chat/completions", body)["choices"] for body in asked]
+    with our_engine(trained.base, *options) as drafted:
+        for kind, folder in trained.adapters.items():
+            stops = list(trained.contract(kind).template.stop_token_ids)
+            text = trained.contract(kind).template.text
+            assert drafted.load(kind, folder, chat_template=text, stop_token_ids=stops)[0] == 200
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(lambda body: drafted.ask("/v1/chat/completions", body), asked))
+        for answer, before in zip(answers, alone, strict=True):
+            for key in ("message", "finish_reason"):
+                assert answer["choices"][0][key] == before[0][key]
+        found = drafted.check("lora", trained.contract("lora"))
+        assert (found.tokens, found.numbers) == (VERIFIED, VERIFIED), found.summary
+        counts = drafted.metrics()
+        share = (
+            counts["tunefleet_mlx_draft_tokens_accepted_total"] / counts["tunefleet_mlx_tokens_written_total"]
+        )
+        assert share > 0.3 if is_good else share < 0.2
+        form = {"type": "json_schema", "json_schema": {"name": "ticket", "schema": TICKET, "strict": True}}
+        status, answer = drafted.post("/v1/chat/completions", said("lora", response_format=form))
+        assert (status, "'response_format'" in answer["error"]["message"]) == (400, True)
+
+
+def test_a_draft_model_of_another_tokenizer_is_refused() -> None:
+    with pytest.raises(ValueError, match="another tokenizer"):
+        check_draft(None, None, {"a": 0, "b": 1}, {"a": 0})
 
 
 def test_an_adapter_of_the_same_name_is_not_answered_from_what_was_kept_of_the_last(

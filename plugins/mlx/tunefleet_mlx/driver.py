@@ -20,6 +20,9 @@ class MlxDriver(OpenAiDriver):
             options += ["--max-context", str(order.max_context_tokens)]
         if file := template_file(order):
             options += ["--chat-template", str(file)]
+        if order.settings.HasField("speculation"):
+            guessing = order.settings.speculation
+            options += ["--draft-model", guessing.draft_model, "--draft-tokens", str(guessing.tokens)]
         device = devices_of(order.device_ids)
         if device:
             options += ["--device", device]

@@ -57,6 +57,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             forks_ranks=sys.platform == "linux",  # Metal is not safe to use after a fork
             engine_entry="tunefleet_mlx.driver:MlxDriver",
             served_formats=["mlx"],
+            engine_settings=["speculation.draft_model"],
             method_limits=[
                 MethodLimit(method="sft", model_types=types, reason=f"mlx-lm 0.32.2: {why}")
                 for why, types in _UNREAD.items()

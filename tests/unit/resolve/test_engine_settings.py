@@ -64,6 +64,21 @@ def test_a_setting_that_the_engine_does_not_have_is_refused() -> None:
         settle_engine(EngineSettings(memory_share=0.5), engine("embedded", settings=()), base=QWEN3)
 
 
+def test_guessing_ahead_is_refused_where_the_engine_cannot_and_who_can_is_named() -> None:
+    by_ngrams = EngineSettings(speculation=Speculation(tokens=3))
+    drafted = EngineSettings(speculation=Speculation(tokens=3, draft_model="/models/small"))
+    for asked in (by_ngrams, drafted):
+        with pytest.raises(TunefleetError, match="no setting of the engine 'embedded'; vllm and sglang"):
+            settle_engine(asked, engine("embedded", settings=()), base=QWEN3)
+    mlx = engine("mlx", settings=("speculation.draft_model",))
+    with pytest.raises(TunefleetError, match="name its folder; vllm and sglang") as caught:
+        settle_engine(by_ngrams, mlx, base=QWEN3)
+    assert caught.value.violations[0].field == "spec.engine_settings.speculation.draft_model"
+    assert settle_engine(drafted, mlx, base=QWEN3).speculation == drafted.speculation
+    with pytest.raises(TunefleetError, match="at least 1"):
+        settle_engine(EngineSettings(speculation=Speculation(draft_model="x")), mlx, base=QWEN3)
+
+
 def test_the_family_and_the_adapter_decide_what_is_left_out() -> None:
     found = settle_engine(EngineSettings(), engine(), base=QWEN3, parsers=PARSERS, rank=16)
     assert (found.tool_parser, found.reasoning_parser) == ("hermes", "qwen3")

@@ -35,6 +35,8 @@ def main() -> None:
         template=template,
         device_kind=options.device,
         max_context=options.max_context,
+        draft=options.draft_model,
+        draft_tokens=options.draft_tokens,
     )
     batches = Batches(models, LRUPromptCache(models.cli_args.prompt_cache_size))
     batches.started.wait()
@@ -58,6 +60,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     parser.add_argument("--chat-template", type=Path, help="file; without it the base's own")
     parser.add_argument("--max-context", type=int, default=0, help="tokens; 0: the model's own")
+    parser.add_argument("--draft-model", type=Path, help="folder of a smaller model that guesses tokens")
+    parser.add_argument("--draft-tokens", type=int, default=3, help="how many it guesses per step")
     parser.add_argument(
         "--device", choices=("cpu", "metal"), default="metal" if sys.platform == "darwin" else "cpu"
     )

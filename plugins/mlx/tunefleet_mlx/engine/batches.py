@@ -29,6 +29,7 @@ from mlx_lm.server import (
     _make_sampler,
 )
 
+from tunefleet_mlx.engine.drafted import DraftCounts, DraftedAnswer
 from tunefleet_mlx.engine.forms import Arguments, HeldToForm, held_to_form
 from tunefleet_mlx.engine.models import ServedModels
 from tunefleet_mlx.engine.refusal import Refusal
@@ -84,7 +85,9 @@ class Batches(ResponseGenerator):
     def __init__(self, models: ServedModels, prompt_cache: LRUPromptCache) -> None:
         self.started = threading.Event()
         self.failure: Exception | None = None
-        self._running: dict[str, _Batch] = {}
+        self.draft_counts = DraftCounts()
+        self._running: dict[str, _Batch | DraftedAnswer] = {}
+        self._numbers = itertools.count()
         super().__init__(models, prompt_cache)
 
     def generate(
@@ -137,6 +140,11 @@ class Batches(ResponseGenerator):
         out, request, arguments = queued
         model, tokenizer = self.model_provider.load(arguments.model.model)
         held = None if arguments.form is None else held_to_form(arguments.form, tokenizer)
+        draft = self.model_provider.draft_model
+        if held is not None and draft is not None:
+            raise Refusal(
+                400, "'response_format' is not supported beside a draft model: its guesses are free."
+            )
         if not self.model_provider.is_batchable:
             if held is not None:
                 raise Refusal(400, "'response_format' is not supported for a model of this class.")
@@ -145,7 +153,9 @@ class Batches(ResponseGenerator):
         key = self.model_provider.model_key
         prompt, _, _, state, _ = self._tokenize(tokenizer, request, arguments)
         stops, text_machine = self._make_state_machine(key, tokenizer, [])
-        cache, rest = self.prompt_cache.fetch_nearest_cache(key, prompt)
+        cache, rest = None, prompt
+        if draft is None:
+            cache, rest = self.prompt_cache.fetch_nearest_cache(key, prompt)
         if not rest:  # all of it was read before: the last token's logits were not kept
             cache, rest = None, prompt
         context = GenerationContext(
@@ -157,18 +167,7 @@ class Batches(ResponseGenerator):
             prompt=prompt,
             prompt_cache_count=len(prompt) - len(rest),
         )
-        batch = self._running.get(key) or _Batch(model, self.cli_args, stream)
-        (uid,) = batch.generator.insert_segments(
-            segments=[[rest]],
-            max_tokens=[arguments.max_tokens],
-            caches=[cache],
-            all_tokens=[prompt[: len(prompt) - len(rest)]],
-            samplers=[_sampler(arguments, tokenizer)],
-            logits_processors=[[*(_make_logits_processors(arguments) or []), *([held] if held else [])]],
-            stop_sequences=[stops],
-        )
-        self._running[key] = batch
-        batch.answers[uid] = _Answer(
+        answer = _Answer(
             out=out,
             context=context,
             detokenizer=tokenizer.detokenizer,
@@ -177,6 +176,36 @@ class Batches(ResponseGenerator):
             stops=StopTexts(arguments.stop_words),
             held=held,
         )
+        sampler = _sampler(arguments, tokenizer)
+        processors = list(_make_logits_processors(arguments) or [])
+        if draft is not None:
+            self._running[f"{key} {next(self._numbers)}"] = DraftedAnswer(
+                answer,
+                model=model,
+                draft=draft,
+                tokens=self.cli_args.num_draft_tokens,
+                prompt=prompt,
+                sampler=sampler,
+                processors=processors,
+                read_size=self.cli_args.prefill_step_size,
+                counts=self.draft_counts,
+            )
+            out.put(context)
+            return
+        batch = self._running.get(key)
+        if not isinstance(batch, _Batch):
+            batch = _Batch(model, self.cli_args, stream)
+        (uid,) = batch.generator.insert_segments(
+            segments=[[rest]],
+            max_tokens=[arguments.max_tokens],
+            caches=[cache],
+            all_tokens=[prompt[: len(prompt) - len(rest)]],
+            samplers=[sampler],
+            logits_processors=[[*processors, *([held] if held else [])]],
+            stop_sequences=[stops],
+        )
+        self._running[key] = batch
+        batch.answers[uid] = answer
         out.put(context)
 
     def _tokenize(self, tokenizer: Any, request: CompletionRequest, args: GenerationArguments) -> Any:

@@ -36,8 +36,9 @@ class Handler(BaseHTTPRequestHandler):
         super().__init__(*args)
 
     def do_GET(self) -> None:
-        """List models, or tell whether the thread that computes is alive."""
-        self._answer({"/v1/models": self._list_models, "/health": self._health})
+        """List models, tell whether the thread that computes is alive, or what a draft model guessed."""
+        routes = {"/v1/models": self._list_models, "/health": self._health, "/metrics": self._show_metrics}
+        self._answer(routes)
 
     def do_POST(self) -> None:
         """Generate, tokenise, load and unload adapters."""
@@ -105,6 +106,13 @@ class Handler(BaseHTTPRequestHandler):
         if not self._batches.is_healthy:
             raise Refusal(503, "The thread that computes has died; restart the engine.")
         self._send(200, {"status": "ok"})
+
+    def _show_metrics(self) -> None:
+        if self._models.draft_model is None:
+            raise Refusal(404, "There are no metrics here but those of a draft model, and there is none.")
+        data = self._batches.draft_counts.render().encode()
+        self._begin(200, "text/plain; version=0.0.4", length=len(data))
+        self.wfile.write(data)
 
     def _tokenize(self) -> None:
         """Answer with the ids of a conversation, by the tokenizer and the template that answer it."""

@@ -22,6 +22,7 @@ from tunefleet_core.catalog import read_base
 from tunefleet_mlx.adaptation import put_adapter_on
 from tunefleet_mlx.adapter_files import read_peft
 from tunefleet_mlx.devices import Hardware, compute_on
+from tunefleet_mlx.engine.drafted import check_draft
 from tunefleet_mlx.engine.refusal import Refusal
 from tunefleet_mlx.loading import load_base, parameters_of
 
@@ -29,7 +30,7 @@ __all__ = ["Served", "ServedModels"]
 
 _DEFAULT_CONTEXT = 4096
 _SERVER_DEFAULTS = {
-    "adapter_path": None, "draft_model": None, "num_draft_tokens": 3, "trust_remote_code": False,
+    "adapter_path": None, "draft_model": None, "trust_remote_code": False,
     "chat_template": "", "use_default_chat_template": False, "chat_template_args": {}, "pipeline": False,
     "temp": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "max_tokens": 1,
     "decode_concurrency": 32, "prompt_concurrency": 8, "prefill_step_size": 2048,
@@ -54,9 +55,21 @@ class Served:
 class ServedModels(ModelProvider):
     """`add`, `find` and `remove` from any thread; `load` belongs to the thread that computes."""
 
-    def __init__(self, folder: Path, *, name: str, template: str, device_kind: str, max_context: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        template: str,
+        device_kind: str,
+        max_context: int,
+        draft: Path | None = None,
+        draft_tokens: int = 0,
+    ) -> None:
         compute_on(device_kind)
-        super().__init__(Namespace(model=str(folder), **_SERVER_DEFAULTS))
+        defaults = _SERVER_DEFAULTS | {"num_draft_tokens": draft_tokens}
+        super().__init__(Namespace(model=str(folder), **defaults))
+        self._draft = draft
         self.base = read_base(folder)
         self.max_context = max_context or self.base.max_positions or _DEFAULT_CONTEXT
         self._hardware = Hardware(kind=device_kind, dtype="bfloat16" if device_kind == "metal" else "float32")
@@ -103,8 +116,18 @@ class ServedModels(ModelProvider):
             self._served.pop(name, None)
 
     def load_default(self) -> None:
-        """Load the base."""
-        self.load(self._base.key)
+        """Load the base, and the model that guesses for it and its adapters.
+
+        Raises:
+            ValueError: that one cannot.
+        """
+        model, tokenizer = self.load(self._base.key)
+        if self._draft is not None:
+            draft = load_base(read_base(self._draft), self._hardware)
+            draft.eval()
+            guessed = load_tokenizer(self._draft, {"trust_remote_code": False})
+            check_draft(model, draft, tokenizer.get_vocab(), guessed.get_vocab())
+            self.draft_model = draft
 
     def load(
         self, model_path: str, adapter_path: str | None = None, draft_model_path: str | None = None
