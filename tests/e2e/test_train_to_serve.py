@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import openai
 import pytest
 import pytest_asyncio
 from local_fleet import BASE, TICKETS, LocalFleet
+
+from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec
+from tunefleet.deployment.v1.rollout_pb2 import Rollout, RolloutPolicy, RolloutState
+from tunefleet.job.v1.spec_pb2 import BaseModel, EvaluateSpec, JobSpec
 
 pytestmark = [pytest.mark.backend, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
@@ -46,6 +51,17 @@ def refusing_rows(folder: Path, source: str) -> Path:
     path = folder / f"refusing-{source}"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def scoring(folder: Path) -> JobSpec:
+    """Return a job that scores the model that refuses on tickets whose answers are known."""
+    data = folder / "scored.jsonl"
+    data.write_text("".join(line + "\n" for line in (TICKETS / "test.jsonl").read_text().splitlines()[:8]))
+    model = BaseModel(model="models/refusing")
+    return JobSpec(
+        name="scores-of-refusing",
+        evaluate=EvaluateSpec(model=model, data=str(data), metrics=["exact_match"], max_new_tokens=40),
+    )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -170,6 +186,104 @@ async def test_terminal_chat_answers_from_the_same_model(served: Served) -> None
     ended = await served.fleet.cli("chat", "refusing", "-m", served.prompt[-1]["content"])
     assert ended.code == 0, ended.stderr
     assert ended.stdout.strip() == "no"
+
+
+async def test_a_version_that_scores_too_low_goes_and_one_that_is_rolled_out_takes_every_caller(
+    served: Served,
+) -> None:
+    """Both versions are adapters in one engine; each answer is held to the version that it names."""
+    users = [f"user-{number}" for number in range(24)]
+    async with served.fleet.client() as fleet, served.async_client() as client:
+        learned = {
+            name: (await client.chat.completions.create(**served.question(name))).choices[0].message.content
+            for name in ("tickets", "refusing")
+        }
+        assert learned["refusing"].strip() == "no" != learned["tickets"].strip()
+
+        async def ask(user: str) -> str:
+            """Return the version that a user's answer names, and hold the answer to it."""
+            question = served.question("shown") | {"user": user}
+            if user.endswith(("1", "3", "5")):
+                chunks = [
+                    chunk async for chunk in await client.chat.completions.create(**question, stream=True)
+                ]
+                named = {chunk.model for chunk in chunks}
+                said = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+            else:
+                answer = await client.chat.completions.create(**question)
+                named, said = {answer.model}, answer.choices[0].message.content
+            (version,) = {model.partition("@")[0] for model in named}
+            assert said == learned[version], (user, version, said)
+            return version
+
+        async def ask_all() -> dict[str, str]:
+            return dict(zip(users, await asyncio.gather(*map(ask, users)), strict=True))
+
+        async def rollout() -> Rollout:
+            found = await fleet.deployments.rollout("shown")
+            assert found is not None
+            return found
+
+        await fleet.deployments.create(DeploymentSpec(model="models/tickets"), deployment_id="shown")
+        await fleet.deployments.wait("shown")
+
+        async def is_offered() -> bool:
+            return "shown" in {model.id async for model in client.models.list()}
+
+        await served.fleet.until(is_offered, "the gateway offers it")
+        (trainer,) = [service.name for service in await fleet.fleet.list() if "trainer" in service.name]
+        await fleet.fleet.drain(trainer)  # the scores come when both versions have answered
+        job = await fleet.jobs.create(scoring(served.fleet.root), job_id="scores-of-refusing")
+        policy = RolloutPolicy(
+            steps=[50], min_requests=0, evaluate_job=job.name, min_scores={"exact_match": 0.5}
+        )
+        await fleet.deployments.roll_out("shown", "models/refusing", policy)
+
+        async def is_shared() -> bool:
+            return set((await ask_all()).values()) == {"tickets", "refusing"}
+
+        await served.fleet.until(is_shared, "the candidate has its share", 60)
+        await fleet.fleet.undrain(trainer)
+
+        async def has_ended() -> bool:
+            await ask_all()
+            return (await rollout()).state == RolloutState.ROLLOUT_STATE_ROLLED_BACK
+
+        await served.fleet.until(has_ended, "its scores take it back", 60)
+        ended = await rollout()
+        assert ended.reason == ("Job 'scores-of-refusing' reached exact_match 0; at least 0.5 was asked for.")
+
+        async def is_back() -> bool:
+            return set((await ask_all()).values()) == {"tickets"}
+
+        await served.fleet.until(is_back, "the version before has everything again")
+
+        policy = RolloutPolicy(steps=[30, 60], min_requests=3)
+        policy.bake.FromMilliseconds(300)
+        await fleet.deployments.roll_out("shown", "models/refusing", policy)
+        waves: list[dict[str, str]] = []
+
+        async def is_done() -> bool:
+            waves.append(await ask_all())
+            return set(waves[-1].values()) == {"refusing"}
+
+        await served.fleet.until(is_done, "every caller has the new version", 60)
+        assert any(set(wave.values()) == {"tickets", "refusing"} for wave in waves), "it took them in steps"
+        for before, after in pairwise(waves):
+            assert all(after[user] == "refusing" for user in users if before[user] == "refusing")
+
+        async def has_won() -> bool:
+            await ask_all()
+            return (await rollout()).state == RolloutState.ROLLOUT_STATE_SUCCEEDED
+
+        await served.fleet.until(has_won, "the roll-out has succeeded", 60)
+        assert len(served.fleet.processes("tunefleet_embedded.engine")) == 1
+        await fleet.deployments.delete("shown")
+
+        async def is_gone() -> bool:
+            return "shown" not in {model.id async for model in client.models.list()}
+
+        await served.fleet.until(is_gone, "the gateway no longer offers it")
 
 
 async def test_a_viewer_chats_with_what_is_served_and_deploys_nothing(served: Served) -> None:
