@@ -1,30 +1,24 @@
 """Follow a job as if the connection never broke.
 
-A stream is a snapshot, events, and at the end a terminal snapshot. Whatever
-cuts it (a coordinator that restarts, a laptop that sleeps) is bridged by
-watching again after the last sequence that was handed out. Sequences have no
-holes, so each event is handed out once and none is left out.
+A stream is a snapshot, events, and at the end a terminal snapshot. Sequences have no
+holes, so each event is handed out once and none is left out, over however many streams.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import grpc.aio
-
 from tunefleet.job.v1.event_pb2 import JobEvent
 from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.job_service_pb2 import WatchJobRequest, WatchJobResponse
 from tunefleet.job.v1.state_pb2 import JobState
-from tunefleet_client.calls import Connection, is_handshake
+from tunefleet_client.calls import Connection
 from tunefleet_client.errors import failure as make_failure
-from tunefleet_client.streams import messages_of
+from tunefleet_client.following import Hole, follow
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.rpc import is_worth_repeating
 
 if TYPE_CHECKING:
     from tunefleet.job.v1.job_service_pb2_grpc import JobServiceAsyncStub
@@ -58,16 +52,20 @@ class _Progress:
     is_done: bool = False
     snapshots_in_stream: int = 0
 
-    def take(self, response: WatchJobResponse) -> list[JobChange]:
-        """Return what a message adds. Raises _Hole once everything before it was handed out."""
-        if response.HasField("snapshot"):
-            return self._snapshot(response.snapshot)
+    def begin_stream(self) -> None:
+        """The next snapshot is the one that opens a stream."""
+        self.snapshots_in_stream = 0
+
+    def take(self, message: WatchJobResponse) -> list[JobChange]:
+        """Return what a message adds. Raises Hole once everything before it was handed out."""
+        if message.HasField("snapshot"):
+            return self._snapshot(message.snapshot)
         changes: list[JobChange] = []
-        for event in response.events.events:
+        for event in message.events.events:
             if event.sequence > self.sequence + 1:
                 if changes:
                     return changes
-                raise _Hole
+                raise Hole
             if event.sequence == self.sequence + 1:
                 self.sequence = event.sequence
                 changes.append(JobChange(event=event))
@@ -80,14 +78,20 @@ class _Progress:
         self.snapshot = job
         return [JobChange(snapshot=job)] if is_new else []
 
-    def end_of_stream(self) -> None:
+    def end_stream(self) -> None:
         """Note a stream that ended well: over if all there is was handed out."""
         job = self.snapshot
         self.is_done = job is not None and is_terminal(job) and self.sequence >= job.last_sequence
 
-
-class _Hole(Exception):
-    """An event is missing between the last one and the next."""
+    def nothing_comes(self) -> TunefleetError:
+        """Return the error for an event that is not sent."""
+        sequence = self.sequence + 1
+        return make_failure(
+            Reason.UNAVAILABLE,
+            f"The coordinator does not send event {sequence} of the job.",
+            hint="See the coordinator's log, or tunefleet doctor.",
+            metadata={"sequence": str(sequence)},
+        )
 
 
 async def watch_job(
@@ -108,45 +112,13 @@ async def watch_job(
     Raises:
         TunefleetError: What the coordinator answered; UNAVAILABLE after being away too long.
     """
-    clock = asyncio.get_running_loop().time
     progress = _Progress(sequence=request.after_sequence)
-    last_news, failures = clock(), 0
-    while True:
-        failure: TunefleetError | None = None
-        progress.snapshots_in_stream = 0
-        connection.channels.require_open()
-        try:
-            again = WatchJobRequest(name=request.name, after_sequence=progress.sequence)
-            call = stub.WatchJob(again, metadata=connection.metadata)
-            async with aclosing(messages_of(connection, call, WatchJobResponse)) as messages:
-                async for response in messages:
-                    changes = progress.take(response)
-                    # The snapshot that opens every stream is no news by itself.
-                    if changes or response.HasField("heartbeat"):
-                        last_news, failures = clock(), 0
-                    for change in changes:
-                        yield change
-                    if progress.is_done:
-                        return
-            progress.end_of_stream()
-        except _Hole:
-            failure = _missing(progress.sequence + 1)
-        except grpc.aio.AioRpcError as error:
-            failure = connection.failure(error)
-            if not is_worth_repeating(error) or is_handshake(error):
-                raise failure from error
-        if progress.is_done:
-            return
-        if clock() - last_news >= give_up_seconds:
-            raise failure or _missing(progress.sequence + 1)
-        failures += 1
-        await asyncio.sleep(connection.backoff.seconds(failures))
 
+    def open_stream() -> object:
+        again = WatchJobRequest(name=request.name, after_sequence=progress.sequence)
+        return stub.WatchJob(again, metadata=connection.metadata)
 
-def _missing(sequence: int) -> TunefleetError:
-    return make_failure(
-        Reason.UNAVAILABLE,
-        f"The coordinator does not send event {sequence} of the job.",
-        hint="See the coordinator's log, or tunefleet doctor.",
-        metadata={"sequence": str(sequence)},
-    )
+    following = follow(connection, progress, open_stream, WatchJobResponse, give_up_seconds=give_up_seconds)
+    async with aclosing(following) as changes:
+        async for change in changes:
+            yield change
