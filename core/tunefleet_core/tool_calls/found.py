@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tunefleet_core.tool_calls.reader import CallReader
-from tunefleet_core.tool_calls.written import FORMATS, CallFormat
+from tunefleet_core.tool_calls.formats import FORMATS, reader_of
+from tunefleet_core.tool_calls.written import CallFormat
 
 __all__ = ["find_format"]
 
@@ -57,6 +57,6 @@ def _without_marks(text: str, marks: Sequence[str]) -> str:
 
 
 def _reads(form: CallFormat, written: str) -> bool:
-    reader = CallReader(form, {_NAME: _SCHEMA})
+    reader = reader_of(form, {_NAME: _SCHEMA})
     calls = [*reader.push(written).calls, *reader.finish().calls]
     return [(call.name, json.loads(call.arguments)) for call in calls] == [(_NAME, _ARGUMENTS)]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tunefleet_core.tool_calls.written import Call, CallFormat
 
-__all__ = ["CallReader", "Piece"]
+__all__ = ["CallReader", "Piece", "possible_beginning"]
 
 
 class Piece(NamedTuple):
@@ -77,7 +77,7 @@ class CallReader:
             said.append(before.rstrip())
             self._held, self._in_call = after, True
             return True
-        kept = _possible_beginning(self._held, self._form.begin)
+        kept = possible_beginning(self._held, self._form.begin)
         said.append(self._held[: len(self._held) - kept])
         self._held = self._held[len(self._held) - kept :]
         return False
@@ -116,7 +116,7 @@ class CallReader:
         return Piece(text, tuple(kept))
 
 
-def _possible_beginning(text: str, mark: str) -> int:
+def possible_beginning(text: str, mark: str) -> int:
     """Return how much of the end of a text may belong to a mark that follows, or be blanks before it."""
     length = next(
         (size for size in range(min(len(text), len(mark) - 1), 0, -1) if mark.startswith(text[-size:])), 0

@@ -1,26 +1,25 @@
-"""How families write calls of tools.
+"""A call that a model wrote, and a way to write calls.
 
-What each family writes is said by its chat template (`plugins/families`); here is how that is read.
+What each family writes is said by its chat template (`plugins/families`); the ways that are known are in
+`formats.py`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
-__all__ = ["FORMATS", "Call", "CallFormat"]
+__all__ = ["Call", "CallFormat", "Schemas", "call_of", "call_with", "parse_json"]
+
+Schemas: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""JSON Schema of the arguments, by name of the function."""
 
 _ID_CHARACTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 9  # Mistral's templates take no other length
-_FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\s*\n?(.*?)</function>\s*", re.DOTALL)
-_PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\s*", re.DOTALL)
-
-_Schemas = Mapping[str, Mapping[str, Any]]
 
 
 def _new_id() -> str:
@@ -42,47 +41,40 @@ class Call:
     id: str = field(default_factory=_new_id)
 
 
+def _reads_none(text: str, schemas: Schemas) -> list[Call] | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFormat:
     """A way to write calls.
 
     Attributes:
         name: Slug, such as `hermes`.
-        begin: What a call begins with; empty: a call is the whole answer.
+        begin: What a call begins with; empty: a call is the whole answer, or has a reader of its own.
         end: What it ends with; empty: it goes on to the end of the answer.
-        arguments: Name of the member with the arguments, where a call is a JSON object.
-        read: Takes what stands between both and the schemas of arguments by name of the function;
+        inner: Further marks that stand in a call, and may be special tokens of the tokenizer.
+        arguments: Name of the member with the arguments, where a call is a JSON object that answers can be
+            held to.
+        read: Takes what stands between begin and end and the schemas of arguments by name of the function;
             gives the calls, or None if these are none.
     """
 
     name: str
     begin: str = ""
     end: str = ""
+    inner: tuple[str, ...] = ()
     arguments: str = ""
-    read: Callable[[str, _Schemas], list[Call] | None]
+    read: Callable[[str, Schemas], list[Call] | None] = _reads_none
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What has to be seen of an answer for its calls to be read."""
+        return tuple(mark for mark in (self.begin, self.end, *self.inner) if mark)
 
 
-def _one(text: str, member: str) -> list[Call] | None:
-    found = _call_of(_json(text), member)
-    return [found] if found else None
-
-
-def _whole(text: str, schemas: _Schemas) -> list[Call] | None:
-    """Read an answer that is a call, and not an object that merely has a name: no mark tells them apart."""
-    value = _json(text)
-    is_call = isinstance(value, dict) and "parameters" in value and value.get("name") in schemas
-    return _one(text, "parameters") if is_call else None
-
-
-def _several(text: str) -> list[Call] | None:
-    listed = _json(text)
-    if not isinstance(listed, list) or not listed:
-        return None
-    calls = [_call_of(one, "arguments") for one in cast("list[object]", listed)]
-    return cast("list[Call]", calls) if all(calls) else None
-
-
-def _call_of(value: object, member: str) -> Call | None:
+def call_of(value: object, member: str) -> Call | None:
+    """Return the call that an object with a name, and arguments in `member`, is; None if it is none."""
     if not isinstance(value, dict):
         return None
     found = cast("dict[str, object]", value)
@@ -93,45 +85,14 @@ def _call_of(value: object, member: str) -> Call | None:
     return Call(name=name, arguments=text, id=own if isinstance(own, str) and own else _new_id())
 
 
-def _json(text: str) -> object:
+def call_with(name: str, arguments: str) -> Call | None:
+    """Return the call of a function with arguments as JSON text; None if these are no object."""
+    return call_of({"name": name, "arguments": parse_json(arguments.strip() or "{}")}, "arguments")
+
+
+def parse_json(text: str) -> object:
+    """Return the value of a JSON text; None if it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-
-def _tagged(text: str, schemas: _Schemas) -> list[Call] | None:
-    """Read parameters in tags of their own: texts stand as they are, everything else as JSON."""
-    if (found := _FUNCTION.fullmatch(text)) is None:
-        return None
-    name, body = found[1].strip(), found[2]
-    if _PARAMETER.sub("", body).strip():
-        return None
-    properties = cast("Mapping[str, Any]", schemas.get(name, {}).get("properties") or {})
-    arguments = {key: _value(text, properties.get(key)) for key, text in _PARAMETER.findall(body)}
-    return [Call(name=name, arguments=json.dumps(arguments, ensure_ascii=False))]
-
-
-def _value(text: str, schema: object) -> object:
-    kind = cast("dict[str, object]", schema).get("type") if isinstance(schema, dict) else None
-    if kind == "string":
-        return text
-    read = _json({"True": "true", "False": "false", "None": "null"}.get(text, text))
-    return text if read is None and text not in ("null", "None") else read
-
-
-FORMATS = (
-    CallFormat(
-        name="hermes",
-        begin="<tool_call>",
-        end="</tool_call>",
-        arguments="arguments",
-        read=lambda text, _: _one(text, "arguments"),
-    ),
-    CallFormat(name="qwen3_coder", begin="<tool_call>", end="</tool_call>", read=_tagged),
-    CallFormat(
-        name="mistral", begin="[TOOL_CALLS]", arguments="arguments", read=lambda text, _: _several(text)
-    ),
-    CallFormat(name="llama3_json", arguments="parameters", read=_whole),
-)
-"""Named as vLLM names its parsers."""

@@ -11,12 +11,13 @@ import pytest
 from asking import chat
 from engine_process import EngineProcess
 from tiny_models import make_adapter, make_base, make_tokenizer
-from tunefleet_core.answer_forms import Grammars
+from tunefleet_core.answer_forms import FormRefusedError, Grammars
 from tunefleet_core.tool_calls import FORMATS, CallReader, calls_form, read_tool_use
-from tunefleet_families import LLAMA3, MISTRAL, QWEN3, QWEN3_MOE
+from tunefleet_families import GEMMA4, GPT_OSS, LLAMA3, LLAMA4, MISTRAL, QWEN3, QWEN3_MOE
 
 from tunefleet_embedded.engine.openai_answers import AnswerWriter
 from tunefleet_embedded.engine.sequence import Update
+from tunefleet_embedded.engine.tools import ToolForms
 
 TICKET = {
     "type": "object",
@@ -196,6 +197,38 @@ def test_what_strict_tools_are_held_to_is_what_templates_write(name: str, marks:
     assert is_possible("I painted nothing.")
     if form.end:
         assert is_possible(f"Both.\n{written % 'red'}\n{written % 'blue'}")
+
+
+WRITTEN = {
+    "openai": (GPT_OSS, ' to=functions.paint<|channel|>commentary json<|message|>{"colour": "red"}'),
+    "llama4_json": (
+        LLAMA4,
+        '<|python_start|><|python_end|>{"name": "paint", "parameters": {"colour": "red"}}',
+    ),
+    "gemma4": (GEMMA4, '<|tool_call>call:paint{colour:<|"|>red<|"|>}<tool_call|>'),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_marks_that_are_special_tokens_are_seen_where_there_are_tools(name: str) -> None:
+    (form,) = (form for form in FORMATS if form.name == name)
+    family, written = WRITTEN[name]
+    tokenizer = make_tokenizer(marks=[mark for mark in form.marks if mark.startswith("<|")])
+    base = SimpleNamespace(backend=tokenizer.backend_tokenizer, tokenizer=tokenizer)
+    model = cast("Any", SimpleNamespace(chat_template=family.chat_template))
+    forms = ToolForms(cast("Any", base), cast("Any", None))
+    use = read_tool_use(TOOLS, "auto", is_parallel=True)
+    ids = tokenizer.encode(written, add_special_tokens=False)
+    assert forms.decoder(use, model).decode(ids) == written
+    assert forms.decoder(None, model).decode(ids) != written, "without tools they stay hidden"
+    make_reader = forms.reader(use, model)
+    assert make_reader is not None
+    reader = make_reader()
+    calls = [*reader.push(written).calls, *reader.finish().calls]
+    assert [(call.name, json.loads(call.arguments)) for call in calls] == [("paint", {"colour": "red"})]
+    refused = read_tool_use(TOOLS, "required", is_parallel=True)
+    with pytest.raises(FormRefusedError, match="can be none or auto only"):
+        forms.form(cast("Any", SimpleNamespace(tools=refused, form=None)), model)
 
 
 def test_text_around_calls_of_a_stream_is_kept_and_calls_are_counted() -> None:

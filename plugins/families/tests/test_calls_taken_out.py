@@ -11,7 +11,7 @@ pytest.importorskip("transformers", reason="rendering needs the trl environment"
 from chat_forms import FORM, Form, build_tokenizer  # found through conftest.py
 
 from tunefleet_core.parity import REFERENCE_CONVERSATIONS
-from tunefleet_core.tool_calls import CallReader, find_format
+from tunefleet_core.tool_calls import find_format, reader_of
 
 pytestmark = pytest.mark.backend
 
@@ -29,8 +29,12 @@ FOUND = {
     "mixtral/v3": "mistral",
     "llama3/llama3_1": "llama3_json",
     "llama3/llama3_2": "llama3_json",
+    "llama4": "llama4_json",
+    "gpt_oss": "openai",
+    "deepseek_v4": "deepseek_v4",
+    "gemma4": "gemma4",
 }
-"""The other forms show no tools, or write calls in a way of their own: these stay text."""
+"""The other forms show no tools."""
 
 
 @FORM
@@ -70,7 +74,7 @@ def test_the_template_says_how_it_writes_calls_and_they_are_read(form: Form) -> 
                 text = whole[len(prompt) :]
                 for mark in marks:
                     text = text.rstrip().removesuffix(mark)
-                reader = CallReader(found, schemas)
+                reader = reader_of(found, schemas)
                 pieces = [reader.push(letter) for letter in text]  # as a stream may cut it
                 pieces.append(reader.finish())
                 read = [(call.name, json.loads(call.arguments)) for piece in pieces for call in piece.calls]

@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 from tunefleet_core.answer_forms import AnswerForm, Grammars
-from tunefleet_core.tool_calls import CallFormat, CallReader, ToolUse, calls_form, find_format
+from tunefleet_core.tool_calls import CallFormat, CallReader, ToolUse, calls_form, find_format, reader_of
 
 from tunefleet_embedded.engine.adapters import ServedModel
 from tunefleet_embedded.engine.detokenize import Decoder
@@ -50,16 +50,12 @@ class ToolForms:
         found = self._format(model) if use is not None else None
         if use is None or found is None:
             return None
-        return lambda: CallReader(found, use.schemas, is_parallel=use.is_parallel)
+        return lambda: reader_of(found, use.schemas, is_parallel=use.is_parallel)
 
     def decoder(self, use: ToolUse | None, model: ServedModel) -> Decoder:
         """What makes text of tokens: marks of calls are shown, also where they are special tokens."""
         found = self._format(model) if use is not None else None
-        marks = (
-            {self._tokens[mark] for mark in (found.begin, found.end) if mark in self._tokens}
-            if found
-            else set()
-        )
+        marks = {self._tokens[mark] for mark in found.marks if mark in self._tokens} if found else set()
         hidden = self._special - marks
         return self._base.backend if hidden == self._special else _WithMarks(self._base.backend, hidden)
 

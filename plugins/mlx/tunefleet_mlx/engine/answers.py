@@ -11,6 +11,7 @@ from typing import Any
 from mlx_lm.generate import TextStateMachine
 from mlx_lm.server import GenerationContext, Response, ToolCallFormatter
 
+from tunefleet_core.tool_calls import Call, CallReader, Piece
 from tunefleet_mlx.engine.requests import Asked
 
 __all__ = ["AnswerWriter"]
@@ -23,15 +24,24 @@ class _Written:
     text: str = ""
     reasoning: str = ""
     calls: list[str] = field(default_factory=list[str])
+    read_calls: list[Call] = field(default_factory=list[Call])
 
     def __bool__(self) -> bool:
-        return bool(self.text or self.reasoning or self.calls)
+        return bool(self.text or self.reasoning or self.calls or self.read_calls)
 
 
 class AnswerWriter:
     """Turns the tokens of one answer into what the client reads."""
 
-    def __init__(self, asked: Asked, context: GenerationContext, spell: Callable[[int], str]) -> None:
+    def __init__(
+        self,
+        asked: Asked,
+        context: GenerationContext,
+        spell: Callable[[int], str],
+        reader: CallReader | None = None,
+    ) -> None:
+        self._reader = reader
+        self._read_calls = 0
         self._asked = asked
         self._context = context
         self._spell = spell
@@ -85,7 +95,10 @@ class AnswerWriter:
                 self._call += text
             elif state == "normal":
                 self._end_call(written)
-                written.text += text
+                if self._reader is None:
+                    written.text += text
+                else:
+                    self._add(self._reader.push(text), written)
             self._state = state
 
     def _end_call(self, written: _Written) -> None:
@@ -93,8 +106,15 @@ class AnswerWriter:
             written.calls.append(self._call)
             self._call, self._has_called = "", True
 
+    def _add(self, piece: Piece, written: _Written) -> None:
+        written.text += piece.text
+        written.read_calls += piece.calls
+        self._has_called = self._has_called or bool(piece.calls)
+
     def _end(self, written: _Written) -> None:
         self._end_call(written)
+        if self._reader is not None:
+            self._add(self._reader.finish(), written)
         if self._has_called and self._finish == "stop":
             self._finish = "tool_calls"
 
@@ -109,10 +129,19 @@ class AnswerWriter:
         content: dict[str, Any] = {"role": "assistant", "content": written.text}
         if written.reasoning:
             content["reasoning_content"] = written.reasoning
-        if written.calls:
-            content["tool_calls"] = self._calls(written.calls)
+        if written.calls or written.read_calls:
+            told_calls = [*self._calls(written.calls), *map(self._read_call, written.read_calls)]
+            content["tool_calls"] = told_calls
             content["content"] = written.text or None
         return {**choice, part: content}
+
+    def _read_call(self, call: Call) -> dict[str, Any]:
+        function = {"name": call.name, "arguments": call.arguments}
+        found: dict[str, Any] = {"id": call.id, "type": "function", "function": function}
+        if self._asked.stream:
+            found["index"] = self._read_calls
+            self._read_calls += 1
+        return found
 
     def _envelope(self, choices: list[dict[str, Any]], kind: str) -> dict[str, Any]:
         return {

@@ -29,6 +29,7 @@ from mlx_lm.server import (
     _make_sampler,
 )
 
+from tunefleet_mlx.engine.calls import CallReaders
 from tunefleet_mlx.engine.drafted import DraftCounts, DraftedAnswer
 from tunefleet_mlx.engine.forms import Arguments, HeldToForm, held_to_form
 from tunefleet_mlx.engine.models import ServedModels
@@ -86,6 +87,7 @@ class Batches(ResponseGenerator):
         self.started = threading.Event()
         self.failure: Exception | None = None
         self.draft_counts = DraftCounts()
+        self.call_readers = CallReaders()
         self._running: dict[str, _Batch | DraftedAnswer] = {}
         self._numbers = itertools.count()
         super().__init__(models, prompt_cache)

@@ -74,8 +74,10 @@ class Handler(BaseHTTPRequestHandler):
     def _generate(self, *, is_chat: bool) -> None:
         asked = parse_generation(self._body(), is_chat=is_chat, most_tokens=self._models.max_context)
         served = self._models.find(asked.model)
+        tools = asked.request.tools if asked.may_call else None
+        reader = self._batches.call_readers.reader(served.tokenizer, tools, is_parallel=asked.is_parallel)
         context, responses = self._batches.generate(asked.request, asked.arguments)
-        writer = AnswerWriter(asked, context, lambda token: served.tokenizer.decode([token]))
+        writer = AnswerWriter(asked, context, lambda token: served.tokenizer.decode([token]), reader)
         try:
             if not asked.stream:
                 self._send(200, writer.whole(responses))

@@ -27,7 +27,6 @@ __all__ = ["Asked", "conversation", "one_token", "parse_body", "parse_generation
 _TEXT_TOKENS = 16  # OpenAI's default for /v1/completions; a chat has what there is room for
 _WITHOUT_EFFECT = {
     *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
-    "parallel_tool_calls",
 }
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -49,6 +48,8 @@ class Asked:
     arguments: Arguments
     is_chat: bool
     stream: bool
+    may_call: bool
+    is_parallel: bool
     include_usage: bool
     tokens_as_ids: bool
 
@@ -81,8 +82,11 @@ def parse_generation(body: dict[str, Any], *, is_chat: bool, most_tokens: int) -
     model = fields.take("model")
     stream = fields.flag("stream")
     options = fields.take("stream_options") or {}
+    may_call = body.get("tool_choice", "auto") != "none"
     asked = Asked(
         model=model,
+        may_call=may_call,
+        is_parallel=fields.flag("parallel_tool_calls", default=True),
         request=request,
         arguments=_arguments(fields, model, max_tokens=int(limit), logprobs=wants, top=top),
         is_chat=is_chat,
@@ -127,8 +131,8 @@ class _Fields:
     def take(self, name: str) -> Any:
         return self._left.pop(name, None)
 
-    def flag(self, name: str) -> bool:
-        value = self._left.pop(name, False)
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        value = self._left.pop(name, default)
         if not isinstance(value, bool):
             raise Refusal(400, f"'{name}' must be true or false, not {value!r}.")
         return value
