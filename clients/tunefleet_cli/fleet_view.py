@@ -18,6 +18,7 @@ from tunefleet.deployment.v1.deployment_pb2 import Deployment
 from tunefleet.fleet.v1.fleet_pb2 import Service
 from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.state_pb2 import JobState
+from tunefleet_cli.gateway_chat import trusting
 from tunefleet_client import TERMINAL_STATES, Client
 
 __all__ = ["FleetLook", "FleetWatcher"]
@@ -60,11 +61,13 @@ class FleetWatcher:
     Args:
         client: Of the coordinator.
         token: The gateway's key; empty: requests are not counted.
+        authority: What the gateway's certificate is checked by, PEM; None: what this machine trusts.
     """
 
-    def __init__(self, client: Client, *, token: str) -> None:
+    def __init__(self, client: Client, *, token: str, authority: bytes | None = None) -> None:
         self._client = client
         self._token = token
+        self._authority = authority
         self._last: FleetLook | None = None
         self._devices: dict[tuple[str, int], tuple[str, ...]] = {}
 
@@ -119,15 +122,18 @@ class FleetWatcher:
         addresses = [item.endpoints["openai"] for item in services if "openai" in item.endpoints]
         if not addresses or not self._token:
             return {}
-        return await asyncio.to_thread(_read_requests, addresses[0], self._token)
+        return await asyncio.to_thread(_read_requests, addresses[0], self._token, self._authority)
 
 
-def _read_requests(address: str, token: str) -> Mapping[str, int]:
+def _read_requests(address: str, token: str, authority: bytes | None) -> Mapping[str, int]:
     base = address if "://" in address else f"http://{address}"
     request = urllib.request.Request(base.removesuffix("/v1") + "/metrics")
     request.add_header("Authorization", f"Bearer {token}")
     # No proxy: the gateway of a laptop is loopback, whatever http_proxy says.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if base.startswith("https:"):
+        handlers.append(urllib.request.HTTPSHandler(context=trusting(authority)))
+    opener = urllib.request.build_opener(*handlers)
     try:
         with opener.open(request, timeout=_METRICS_SECONDS) as response:
             lines: list[str] = response.read().decode().splitlines()

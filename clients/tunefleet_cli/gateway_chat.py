@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 
 from tunefleet_core.errors import Reason, TunefleetError
 
-__all__ = ["Gateway"]
+__all__ = ["Gateway", "trusting"]
 
 _SECONDS_BETWEEN_CHUNKS = 120.0
 _REASONS: Mapping[int, Reason] = {
@@ -33,10 +34,17 @@ _HINTS: Mapping[int, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """The gateway's base URL and the token that is its key."""
+    """The gateway's base URL and the token that is its key.
+
+    Attributes:
+        url: `http://host:port`, or with `https`.
+        token: API token.
+        authority: What its certificate is checked by, PEM; None: what this machine trusts.
+    """
 
     url: str
     token: str
+    authority: bytes | None = None
 
     def complete(
         self, model: str, messages: Sequence[Mapping[str, object]], options: Mapping[str, object]
@@ -68,8 +76,11 @@ class Gateway:
 
     def _connection(self) -> http.client.HTTPConnection:
         address = urlsplit(self.url)
-        kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-        return kind(address.hostname or "", address.port, timeout=_SECONDS_BETWEEN_CHUNKS)
+        host, port = address.hostname or "", address.port
+        if address.scheme == "https":
+            context = trusting(self.authority)
+            return http.client.HTTPSConnection(host, port, timeout=_SECONDS_BETWEEN_CHUNKS, context=context)
+        return http.client.HTTPConnection(host, port, timeout=_SECONDS_BETWEEN_CHUNKS)
 
     def _post(
         self, connection: http.client.HTTPConnection, body: Mapping[str, object]
@@ -91,6 +102,17 @@ class Gateway:
             hint="tunefleet up, or tunefleet doctor",
             metadata={"address": self.url},
         )
+
+
+def trusting(authority: bytes | None) -> ssl.SSLContext:
+    """Return what checks a gateway's certificate by an authority, PEM; None: as this machine does."""
+    if authority is None:
+        return ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # As gRPC does it: any certificate that was given is an anchor, not only one that signed itself.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cadata=authority.decode("ascii"))
+    return context
 
 
 def _deltas(response: http.client.HTTPResponse) -> Iterator[str]:

@@ -17,6 +17,7 @@ import click
 from tunefleet_cli.exit_codes import INTERRUPTED, OK, exit_code
 
 if TYPE_CHECKING:
+    from tunefleet_cli.gateway_chat import Gateway
     from tunefleet_cli.output import Output
     from tunefleet_cli.output.listing import Listing
     from tunefleet_client import Client
@@ -71,6 +72,31 @@ class Invocation:
                 return await question(client)
 
         return self.run(answer())
+
+    def gateway(self) -> Gateway:
+        """Return the gateway: that of the state folder, else one that is attached to the coordinator.
+
+        Raises:
+            TunefleetError: UNAVAILABLE if there is none.
+        """
+        from tunefleet_cli.gateway_chat import Gateway
+        from tunefleet_client import find_target
+        from tunefleet_core.errors import Reason, TunefleetError
+
+        target = find_target(folder=self.state)
+
+        async def attached(client: Client) -> str:
+            addresses = (item.endpoints.get("openai", "") for item in await client.fleet.list())
+            return next((address.removesuffix("/v1") for address in addresses if address), "")
+
+        url = target.gateway or self.ask(attached)
+        if not url:
+            raise TunefleetError(
+                Reason.UNAVAILABLE,
+                f"The fleet at {target.address} has no gateway.",
+                hint="tunefleet up, or tunefleet doctor",
+            )
+        return Gateway(url=url, token=target.token, authority=target.authority)
 
     def show_list(
         self, listing: Listing[_Item], question: Callable[[Client], Awaitable[Sequence[_Item]]]

@@ -23,7 +23,6 @@ from tunefleet_cli.gateway_chat import Gateway
 from tunefleet_cli.invocation import Invocation
 from tunefleet_cli.output import Output
 from tunefleet_client import Client, short_name
-from tunefleet_client.state import find_target, read_endpoints
 from tunefleet_core.data import Row, Tool, openai_messages, read_rows
 from tunefleet_core.errors import Reason, TunefleetError
 
@@ -117,7 +116,7 @@ def run_mini(invocation: Invocation, spec: JobSpec, *, file: str, job_id: str | 
     if not output.is_json:
         output.note(f"Every row can be read. {name} tries the whole chain on {mini.rows} rows.")
     follow_to_end(invocation, job.name)
-    answers = invocation.ask(lambda client: _chat(client, _gateway(invocation), name, mini))
+    answers = invocation.ask(lambda client: _chat(client, invocation.gateway(), name, mini))
     _show(output, mini, answers, name=name, file=file)
 
 
@@ -169,16 +168,6 @@ def _question(row: Row) -> tuple[tuple[Mapping[str, object], ...], str]:
     answer = row.messages[last]
     calls = [f"{call.name}({json.dumps(call.arguments, ensure_ascii=False)})" for call in answer.tool_calls]
     return tuple(row.as_chat()[:last]), "\n".join([*([answer.content] if answer.content else []), *calls])
-
-
-def _gateway(invocation: Invocation) -> Gateway:
-    folder = invocation.state_folder()
-    url = read_endpoints(folder).gateway
-    if not url:
-        raise TunefleetError(
-            Reason.UNAVAILABLE, f"{folder} names no gateway.", hint="tunefleet up, or tunefleet doctor"
-        )
-    return Gateway(url=url, token=find_target(folder=folder).token)
 
 
 async def _chat(client: Client, gateway: Gateway, name: str, mini: MiniJob) -> _Answers:

@@ -46,7 +46,8 @@ followed, it never stops a job.
 | 130 | interrupted with Ctrl-C; what was followed goes on |
 
 `tunefleet --state DIR` or `TUNEFLEET_STATE` names another state folder; `TUNEFLEET_ADDRESS`,
-`TUNEFLEET_TOKEN` and `TUNEFLEET_CA` another coordinator. `tunefleet --debug` shows tracebacks.
+`TUNEFLEET_TOKEN` and `TUNEFLEET_CA` another coordinator; `tunefleet login` keeps one for good.
+`tunefleet --debug` shows tracebacks.
 `tunefleet completion bash|zsh|fish` prints a script that completes commands and names.
 """
 
@@ -70,7 +71,12 @@ def _commands() -> Iterator[str]:
         for verb in command.list_commands(context):
             below = command.get_command(context, verb)
             assert below is not None
-            yield from _command(below, click.Context(below, info_name=verb, parent=context))
+            inner = click.Context(below, info_name=verb, parent=context)
+            if not isinstance(below, click.Group):
+                yield from _command(below, inner)
+                continue
+            for name_below, last in below.commands.items():
+                yield from _command(last, click.Context(last, info_name=name_below, parent=inner))
     yield from ("", "## Short cuts", *shortcuts)
 
 

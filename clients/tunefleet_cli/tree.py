@@ -94,6 +94,7 @@ NOUNS: Mapping[str, _Noun] = {
             "drain": "fleet:drain",
             "undrain": "fleet:undrain",
             "remove": "fleet:remove",
+            "tokens": "join_tokens:tokens",
         },
     ),
     "artifacts": _Noun(
@@ -148,6 +149,11 @@ NOUNS: Mapping[str, _Noun] = {
 
 SHORTCUTS: Mapping[str, tuple[str, str]] = {
     "up": ("up:up", "Start a whole fleet on this machine."),
+    "trainer": ("services:trainer", "Run a trainer of a fleet on another machine."),
+    "server": ("services:server", "Run a server of a fleet on another machine."),
+    "gateway": ("services:gateway", "Run a gateway of a fleet on another machine."),
+    "login": ("login:login", "Use the fleet of another machine from here."),
+    "logout": ("login:logout", "Forget the fleet of another machine."),
     "train": ("train:train", "Submit a job file (jobs create)."),
     "plan": ("plan:plan", "Show what a job file would do (jobs plan)."),
     "deploy": ("deploy:deploy", "Serve a model (deployments create)."),

@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from tunefleet_client.channels import Channels
 from tunefleet_client.errors import failure, typed
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.rpc import error_from_rpc
+from tunefleet_core.rpc import error_from_rpc, explain_handshake
 
 __all__ = ["DEADLINE_SECONDS", "RESOLVE_DEADLINE_SECONDS", "Backoff", "Connection", "is_handshake"]
 
@@ -99,6 +99,14 @@ class Connection:
             )
         return typed(error_from_rpc(error, label))
 
+    async def _explained(self, error: grpc.aio.AioRpcError, known: TunefleetError) -> TunefleetError:
+        """Return what is known, or what is wrong with the handshake if there was no answer at all."""
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or known.reason is not Reason.UNAVAILABLE:
+            return known
+        label = f"{self.peer} at {self.address}"
+        cause = await asyncio.to_thread(explain_handshake, self.address, label, self.channels.authority)
+        return known if cause is None else typed(cause)
+
     def raise_if_closed_beneath(self) -> None:
         """Raise the error of a closed client if that, and not its caller, has cancelled a call."""
         task = asyncio.current_task()
@@ -141,7 +149,7 @@ class Connection:
                 is_last = failures >= tries or loop.time() + wait >= end
                 known = self.failure(error)
                 if is_last or not _invites_repeating(error, known):
-                    raise known from error
+                    raise await self._explained(error, known) from error
                 await asyncio.sleep(wait)
 
 

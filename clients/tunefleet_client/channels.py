@@ -16,7 +16,7 @@ from tunefleet_client.errors import failure, typed
 from tunefleet_client.state import is_loopback
 from tunefleet_core.errors import Reason, TunefleetError
 
-__all__ = ["Channels"]
+__all__ = ["Channels", "read_authority"]
 
 _OPTIONS: list[tuple[str, int]] = [
     # The defaults (1 s to 2 min) would let a restarted coordinator go unnoticed.
@@ -35,8 +35,10 @@ _OPTIONS: list[tuple[str, int]] = [
 class Channels:
     """Channels by address, all secured in one way."""
 
-    def __init__(self, ca: str | Path | None) -> None:
-        self._credentials = None if ca is None else _credentials(Path(ca))
+    def __init__(self, authority: bytes | None) -> None:
+        self.authority = authority
+        """What certificates are checked by, PEM; None: no TLS."""
+        self._credentials = grpc.ssl_channel_credentials(root_certificates=authority) if authority else None
         self._open: dict[str, grpc.aio.Channel] = {}
         self._is_closed = False
 
@@ -81,27 +83,33 @@ class Channels:
                 TunefleetError.field(
                     "address",
                     f"{address} is not this machine, and without TLS the token could be read on the way.",
-                    hint="Pass the certificate authority of the coordinator (ca, or TUNEFLEET_CA).",
+                    hint="tunefleet login STRING, or pass the authority of that fleet (ca, TUNEFLEET_CA).",
                 )
             )
         return grpc.aio.insecure_channel(address, options=options)
 
 
-def _credentials(ca: Path) -> grpc.ChannelCredentials:
+def read_authority(ca: str | Path) -> bytes:
+    """Return a certificate authority from a PEM file.
+
+    Raises:
+        InvalidArgument: FIELD_INVALID.
+    """
+    path = Path(ca)
     try:
-        content = ca.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise failure(
             Reason.FIELD_INVALID,
-            f"The certificate authority {ca} cannot be read: {error.strerror}.",
+            f"The certificate authority {path} cannot be read: {error.strerror}.",
             hint="Give the PEM file that the coordinator's host has.",
-            metadata={"path": str(ca)},
+            metadata={"path": str(path)},
         ) from error
     if b"-----BEGIN CERTIFICATE-----" not in content:
         raise failure(
             Reason.FIELD_INVALID,
-            f"{ca} holds no certificate in PEM form.",
+            f"{path} holds no certificate in PEM form.",
             hint="Give the PEM file that the coordinator's host has.",
-            metadata={"path": str(ca)},
+            metadata={"path": str(path)},
         )
-    return grpc.ssl_channel_credentials(root_certificates=content)
+    return content

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Fleet"]
 
+_REMOVE_DEADLINE_SECONDS = 120.0
+
 
 class Fleet:
     """The services of the fleet. Every method raises TunefleetError."""
@@ -58,11 +60,16 @@ class Fleet:
     async def remove(self, name: str, *, request_id: str | None = None) -> None:
         """Forget a service that is LOST.
 
+        The certificate and the session of one that joined from another machine end at once; the call
+        returns when its leases have run out.
+
         Raises:
-            FailedPrecondition: STATE_CONFLICT while it is heard from.
+            FailedPrecondition: STATE_CONFLICT while a service of the coordinator's machine is heard from.
         """
         request = wire.RemoveServiceRequest(request_id=new_request_id(request_id), name=_name(name))
-        await self._connection.unary(self._stub.RemoveService, request)
+        await self._connection.unary(
+            self._stub.RemoveService, request, deadline_seconds=_REMOVE_DEADLINE_SECONDS
+        )
 
 
 def _name(name: str) -> str:

@@ -1,8 +1,9 @@
 """Where the coordinator is and which token it takes.
 
 `tunefleet up` leaves both in its state folder, so that on its own machine
-nobody configures anything. A token found there is only ever sent to the
-address found there: typing another address must not hand it to a stranger.
+nobody configures anything; on another machine `tunefleet login` keeps them, see
+`login`. A token found there is only ever sent to the address found there: typing
+another address must not hand it to a stranger.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import ipaddress
 import json
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from tunefleet_client.errors import failure
+from tunefleet_client.errors import at_path, failure
+from tunefleet_client.login import read_login
 from tunefleet_core.errors import Reason, TunefleetError
 
 __all__ = [
@@ -41,19 +43,30 @@ class Endpoints:
         user: `host:port` of the coordinator's listener for users.
         service: `host:port` of its listener for services.
         gateway: Base URL of the OpenAI gateway; empty if there is none.
+        authority: File, below the folder, of what their certificates are checked by; empty: no TLS.
     """
 
     user: str
     service: str
     gateway: str
+    authority: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A coordinator and the token to show it."""
+    """A coordinator and the token to show it.
+
+    Attributes:
+        address: `host:port`.
+        token: API token.
+        authority: What its certificate is checked by, PEM; None: nothing is known of TLS there.
+        gateway: Base URL of its gateway, if that is known without asking.
+    """
 
     address: str
     token: str
+    authority: bytes | None = None
+    gateway: str = ""
 
 
 def state_folder(folder: str | Path | None = None) -> Path:
@@ -90,14 +103,17 @@ def read_endpoints(folder: Path) -> Endpoints:
 
 def _endpoints(content: object, path: Path) -> Endpoints:
     values = cast("dict[str, object]", content if isinstance(content, dict) else {})
-    given = {name: values.get(name) for name in ("user", "service", "gateway")}
+    given = {name: values.get(name) for name in ("user", "service", "gateway", "authority")}
     texts = {name: value for name, value in given.items() if isinstance(value, str)}
     if not texts.get("user"):
         raise failure(
             Reason.UNAVAILABLE, f"{path} names no 'user' address.", hint=_START, metadata={"path": str(path)}
         )
     return Endpoints(
-        user=texts["user"], service=texts.get("service", ""), gateway=texts.get("gateway", "").rstrip("/")
+        user=texts["user"],
+        service=texts.get("service", ""),
+        gateway=texts.get("gateway", "").rstrip("/"),
+        authority=texts.get("authority", ""),
     )
 
 
@@ -146,32 +162,56 @@ def read_token(folder: Path) -> str:
 def find_target(
     address: str | None = None, token: str | None = None, folder: str | Path | None = None
 ) -> Target:
-    """Return the address and token to use: arguments, then environment, then state folder.
+    """Return the address and token to use: arguments, environment, a state folder that was named, the login,
+    the usual state folder.
 
     Raises:
         TunefleetError: UNAVAILABLE if no address is known, TOKEN_INVALID if no token is.
     """
-    place = state_folder(folder)
     given = address or os.environ.get("TUNEFLEET_ADDRESS")
-    target = given or read_endpoints(place).user
-    secret = token or os.environ.get("TUNEFLEET_TOKEN")
-    if secret:
-        return Target(address=target, token=secret.strip())
-    if given and not _is_known(given, place):
-        raise failure(
-            Reason.TOKEN_INVALID,
-            f"There is no token for {given}.",
-            hint=f"Set TUNEFLEET_TOKEN; the token in {place} belongs to another coordinator.",
-            metadata={"address": given},
-        )
-    return Target(address=target, token=read_token(place))
+    secret = (token or os.environ.get("TUNEFLEET_TOKEN") or "").strip()
+    known = _known(folder, given)
+    if given and (known is None or known.address != given):
+        if not secret:
+            raise failure(
+                Reason.TOKEN_INVALID,
+                f"There is no token for {given}.",
+                hint="Set TUNEFLEET_TOKEN; the tokens that are kept here belong to other coordinators.",
+                metadata={"address": given},
+            )
+        return Target(address=given, token=secret)
+    if known is None:
+        known = _of_folder(state_folder(folder))  # raises, with what is missing there
+    return replace(known, token=secret or known.token or read_token(state_folder(folder)))
 
 
-def _is_known(address: str, folder: Path) -> bool:
+def _known(folder: str | Path | None, given: str | None) -> Target | None:
+    """Return the coordinator that this machine knows, its token empty where a state folder has it.
+
+    With an address the one that has it, if any. None: there is none.
+    """
+    found: list[Target] = []
+    if not folder and not os.environ.get("TUNEFLEET_STATE"):
+        kept = read_login()
+        if kept is not None:
+            found.append(Target(address=kept.address, token=kept.secret, authority=kept.authority or None))
     try:
-        return read_endpoints(folder).user == address
+        if not found or given:
+            found.append(_of_folder(state_folder(folder)))
     except TunefleetError:
-        return False
+        if not given and not found:
+            raise
+    return next((target for target in found if given in (None, target.address)), None)
+
+
+def _of_folder(folder: Path) -> Target:
+    endpoints = read_endpoints(folder)
+    authority = None
+    if endpoints.authority:
+        path = folder / endpoints.authority
+        with at_path(path):
+            authority = path.read_bytes()
+    return Target(address=endpoints.user, token="", authority=authority, gateway=endpoints.gateway)
 
 
 def is_loopback(address: str) -> bool:

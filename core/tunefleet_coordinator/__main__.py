@@ -7,7 +7,8 @@ import gc
 from pathlib import Path
 
 from tunefleet_coordinator.pruning import BLOB_GRACE_SECONDS
-from tunefleet_coordinator.server import CoordinatorOptions, serve
+from tunefleet_coordinator.server import CERTIFICATE_SECONDS, CoordinatorOptions, serve
+from tunefleet_coordinator.tls import TlsOptions
 from tunefleet_core.process import run_process
 
 _GARBAGE_AFTER = 20_000
@@ -32,6 +33,27 @@ def main() -> None:
         default=BLOB_GRACE_SECONDS,
         help="how long a prune leaves a blob that nothing names",
     )
+    parser.add_argument(
+        "--tls", action="store_true", help="TLS on the users' listener; demanded beyond loopback"
+    )
+    parser.add_argument(
+        "--public-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what other machines call this one, without port; may be repeated, the first is told them",
+    )
+    parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="own certificate of the users' listener")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
+    parser.add_argument("--tls-ca", type=Path, metavar="PEM", help="what clients check it by")
+    parser.add_argument("--member-address", default="", help="listener for services of other machines")
+    parser.add_argument("--member-blob-address", default="", help="where the blobs process listens for them")
+    parser.add_argument(
+        "--certificate-seconds",
+        type=float,
+        default=CERTIFICATE_SECONDS,
+        help="how long certificates of services are good",
+    )
     arguments = parser.parse_args()
     options = CoordinatorOptions(
         state_folder=arguments.state.absolute(),
@@ -41,6 +63,17 @@ def main() -> None:
         blob_address=arguments.blob_address,
         least_free_bytes=arguments.least_free_bytes,
         blob_grace_seconds=arguments.blob_grace_seconds,
+        tls=TlsOptions(
+            public_names=tuple(arguments.public_name),
+            certificate=arguments.tls_cert,
+            key=arguments.tls_key,
+            trust=arguments.tls_ca,
+        )
+        if arguments.tls
+        else None,
+        member_address=arguments.member_address,
+        member_blob_address=arguments.member_blob_address,
+        certificate_seconds=arguments.certificate_seconds,
     )
     gc.set_threshold(_GARBAGE_AFTER, 50, 50)
     run_process(lambda group: serve(options, group))

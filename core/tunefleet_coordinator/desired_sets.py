@@ -6,12 +6,27 @@ from collections.abc import Hashable, Sequence
 
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec
 from tunefleet.deployment.v1.rollout_pb2 import RolloutPolicy
-from tunefleet.fleet.v1.fleet_pb2 import Assignment, DeploymentAssignment, DesiredSet, Route
+from tunefleet.fleet.v1.fleet_pb2 import (
+    Assignment,
+    DeploymentAssignment,
+    DesiredSet,
+    Route,
+    Service,
+    ServiceKind,
+    ServiceState,
+)
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_coordinator.inspections import InspectionBroker
 from tunefleet_coordinator.kernel import Kernel
-from tunefleet_coordinator.security import TokenBook
-from tunefleet_core.lifecycle import DesiredAssignment, DesiredReplica, DesiredView, SpecRow, checkpoint_ref
+from tunefleet_coordinator.security import MemberBook, TokenBook
+from tunefleet_core.lifecycle import (
+    DesiredAssignment,
+    DesiredReplica,
+    DesiredView,
+    SpecRow,
+    World,
+    checkpoint_ref,
+)
 from tunefleet_core.timestamps import timestamp_of
 
 __all__ = ["DesiredSets"]
@@ -20,7 +35,10 @@ __all__ = ["DesiredSets"]
 class DesiredSets:
     """Builds the desired set of any service."""
 
-    def __init__(self, kernel: Kernel, broker: InspectionBroker, tokens: TokenBook) -> None:
+    def __init__(
+        self, kernel: Kernel, broker: InspectionBroker, tokens: TokenBook, members: MemberBook
+    ) -> None:
+        self._members = members
         self._kernel = kernel
         self._broker = broker
         self._tokens = tokens
@@ -37,8 +55,13 @@ class DesiredSets:
         desired.routes.extend(_route(row, view) for row in view.routes)
         desired.draining.extend(view.draining)
         desired.draining_replicas.extend(view.draining_replicas)
+        if self._members.has(service):
+            desired.relays.extend(await self._kernel.observe(_relays))
         if await self._kernel.observe(lambda world: service in world.gateways()):
             self._add_tokens(desired)
+            for sha256, principal in self._members.living():
+                if principal.kind == ServiceKind.SERVICE_KIND_SERVER:
+                    desired.relay_certificates.add(service=principal.service, sha256=sha256)
         return desired
 
     def _add_tokens(self, desired: DesiredSet) -> None:
@@ -128,3 +151,14 @@ def _route(sent: DesiredReplica, view: DesiredView) -> Route:
         route.split.is_candidate = row.uid == rolling.candidate
         route.split.sticky = RolloutPolicy.FromString(rolling.policy).sticky
     return route
+
+
+def _relays(world: World) -> list[str]:
+    """Return where gateways that are heard from take relays of servers of other machines."""
+    rows = (world.service(name) for name in world.gateways())
+    doors = (
+        Service.FromString(row.description).endpoints.get("relay", "")
+        for row in rows
+        if row is not None and row.state != ServiceState.SERVICE_STATE_LOST
+    )
+    return sorted({door for door in doors if door})

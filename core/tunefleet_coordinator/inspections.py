@@ -30,8 +30,15 @@ class InspectionBroker:
         """Return the open questions to a service."""
         return list(self._open.get(service, {}).values())
 
-    def answer(self, answer: InspectionAnswer) -> None:
-        """Take an answer; one that nobody waits for any more is dropped."""
+    def answer(self, answer: InspectionAnswer, *, service: str = "") -> None:
+        """Take an answer; one that nobody waits for any more, or that another was asked for, is dropped.
+
+        Args:
+            answer: To one of the open questions.
+            service: Who answers; empty: any service of this machine.
+        """
+        if service and answer.id not in self._open.get(service, {}):
+            return
         future = self._answers.get(answer.id)
         if future is not None and not future.done():
             future.set_result(answer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
@@ -79,6 +80,11 @@ class DatasetLocator:
             row = await self._kernel.read(self._kernel.store.read, require_dataset, name)
             take(row.sha256)
             return row
+
+    def digest_of(self, path: str) -> str:
+        """Return the digest of a file of the store; empty for a file elsewhere."""
+        name = Path(path).name
+        return name if name and str(self._blobs.path_of(name)) == path else ""
 
     def path_of(self, row: DatasetRow) -> str:
         """Return where the rows of a dataset lie on this host."""

@@ -365,6 +365,8 @@ class Resolver:
         return (await self._broker.ask_base(service, question)).base
 
     async def _audit(self, place: Place, draft: Draft) -> AuditResult:
+        for file in draft.audit_order.files:
+            file.sha256 = self._datasets.digest_of(file.path)
         question = AuditQuestion(backend=place.backend.manifest.name, order=draft.audit_order)
         return (await self._broker.ask_audit(place.service, question)).audit
 

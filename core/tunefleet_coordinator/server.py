@@ -1,7 +1,9 @@
-"""Put the coordinator together: store, kernel, two listeners.
+"""Put the coordinator together: store, kernel, listeners.
 
 People and services have a listener each: gRPC in Python cannot make client
-certificates optional on one port, so the two kinds of callers need two.
+certificates optional on one port, so the two kinds of callers need two. Services
+of this machine come to one of loopback with a token, those of other machines to
+one that asks for their certificates.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import grpc.aio
@@ -35,7 +38,13 @@ from tunefleet_coordinator.kernel import Kernel
 from tunefleet_coordinator.located import DatasetLocator
 from tunefleet_coordinator.pruning import BLOB_GRACE_SECONDS, Pruner
 from tunefleet_coordinator.resolver import Resolver
-from tunefleet_coordinator.security import AuthInterceptor, TokenBook, builtin_principals
+from tunefleet_coordinator.security import (
+    AuthInterceptor,
+    MemberBook,
+    MemberInterceptor,
+    TokenBook,
+    builtin_principals,
+)
 from tunefleet_coordinator.servicers.artifact import ArtifactServicer
 from tunefleet_coordinator.servicers.catalog import CatalogServicer
 from tunefleet_coordinator.servicers.dataset import DatasetServicer
@@ -43,22 +52,25 @@ from tunefleet_coordinator.servicers.deployment import DeploymentServicer
 from tunefleet_coordinator.servicers.fleet import FleetServicer
 from tunefleet_coordinator.servicers.fleet_facts import FleetFacts
 from tunefleet_coordinator.servicers.job import JobServicer
+from tunefleet_coordinator.servicers.joining import JoinDesk, JoinPlace
 from tunefleet_coordinator.servicers.model import ModelServicer
 from tunefleet_coordinator.servicers.tokens import TokenDesk
 from tunefleet_coordinator.sessions import SessionPolicy, Sessions
 from tunefleet_coordinator.store import Store
 from tunefleet_coordinator.store.schema import HEAD_REVISION
 from tunefleet_coordinator.store.state_version import note_version, refuse_newer
+from tunefleet_coordinator.tls import FleetTls, TlsOptions, open_tls
 from tunefleet_core.artifacts import BlobStore, Watermark
 from tunefleet_core.catalog import FamilyRegistry, FormatRegistry
-from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.errors import TunefleetError
 from tunefleet_core.lifecycle import Policy
 from tunefleet_core.plugins import childless, load_plugins
-from tunefleet_core.rpc import ErrorInterceptor, found_by_name, is_loopback
+from tunefleet_core.rpc import ErrorInterceptor, ListenerTls, found_by_name, listen, require_tls
 from tunefleet_core.rpc.channels import MESSAGE_OPTIONS
 
-__all__ = ["CoordinatorOptions", "serve"]
+__all__ = ["CERTIFICATE_SECONDS", "CoordinatorOptions", "serve"]
 
+CERTIFICATE_SECONDS = 30 * 86_400.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -76,6 +88,14 @@ class CoordinatorOptions:
     """Disk that new work leaves free; see `Watermark`."""
     blob_grace_seconds: float = BLOB_GRACE_SECONDS
     """How long a blob stays that nothing names."""
+    tls: TlsOptions | None = None
+    """Left out: everything stays on this machine, in the clear."""
+    member_address: str = ""
+    """Listener for services of other machines; needs TLS. Empty: there is none."""
+    member_blob_address: str = ""
+    """Where the blobs process listens for them."""
+    certificate_seconds: float = CERTIFICATE_SECONDS
+    """How long the certificates of such services are good; they renew them in time."""
 
 
 async def serve(options: CoordinatorOptions, group: asyncio.TaskGroup) -> None:
@@ -83,16 +103,19 @@ async def serve(options: CoordinatorOptions, group: asyncio.TaskGroup) -> None:
 
     Raises:
         TunefleetError: STATE_FOLDER_HELD, STATE_TOO_NEW, FIELD_INVALID for an address beyond
-            this machine.
+            this machine without TLS.
     """
-    for field, address in (
-        ("user_address", options.user_address),
-        ("service_address", options.service_address),
-    ):
-        if not is_loopback(address):
-            raise TunefleetError.field(
-                field, f"'{address}' is reachable from other machines, which needs TLS"
-            )
+    require_tls(
+        "user-address", options.user_address, has_tls=options.tls is not None, hint="Turn it on: --tls"
+    )
+    require_tls(
+        "service-address",
+        options.service_address,
+        has_tls=False,
+        hint="Services of other machines have a listener of their own: --member-address",
+    )
+    if options.member_address and options.tls is None:
+        raise TunefleetError.field("member-address", "needs TLS", hint="Turn it on: --tls")
     database = options.state_folder / "coordinator.db"
     # Before the lock file, and again when the store is opened: a newer one's folder stays as it is.
     await asyncio.to_thread(refuse_newer, database, HEAD_REVISION)
@@ -106,11 +129,16 @@ async def serve(options: CoordinatorOptions, group: asyncio.TaskGroup) -> None:
 
 
 async def _serve_store(options: CoordinatorOptions, store: Store, group: asyncio.TaskGroup) -> None:
+    # Before the tokens: whoever waits for a token file finds the certificates too.
+    tls = None
+    if options.tls is not None:
+        tls = await asyncio.to_thread(open_tls, options.state_folder, options.user_address, options.tls)
     tokens = TokenBook(await asyncio.to_thread(builtin_principals, options.state_folder))
+    members = MemberBook()
     artifacts = options.state_folder / "artifacts"
     kernel = Kernel(store, Policy(lease_term_seconds=options.lease_seconds))
     broker = InspectionBroker(lambda service: sessions.desired_changed(service))
-    desired = DesiredSets(kernel, broker, tokens)
+    desired = DesiredSets(kernel, broker, tokens, members)
     policy = SessionPolicy(lease_term_seconds=options.lease_seconds, artifact_store=f"file://{artifacts}")
     sessions = Sessions(kernel, desired, policy)
     plugins = await asyncio.to_thread(load_plugins, guard=childless)
@@ -126,13 +154,18 @@ async def _serve_store(options: CoordinatorOptions, store: Store, group: asyncio
         formats=FormatRegistry(plugins.formats()),
     )
     admission = Admission(watermark, holds)
+    blob_address = options.blob_address
     facts = FleetFacts(
-        blob_address=options.blob_address,
+        blob_address=tls.told(blob_address) if tls and blob_address else blob_address,
+        local_blob_address=tls.called_here(blob_address) if tls and blob_address else blob_address,
         watermark=watermark,
         start_time=kernel.moment().wall,
+        user_address=tls.told(options.user_address) if tls else "",
+        authority=tls.trust.decode() if tls else "",
     )
     desk = TokenDesk(kernel, sessions, tokens)
-    fleet = FleetServicer(kernel, sessions, broker, facts, tokens=desk)
+    joining = JoinDesk(kernel, sessions, members, _join_place(options, tls))
+    fleet = FleetServicer(kernel, sessions, broker, facts, tokens=desk, joining=joining)
     pruner = Pruner(
         kernel,
         blobs,
@@ -143,7 +176,7 @@ async def _serve_store(options: CoordinatorOptions, store: Store, group: asyncio
     artifact = ArtifactServicer(kernel, blobs, pruner)
 
     health = Health()
-    users = _listener(tokens, health)
+    users = _listener(AuthInterceptor(tokens, lambda: health.is_serving))
     people = found_by_name(users)
     job_grpc.add_JobServiceServicer_to_server(JobServicer(kernel, resolver, admission), people)
     model_grpc.add_ModelServiceServicer_to_server(ModelServicer(kernel, pruner), people)
@@ -154,45 +187,52 @@ async def _serve_store(options: CoordinatorOptions, store: Store, group: asyncio
     catalog_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(kernel, plugins), people)
     fleet_grpc.add_FleetServiceServicer_to_server(fleet, people)
     artifact_grpc.add_ArtifactServiceServicer_to_server(artifact, people)
-    services = _listener(tokens, health)
-    machines = found_by_name(services)
-    fleet_grpc.add_FleetServiceServicer_to_server(fleet, machines)
-    artifact_grpc.add_ArtifactServiceServicer_to_server(artifact, machines)
-
     add_introspection(health, users, SERVICES_OF_PEOPLE)
-    add_introspection(health, services, SERVICES_OF_SERVICES)
+    listeners = [(users, options.user_address, tls.users if tls else None)]
+    of_services: list[tuple[grpc.aio.ServerInterceptor, str, ListenerTls | None]]
+    of_services = [(AuthInterceptor(tokens, lambda: health.is_serving), options.service_address, None)]
+    if tls is not None and options.member_address:
+        checked = MemberInterceptor(members, lambda: health.is_serving)
+        of_services.append((checked, options.member_address, tls.services))
+    for admission, address, shown in of_services:
+        services = _listener(admission)
+        machines = found_by_name(services)
+        fleet_grpc.add_FleetServiceServicer_to_server(fleet, machines)
+        artifact_grpc.add_ArtifactServiceServicer_to_server(artifact, machines)
+        add_introspection(health, services, SERVICES_OF_SERVICES)
+        listeners.append((services, address, shown))
 
     try:
-        _listen(users, options.user_address)
-        _listen(services, options.service_address)
+        for server, address, shown in listeners:
+            listen(server, address, shown, who="The coordinator")
         working = group.create_task(kernel.run())
         # Open from the first moment, so that health can say that nothing is answered yet.
-        await services.start()
-        await users.start()
+        for server, _, _ in reversed(listeners):
+            await server.start()
         await kernel.ready()
         await desk.load()
+        await joining.load()
         health.set_serving(True)
         _LOG.info("serving users at %s, services at %s", options.user_address, options.service_address)
         await working
     finally:
         health.set_serving(False)
         # A server that is not stopped hangs the interpreter's exit.
-        await asyncio.gather(users.stop(grace=0.5), services.stop(grace=0.5))
+        await asyncio.gather(*(server.stop(grace=0.5) for server, _, _ in listeners))
 
 
-def _listener(tokens: TokenBook, health: Health) -> grpc.aio.Server:
+def _join_place(options: CoordinatorOptions, tls: FleetTls | None) -> JoinPlace | None:
+    if tls is None or not options.member_address:
+        return None
+    return JoinPlace(
+        tls=tls,
+        service_address=tls.told(options.member_address),
+        user_address=tls.told(options.user_address),
+        blob_address=tls.told(options.member_blob_address) if options.member_blob_address else "",
+        certificate_life=timedelta(seconds=options.certificate_seconds),
+    )
+
+
+def _listener(admission: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
     options = [*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0)]  # a port that is taken must be an error
-    admission = AuthInterceptor(tokens, lambda: health.is_serving)
     return grpc.aio.server(interceptors=[ErrorInterceptor(), admission], options=options)
-
-
-def _listen(server: grpc.aio.Server, address: str) -> None:
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError:
-        raise TunefleetError(
-            Reason.UNAVAILABLE,
-            f"The coordinator cannot listen at {address}: the port is taken, or not allowed.",
-            hint="Stop what listens there, or choose another port.",
-            metadata={"address": address},
-        ) from None

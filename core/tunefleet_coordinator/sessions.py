@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
 from google.protobuf.duration_pb2 import Duration
 
-from tunefleet.fleet.v1.fleet_pb2 import DesiredSet, ServiceKind
+from tunefleet.fleet.v1.fleet_pb2 import DeploymentStatus, DesiredSet, Service, ServiceKind
 from tunefleet.fleet.v1.fleet_service_pb2 import (
     AttachRequest,
     AttachResponse,
@@ -62,6 +62,7 @@ class _Session:
         self.end: BaseException | None = None
         self.is_closed_by_peer = False
         self.is_gateway = False
+        self.relayed_as = ""
 
     def fail(self, error: BaseException) -> None:
         self.end = error
@@ -89,9 +90,32 @@ class Sessions:
             if session.is_gateway:
                 session.wake.ring()
 
-    async def serve(self, requests: AsyncIterator[AttachRequest]) -> AsyncGenerator[AttachResponse]:
-        """Answer one control stream from its hello to its end."""
+    def end(self, service: str, error: TunefleetError) -> None:
+        """End the session of a service, if it has one."""
+        session = self._open.get(service)
+        if session is not None:
+            session.fail(error)
+
+    async def serve(
+        self,
+        requests: AsyncIterator[AttachRequest],
+        *,
+        admit: Callable[[Service], None] = lambda _: None,
+        artifact_store: str = "",
+        relayed_as: str = "",
+    ) -> AsyncGenerator[AttachResponse]:
+        """Answer one control stream from its hello to its end.
+
+        Args:
+            requests: What the service says.
+            admit: Told who it says it is; raises if it may not be.
+            artifact_store: Where its artifacts lie; empty: where the policy says.
+            relayed_as: Name of a server of another machine, whose engines are reached by relay alone.
+        """
         hello = await self._hello(requests)
+        admit(hello.service)
+        for deployment in hello.deployments:
+            _require_relayed(deployment, relayed_as)
         name = hello.service.name
         opened = await self._kernel.submit(
             ServiceAttached(
@@ -103,13 +127,14 @@ class Sessions:
         )
         assert isinstance(opened, SessionOpened)  # the answer to ServiceAttached
         session = _Session(name, opened.epoch, self._kernel.subscribe_service(name))
+        session.relayed_as = relayed_as
         session.is_gateway = hello.service.kind == ServiceKind.SERVICE_KIND_GATEWAY
         if (older := self._open.get(name)) is not None:
             older.fail(_superseded(name))
         self._open[name] = session
         _LOG.info("%s attached, session %d", name, opened.epoch)
         try:
-            yield AttachResponse(welcome=self._welcome(opened.epoch))
+            yield AttachResponse(welcome=self._welcome(opened.epoch, artifact_store))
             async with asyncio.TaskGroup() as group:
                 reader = group.create_task(self._read(session, requests))
                 async for response in self._responses(session):
@@ -147,13 +172,13 @@ class Sessions:
             )
         return hello
 
-    def _welcome(self, epoch: int) -> Welcome:
+    def _welcome(self, epoch: int, artifact_store: str) -> Welcome:
         term = self._policy.lease_term_seconds
         return Welcome(
             session_epoch=epoch,
             lease_term=_duration(term),
             heartbeat_interval=_duration(term / _HEARTBEATS_PER_LEASE),
-            artifact_store=self._policy.artifact_store,
+            artifact_store=artifact_store or self._policy.artifact_store,
             version=__version__,
             contract_version=CONTRACT_VERSION,
         )
@@ -164,7 +189,8 @@ class Sessions:
         generation = acknowledged = 0
         while session.end is None and not session.is_closed_by_peer:
             # A heartbeat alone changes nothing; but tokens that gateways are told of end by the clock.
-            if session.wake.take_ring() or session.is_gateway or generation == 0:
+            # and a gateway that servers of other machines are to dial may have come.
+            if session.wake.take_ring() or session.is_gateway or session.relayed_as or generation == 0:
                 desired = await self._desired.build(session.service)
                 if generation == 0 or desired != last:
                     last = desired
@@ -224,6 +250,7 @@ class Sessions:
                 AttemptReported(at=self._kernel.moment(), service=service, epoch=epoch, status=attempt),
             )
         for deployment in report.deployments:
+            _require_relayed(deployment, session.relayed_as)
             await self._save(
                 session,
                 DeploymentReported(at=self._kernel.moment(), service=service, epoch=epoch, status=deployment),
@@ -257,6 +284,19 @@ class Sessions:
                 _LOG.info("dropped a status of %s: %s", event.service, error.message)
             else:
                 raise
+
+
+def _require_relayed(status: DeploymentStatus, relayed_as: str) -> None:
+    """Refuse an engine's address by which a gateway would be sent to another place than that server."""
+    address = status.engine_address
+    if relayed_as and address and not address.startswith(f"relay://{relayed_as}/"):
+        raise TunefleetError(
+            Reason.PERMISSION_DENIED,
+            f"Server {relayed_as} is of another machine: its engines are reached by its relay, "
+            f"not at {address}.",
+            hint="Start it with --member alone: it learns its relays from the coordinator.",
+            metadata={"service": relayed_as},
+        )
 
 
 def _subject(event: _Report) -> str:

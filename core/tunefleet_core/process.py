@@ -10,13 +10,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 from tunefleet_core.errors import Reason, from_exception
 
-__all__ = ["SUPERVISED", "configure_logging", "read_token", "run_process"]
+__all__ = ["SUPERVISED", "configure_logging", "ending_clearly", "read_token", "run_process"]
 
 SUPERVISED = "TUNEFLEET_SUPERVISED"
 """Set for processes that `tunefleet up` started: they end when it does, however it ends."""
@@ -67,11 +68,20 @@ def run_process(main: Main) -> None:
     """Run a process until TERM or INT, then cancel its tasks and wait for them; exits 1 on an error."""
     configure_logging()
     faulthandler.register(signal.SIGUSR1)  # a process that hangs says where: kill -USR1
-    try:
+    with ending_clearly():
         asyncio.run(_run(main))
+
+
+@contextmanager
+def ending_clearly() -> Generator[None]:
+    """Exit 1 on an error, with one line of the log that says what it was and what to do."""
+    try:
+        yield
     except Exception as error:  # groups too: what a process dies of is the last line of its log
         typed = from_exception(error)
         fault = error if typed.reason is Reason.INTERNAL else None
+        if not logging.getLogger().handlers:
+            configure_logging()
         logging.getLogger(__name__).error("%s %s", typed.message, typed.hint, exc_info=fault)
         sys.exit(1)
 

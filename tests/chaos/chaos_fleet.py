@@ -34,7 +34,7 @@ from tunefleet_core.artifacts import BlobStore
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.ports import free_ports
 from tunefleet_core.process import SUPERVISED
-from tunefleet_core.rpc import open_channel
+from tunefleet_core.rpc import ChannelTls, open_channel
 from tunefleet_core.worker.marker import end_marked, marked_processes
 from tunefleet_echo.rank import final_state
 
@@ -151,6 +151,11 @@ class ChaosFleet:
         self._sockets.mkdir()
 
     # --- processes ---------------------------------------------------------------------
+
+    @property
+    def tls(self) -> ChannelTls | None:
+        """What a channel to the listener for people is secured by."""
+        return None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -328,7 +333,7 @@ class ChaosFleet:
 
     async def materialise(self, digest: str, folder: Path) -> None:
         """Lay out a committed artifact, each file checked by digest."""
-        channel = open_channel(self.user_address)
+        channel = open_channel(self.user_address, self.tls)
         try:
             stub = artifact_grpc.ArtifactServiceStub(channel)
             response = await stub.GetManifest(

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from tunefleet_cli.findings import Finding, Status
+from tunefleet_cli.gateway_chat import trusting
 from tunefleet_client import Reason, TunefleetError
 from tunefleet_client.state import find_target, is_loopback, read_endpoints, read_token
 from tunefleet_core.environments import Environment, EnvironmentIndex
@@ -132,15 +133,19 @@ def check_gateway(folder: Path) -> Finding:
     """Check that the gateway answers."""
     check = "gateway"
     try:
-        gateway = read_endpoints(folder).gateway
+        endpoints = read_endpoints(folder)
+        gateway = endpoints.gateway
     except TunefleetError:
         return Finding(check=check, status="SKIPPED", text="no fleet was started here")
     if not gateway:
         return Finding(check=check, status="WARNING", text="none is running", fix="tunefleet up")
     address = urlsplit(gateway)
     try:
-        kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-        connection = kind(address.hostname or "", address.port, timeout=_GATEWAY_SECONDS)
+        host, port = address.hostname or "", address.port
+        connection = http.client.HTTPConnection(host, port, timeout=_GATEWAY_SECONDS)
+        if address.scheme == "https":
+            context = trusting((folder / endpoints.authority).read_bytes() if endpoints.authority else None)
+            connection = http.client.HTTPSConnection(host, port, timeout=_GATEWAY_SECONDS, context=context)
         connection.request("GET", "/health")
         status = connection.getresponse().status
         connection.close()

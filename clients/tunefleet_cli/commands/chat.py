@@ -11,7 +11,6 @@ from tunefleet_cli.invocation import Invocation, command_options
 
 if TYPE_CHECKING:
     from tunefleet_cli.chat_session import ChatSession
-    from tunefleet_cli.gateway_chat import Gateway
     from tunefleet_cli.output import Output
 
 __all__ = ["chat"]
@@ -46,7 +45,7 @@ def chat(
     output = invocation.output()
     session = ChatSession(
         output=output,
-        gateway=_gateway(invocation),
+        gateway=invocation.gateway(),
         model=name,
         options={option: value for option, value in given.items() if value is not None},
         find_base=lambda: _base_of(invocation, name),
@@ -59,21 +58,6 @@ def chat(
     else:
         for line in sys.stdin:
             session.take(line.rstrip("\r\n"))
-
-
-def _gateway(invocation: Invocation) -> Gateway:
-    """Return the gateway that the state folder names."""
-    from tunefleet_cli.gateway_chat import Gateway
-    from tunefleet_client.state import find_target, read_endpoints
-    from tunefleet_core.errors import Reason, TunefleetError
-
-    folder = invocation.state_folder()
-    url = read_endpoints(folder).gateway
-    if not url:
-        raise TunefleetError(
-            Reason.UNAVAILABLE, f"{folder} names no gateway.", hint="tunefleet up, or tunefleet doctor"
-        )
-    return Gateway(url=url, token=find_target(folder=folder).token)
 
 
 def _converse(invocation: Invocation, output: Output, session: ChatSession) -> None:

@@ -75,7 +75,10 @@ def undrain(invocation: Invocation, name: str) -> None:
 @name_argument("services")
 @command_options
 def remove(invocation: Invocation, name: str) -> None:
-    """Forget a service that is LOST."""
+    """Forget a service that is LOST, or end one of another machine.
+
+    The certificate of one that has joined ends at once, and its session with it.
+    """
     from tunefleet.fleet.v1.fleet_service_pb2 import RemoveServiceResponse
     from tunefleet_client import short_name
 

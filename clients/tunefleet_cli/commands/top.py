@@ -32,12 +32,16 @@ def top(invocation: Invocation, interval: float) -> None:
 
     output = invocation.output()
     try:
-        token = find_target(folder=invocation.state_folder()).token
+        target = find_target(folder=invocation.state)
+        token, authority = target.token, target.authority
     except TunefleetError:
-        token = ""  # without one, requests are not counted; the coordinator says what is wrong
+        token, authority = (
+            "",
+            None,
+        )  # without one, requests are not counted; the coordinator says what is wrong
 
     async def look(client: Client) -> None:
-        watcher = FleetWatcher(client, token=token)
+        watcher = FleetWatcher(client, token=token, authority=authority)
         if output.is_human:
             await _redraw(output, watcher, interval)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TypeAlias
 
 import click
@@ -17,7 +18,23 @@ _GatewayValue: TypeAlias = int | tuple[str, ...] | None
 
 @click.command()
 @click.option("--state", metavar="DIR", help="State folder (else TUNEFLEET_STATE, else the default).")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. One that other machines reach turns TLS on.",
+)
+@click.option(
+    "--public-name",
+    "public_names",
+    multiple=True,
+    metavar="NAME",
+    help="What other machines call this one, a name or an address; the first is told them, repeat it.",
+)
+@click.option("--tls", is_flag=True, help="TLS on loopback too.")
+@click.option("--tls-cert", metavar="PEM", help="Own certificate for people (else one of the fleet's own).")
+@click.option("--tls-key", metavar="PEM", help="Its key.")
+@click.option("--tls-ca", metavar="PEM", help="What people check it by (else the last of its chain).")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port for users; 0: a free one.")
 @click.option(
     "--trainers", type=click.IntRange(0, 64), default=1, show_default=True, help="Trainers to start."
@@ -43,14 +60,17 @@ def up(
     port: int,
     trainers: int,
     servers: int,
+    public_names: tuple[str, ...],
+    tls: bool,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_ca: str | None,
     **gateway: _GatewayValue,
 ) -> None:
     """Start coordinator, trainer, server and gateway here; Ctrl-C stops them all.
 
     Bounds that are left out are the gateway's own, such as 16 MiB for a body.
     """
-    from pathlib import Path
-
     from tunefleet_services.local import UpOptions, run_up
 
     folder = Path(state).expanduser() if state else invocation.state_folder()
@@ -62,10 +82,19 @@ def up(
             port=port,
             trainers=trainers,
             servers=servers,
+            tls=tls,
+            public_names=public_names,
+            tls_cert=_path(tls_cert),
+            tls_key=_path(tls_key),
+            tls_ca=_path(tls_ca),
             gateway_options=tuple(_as_words(gateway)),
             announce=announce,
         )
     )
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text).expanduser()
 
 
 def _as_words(options: Mapping[str, _GatewayValue]) -> Iterator[str]:

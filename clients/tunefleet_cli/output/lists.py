@@ -22,7 +22,13 @@ from tunefleet.dataset.v1.dataset_service_pb2 import ListDatasetsResponse
 from tunefleet.deployment.v1.deployment_pb2 import Deployment
 from tunefleet.deployment.v1.deployment_service_pb2 import ListDeploymentsResponse
 from tunefleet.fleet.v1.fleet_pb2 import Service
-from tunefleet.fleet.v1.fleet_service_pb2 import ListServicesResponse, ListTokensResponse, Token
+from tunefleet.fleet.v1.fleet_service_pb2 import (
+    JoinToken,
+    ListJoinTokensResponse,
+    ListServicesResponse,
+    ListTokensResponse,
+    Token,
+)
 from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.job_service_pb2 import ListCheckpointsResponse, ListJobsResponse
 from tunefleet.job.v1.state_pb2 import CheckpointRef
@@ -50,6 +56,7 @@ __all__ = [
     "FAMILIES",
     "FORMATS",
     "JOBS",
+    "JOIN_TOKENS",
     "MODELS",
     "PLUGINS",
     "SERVICES",
@@ -220,6 +227,24 @@ TOKENS: Listing[Token] = Listing(
         ),
     ],
     empty="No tokens.  tunefleet tokens create NAME --role user",
+)
+
+JOIN_TOKENS: Listing[JoinToken] = Listing(
+    message=lambda items: ListJoinTokensResponse(join_tokens=items),
+    fields=[
+        Field(title="TOKEN", style="accent", read=lambda _, item: short_name(item.name)),
+        Field(title="KIND", read=lambda _, item: service_kind(item)),
+        Field(title="SERVICE", rank=2, read=lambda _, item: short_name(item.service) or "any"),
+        Field(title="USES", align="right", rank=3, read=lambda _, item: str(item.uses_left)),
+        Field(title="CREATOR", rank=4, read=lambda _, item: item.creator),
+        Field(
+            title="ENDS",
+            align="right",
+            rank=1,
+            read=lambda output, item: until(item.expire_time, output.now()),
+        ),
+    ],
+    empty="No join tokens.  tunefleet fleet tokens create --kind trainer",
 )
 
 PLUGINS: Listing[Plugin] = Listing(

@@ -6,6 +6,7 @@ from rich.text import Text
 
 from tunefleet.deployment.v1.deployment_pb2 import ContractState, Deployment, DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import Service, ServiceKind, ServiceState
+from tunefleet.fleet.v1.fleet_service_pb2 import JoinToken
 from tunefleet_cli.output.output import Output
 from tunefleet_cli.output.theme import state_text
 
@@ -46,7 +47,7 @@ def is_settling(deployment: Deployment) -> bool:
     return state in ("PENDING", "STARTING") or (state == "DEGRADED" and is_loading)
 
 
-def service_kind(service: Service) -> str:
+def service_kind(service: Service | JoinToken) -> str:
     """Return what a service does, such as `trainer`."""
     return ServiceKind.Name(service.kind).removeprefix("SERVICE_KIND_").lower()
 

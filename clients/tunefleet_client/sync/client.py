@@ -20,6 +20,7 @@ from tunefleet_client.sync.deployments import Deployments
 from tunefleet_client.sync.fleet import Fleet
 from tunefleet_client.sync.inference import Inference
 from tunefleet_client.sync.jobs import Jobs
+from tunefleet_client.sync.join_tokens import JoinTokens
 from tunefleet_client.sync.models import Models
 from tunefleet_client.sync.session import Session
 from tunefleet_client.sync.tokens import Tokens
@@ -42,6 +43,7 @@ class Client:
         self.fleet = Fleet(self._session, self._inner.fleet)
         self.catalog = Catalog(self._session, self._inner.catalog)
         self.tokens = Tokens(self._session, self._inner.tokens)
+        self.join_tokens = JoinTokens(self._session, self._inner.join_tokens)
         self.transfers = Transfers(self._session, self._inner.transfers)
         self.artifacts = Artifacts(self._session, self._inner.artifacts)
         self.datasets = Datasets(self._session, self._inner.datasets)
@@ -90,20 +92,24 @@ def connect(
     state_folder: str | Path | None = None,
     *,
     ca: str | Path | None = None,
+    authority: bytes | None = None,
     project: str = "default",
     backoff: Backoff | None = None,
 ) -> Client:
     """Open a client of a coordinator.
 
     Address and token come from the arguments, else from TUNEFLEET_ADDRESS and
-    TUNEFLEET_TOKEN, else from the state folder that `tunefleet up` wrote.
+    TUNEFLEET_TOKEN, else from what `tunefleet login` kept, else from the state folder
+    that `tunefleet up` wrote.
 
     Args:
         address: `host:port`.
         token: API token.
         state_folder: Instead of TUNEFLEET_STATE or the default folder.
         ca: PEM file of the certificate authority (else TUNEFLEET_CA); turns TLS on.
-            Needed for every address that is not loopback.
+            Needed for every address that is not loopback, and known for those of a login
+            or a state folder.
+        authority: The same in hand, PEM, for programs that have no file.
         project: The project of short names.
         backoff: Waits between tries.
 
@@ -112,5 +118,9 @@ def connect(
             to, FIELD_INVALID if a token would travel in the clear.
     """
     return Client(
-        Session(_async.connect(address, token, state_folder, ca=ca, project=project, backoff=backoff))
+        Session(
+            _async.connect(
+                address, token, state_folder, ca=ca, authority=authority, project=project, backoff=backoff
+            )
+        )
     )

@@ -45,7 +45,10 @@ class Fleet:
     def remove(self, name: str, *, request_id: str | None = None) -> None:
         """Forget a service that is LOST.
 
+        The certificate and the session of one that joined from another machine end at once; the call
+        returns when its leases have run out.
+
         Raises:
-            FailedPrecondition: STATE_CONFLICT while it is heard from.
+            FailedPrecondition: STATE_CONFLICT while a service of the coordinator's machine is heard from.
         """
         return self._session.call(self._inner.remove(name, request_id=request_id))

@@ -78,6 +78,12 @@ class FakeFleet(FleetServiceServicer):
         self._fake.services.remove(found)
         return fleet.RemoveServiceResponse()
 
+    async def ListJoinTokens(
+        self, request: fleet.ListJoinTokensRequest, context: Context
+    ) -> fleet.ListJoinTokensResponse:
+        await self._fake.admit(request, context)
+        return fleet.ListJoinTokensResponse()
+
     async def CreateToken(
         self, request: fleet.CreateTokenRequest, context: Context
     ) -> fleet.CreateTokenResponse:

@@ -1,4 +1,4 @@
-"""The process that moves blobs: one listener, the coordinator's interceptors, its store."""
+"""The process that moves blobs: the coordinator's interceptors, its store, and up to two listeners."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tunefleet_coordinator.blobs.handlers import blob_handlers
 from tunefleet_coordinator.blobs.handovers import Handovers
 from tunefleet_coordinator.blobs.servicer import BlobServicer
 from tunefleet_coordinator.holding import hold_file
-from tunefleet_coordinator.security import AuthInterceptor, TokenLookup
+from tunefleet_coordinator.security import AuthInterceptor, MemberInterceptor, TokenLookup
 from tunefleet_coordinator.store.schema import HEAD_REVISION
 from tunefleet_coordinator.store.state_version import refuse_newer
 from tunefleet_core.artifacts import PIECE_BYTES, BlobStore, Watermark, keep_freed_memory
-from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.rpc import ErrorInterceptor, is_loopback
+from tunefleet_core.errors import TunefleetError
+from tunefleet_core.rpc import ErrorInterceptor, ListenerTls, listen, require_tls
 
 __all__ = ["BlobOptions", "serve"]
 
@@ -41,46 +41,51 @@ class BlobOptions:
     address: str
     least_free_bytes: int | None = None
     """See `Watermark`."""
+    tls: ListenerTls | None = None
+    """Of the listener for people; demanded beyond this machine."""
+    member_address: str = ""
+    """Listener for services of other machines; empty: there is none."""
+    member_tls: ListenerTls | None = None
+    """Of that one; it asks for their certificates."""
 
 
-async def serve(options: BlobOptions, tokens: TokenLookup) -> None:
+async def serve(options: BlobOptions, tokens: TokenLookup, members: TokenLookup | None = None) -> None:
     """Serve until cancelled.
 
+    Args:
+        options: Where, and with what.
+        tokens: Whose token is it.
+        members: Whose certificate is it, on the listener for services of other machines.
+
     Raises:
-        TunefleetError: STATE_FOLDER_HELD, STATE_TOO_NEW, FIELD_INVALID for an address beyond this machine,
-            UNAVAILABLE if the port is taken.
+        TunefleetError: STATE_FOLDER_HELD, STATE_TOO_NEW, FIELD_INVALID for an address beyond this machine
+            without TLS, UNAVAILABLE if the port is taken.
     """
-    if not is_loopback(options.address):
-        raise TunefleetError.field(
-            "address", f"'{options.address}' is reachable from other machines, which needs TLS"
-        )
+    require_tls("address", options.address, has_tls=options.tls is not None, hint="Turn it on: --tls-cert")
+    listeners: list[tuple[grpc.aio.ServerInterceptor, str, ListenerTls | None]]
+    listeners = [(AuthInterceptor(tokens), options.address, options.tls)]
+    if options.member_address:
+        if options.member_tls is None or not options.member_tls.client_authority or members is None:
+            raise TunefleetError.field("member-address", "needs the certificates of the fleet")
+        listeners.append((MemberInterceptor(members), options.member_address, options.member_tls))
     await asyncio.to_thread(refuse_newer, options.state_folder / "coordinator.db", HEAD_REVISION)
     root = options.state_folder / "artifacts"
     keep_freed_memory()
     with hold_file(options.state_folder / "blobs.lock", "blobs process"):
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        server = grpc.aio.server(interceptors=[ErrorInterceptor(), AuthInterceptor(tokens)], options=_OPTIONS)
         watermark = Watermark(folder=root, least_bytes=options.least_free_bytes)
         handovers = Handovers(options.state_folder / "blobs.sock")
         servicer = BlobServicer(BlobStore(root), watermark, handovers)
-        server.add_generic_rpc_handlers((blob_handlers(servicer),))
+        servers: list[grpc.aio.Server] = []
         try:
-            _listen(server, options.address)
-            await server.start()
-            _LOG.info("serving blobs at %s", options.address)
+            for admission, address, tls in listeners:
+                server = grpc.aio.server(interceptors=[ErrorInterceptor(), admission], options=_OPTIONS)
+                servers.append(server)
+                server.add_generic_rpc_handlers((blob_handlers(servicer),))
+                listen(server, address, tls, who="The blobs process")
+                await server.start()
+                _LOG.info("serving blobs at %s", address)
             await handovers.serve()
         finally:
             # A server that is not stopped hangs the interpreter's exit.
-            await server.stop(grace=0.5)
-
-
-def _listen(server: grpc.aio.Server, address: str) -> None:
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError:
-        raise TunefleetError(
-            Reason.UNAVAILABLE,
-            f"The blobs process cannot listen at {address}: the port is taken, or not allowed.",
-            hint="Stop what listens there, or choose another port.",
-            metadata={"address": address},
-        ) from None
+            await asyncio.gather(*(server.stop(grace=0.5) for server in servers))

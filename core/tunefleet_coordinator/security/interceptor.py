@@ -14,7 +14,7 @@ from tunefleet_coordinator.security.roles import METHOD_ROLES, OPEN, require_rol
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rpc.server_errors import abort_with
 
-__all__ = ["METHOD_ROLES", "AuthInterceptor", "TokenLookup"]
+__all__ = ["METHOD_ROLES", "AuthInterceptor", "TokenLookup", "rewrap"]
 
 # The shapes of grpc.aio handlers are not expressible in its own type stubs.
 _Handler = Any
@@ -74,7 +74,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
                 async for response in (handler.unary_stream or handler.stream_stream)(request, context):
                     yield response
 
-        return _rewrap(handler, take_stream, give_stream)
+        return rewrap(handler, take_stream, give_stream)
 
 
 def _token(metadata: tuple[tuple[str, str | bytes], ...]) -> str:
@@ -96,12 +96,13 @@ def _refusal(handler: _Handler, error: TunefleetError) -> _Handler:
         await abort_with(context, error)
         yield None
 
-    return _rewrap(handler, refuse, refuse_stream, is_parsed=False)
+    return rewrap(handler, refuse, refuse_stream, is_parsed=False)
 
 
-def _rewrap(
+def rewrap(
     handler: _Handler, unary: Callable[..., Any], stream: Callable[..., Any], *, is_parsed: bool = True
 ) -> _Handler:
+    """Return a handler of the same kind of call with another behaviour."""
     codec = {
         # What is refused is not read: the answer must not depend on bytes of somebody unknown.
         "request_deserializer": handler.request_deserializer if is_parsed else None,

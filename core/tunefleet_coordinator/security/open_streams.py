@@ -7,7 +7,7 @@ are looked up again every second: one look per token, however many streams it ho
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -28,10 +28,16 @@ class TokenLookup(Protocol):
 
 
 class OpenStreams:
-    """The streams of one listener, by token."""
+    """The streams of one listener, by token.
 
-    def __init__(self, tokens: TokenLookup) -> None:
+    Args:
+        tokens: Whose token is it. Where callers show certificates, their digests stand for tokens.
+        ended: What a stream ends with when its token does; left out: that of an API token.
+    """
+
+    def __init__(self, tokens: TokenLookup, ended: Callable[[], TunefleetError] | None = None) -> None:
         self._tokens = tokens
+        self._ended = ended or _token_ended
         self._open: dict[str, set[asyncio.Timeout]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -40,7 +46,7 @@ class OpenStreams:
         """Run a block for as long as somebody has the token.
 
         Raises:
-            TunefleetError: TOKEN_INVALID, within about a second of the token's end.
+            TunefleetError: `ended`, within about a second of the token's end.
         """
         limit = asyncio.timeout(None)
         try:
@@ -54,11 +60,7 @@ class OpenStreams:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise TunefleetError(
-                Reason.TOKEN_INVALID,
-                "The token of this stream was revoked, or its time is over.",
-                hint="Ask an admin for another token: tunefleet tokens create",
-            ) from None
+            raise self._ended() from None
 
     def _forget(self, token: str, limit: asyncio.Timeout) -> None:
         streams = self._open.get(token, set())
@@ -86,3 +88,11 @@ class OpenStreams:
             return self._tokens.find(token) is not None
         except TunefleetError:
             return True  # nothing can be looked up just now: that is no revocation
+
+
+def _token_ended() -> TunefleetError:
+    return TunefleetError(
+        Reason.TOKEN_INVALID,
+        "The token of this stream was revoked, or its time is over.",
+        hint="Ask an admin for another token: tunefleet tokens create",
+    )

@@ -30,16 +30,30 @@ class Principal:
         role: What they may do.
         project: Where they may do it; `*` for all projects.
         expire_time: When the token ends by itself, seconds since 1970; None: never.
+        service: The one service that it may speak for, `services/{service}`; empty: any of this machine.
+        kind: The `ServiceKind` of that service; 0: any.
     """
 
     name: str
     role: Role
     project: str = "*"
     expire_time: float | None = None
+    service: str = ""
+    kind: int = 0
 
     def is_known_at(self, now: float) -> bool:
         """Return whether the token's time is not over."""
         return self.expire_time is None or now < self.expire_time
+
+    def require_service(self, service: str) -> None:
+        """Refuse a service of another machine that speaks for another. Raises PERMISSION_DENIED."""
+        if self.service not in ("", service):
+            raise TunefleetError(
+                Reason.PERMISSION_DENIED,
+                f"{self.service} may not speak for {service or 'nobody'}.",
+                hint="Its certificate is for its own name: join again to have another.",
+                metadata={"principal": self.name, "service": service},
+            )
 
 
 principal_of_call: ContextVar[Principal] = ContextVar("principal_of_call")

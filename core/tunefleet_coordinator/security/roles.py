@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tunefleet.fleet.v1.fleet_pb2 import ServiceKind
 from tunefleet_coordinator.security.principal import Principal, Role
 from tunefleet_core.errors import Reason, TunefleetError
 
@@ -56,6 +57,10 @@ METHOD_ROLES: Mapping[str, Role] = {
     "/tunefleet.fleet.v1.FleetService/CreateToken": Role.ADMIN,
     "/tunefleet.fleet.v1.FleetService/ListTokens": Role.ADMIN,
     "/tunefleet.fleet.v1.FleetService/RevokeToken": Role.ADMIN,
+    "/tunefleet.fleet.v1.FleetService/CreateJoinToken": Role.OPERATOR,
+    "/tunefleet.fleet.v1.FleetService/ListJoinTokens": Role.OPERATOR,
+    "/tunefleet.fleet.v1.FleetService/RevokeJoinToken": Role.OPERATOR,
+    "/tunefleet.fleet.v1.FleetService/RenewCertificate": Role.SERVICE,
     "/tunefleet.fleet.v1.FleetService/Attach": Role.SERVICE,
     "/tunefleet.fleet.v1.FleetService/ReportEvents": Role.SERVICE,
     "/tunefleet.fleet.v1.FleetService/ReportInspection": Role.SERVICE,
@@ -74,9 +79,10 @@ METHOD_ROLES: Mapping[str, Role] = {
 SERVICE methods are for services alone. `OPEN` needs no token, `SHARED` is for services too.
 """
 
-OPEN = frozenset({"/grpc.health.v1.Health/Check"})
+OPEN = frozenset({"/grpc.health.v1.Health/Check", "/tunefleet.fleet.v1.FleetService/Join"})
 """Methods without a token. A prober (systemd, Kubernetes, a load balancer) has none, and the
 answer, one word, tells no more than whether the port is open. Watch holds a stream, so it asks.
+Whoever joins shows the secret of a join token instead, in the request.
 """
 
 SHARED = frozenset(
@@ -99,9 +105,18 @@ FLEET_WIDE = frozenset(
         "/tunefleet.fleet.v1.FleetService/UndrainService",
         "/tunefleet.fleet.v1.FleetService/RemoveService",
         "/tunefleet.artifact.v1.ArtifactService/PruneArtifacts",
+        "/tunefleet.fleet.v1.FleetService/CreateJoinToken",
+        "/tunefleet.fleet.v1.FleetService/ListJoinTokens",
+        "/tunefleet.fleet.v1.FleetService/RevokeJoinToken",
     }
 )
 """Methods that act on what all projects share: a token of one project may not."""
+
+
+_OF_GATEWAYS = frozenset(
+    f"/tunefleet.fleet.v1.FleetService/{name}" for name in ("Attach", "RenewCertificate", "GetFleet")
+)
+"""All that a gateway of another machine needs of those for services: it holds no files."""
 
 
 def require_role(principal: Principal, method: str) -> None:
@@ -130,6 +145,8 @@ def require_role(principal: Principal, method: str) -> None:
 
 def _is_enough(principal: Principal, needed: Role | None, method: str) -> bool:
     if needed is None:
+        return False
+    if principal.kind == ServiceKind.SERVICE_KIND_GATEWAY and method not in _OF_GATEWAYS:
         return False
     if principal.role is Role.SERVICE:
         return needed is Role.SERVICE or method in SHARED

@@ -11,16 +11,70 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+from tunefleet_coordinator.security.members import member
 from tunefleet_coordinator.security.principal import Principal, Role
 from tunefleet_coordinator.security.tokens import builtin_principals, token_digest
 from tunefleet_core.errors import Reason, TunefleetError
 
-__all__ = ["StoredTokenBook"]
+__all__ = ["StoredMemberBook", "StoredTokenBook"]
 
 _BUSY_SECONDS = 0.2
-_FIND = "SELECT token_id, role, project, expire_time FROM tokens WHERE digest = ?"
+_FIND_TOKEN = "SELECT token_id, role, project, expire_time FROM tokens WHERE digest = ?"
+_FIND_MEMBER = "SELECT service, kind, expire_time FROM certificates WHERE sha256 = ?"
+
+
+class _StoreFile:
+    """The store of a coordinator, read-only. It need not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self._address = f"file:{quote(str(path))}?mode=ro"
+        self._connection: sqlite3.Connection | None = None
+
+    def one(self, statement: str, key: str) -> tuple[Any, ...] | None:
+        """Return the row of a key. Raises UNAVAILABLE if the store cannot be read just now."""
+        try:
+            if self._connection is None:
+                self._connection = sqlite3.connect(
+                    self._address, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False
+                )
+            return self._connection.execute(statement, (key,)).fetchone()
+        except sqlite3.Error as error:
+            self.close()
+            raise TunefleetError(
+                Reason.UNAVAILABLE,
+                "The store that knows who may call cannot be read just now.",
+                hint="Try again; if it stays so, look whether the coordinator runs.",
+                metadata={"error": str(error)},
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class StoredMemberBook:
+    """Looks certificates of services of other machines up, as `StoredTokenBook` does tokens."""
+
+    def __init__(self, store_file: Path, clock: Callable[[], float] = time.time) -> None:
+        self._store = _StoreFile(store_file)
+        self._clock = clock
+
+    def find(self, token: str) -> Principal | None:
+        """Return whose certificate has a digest; None if it is unknown, revoked or past its time."""
+        row = self._store.one(_FIND_MEMBER, token)
+        if row is None:
+            return None
+        principal = member(service=row[0], kind=row[1], expire_time=row[2])
+        return principal if principal.is_known_at(self._clock()) else None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._store.close()
 
 
 class StoredTokenBook:
@@ -40,10 +94,9 @@ class StoredTokenBook:
     def __init__(
         self, store_file: Path, builtin: Mapping[str, Principal], clock: Callable[[], float] = time.time
     ) -> None:
-        self._address = f"file:{quote(str(store_file))}?mode=ro"
+        self._store = _StoreFile(store_file)
         self._builtin = dict(builtin)
         self._clock = clock
-        self._connection: sqlite3.Connection | None = None
 
     @classmethod
     def of_state_folder(cls, state_folder: Path) -> StoredTokenBook:
@@ -62,25 +115,10 @@ class StoredTokenBook:
 
     def close(self) -> None:
         """Close the file."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._store.close()
 
     def _stored(self, digest: str) -> Principal | None:
-        try:
-            if self._connection is None:
-                self._connection = sqlite3.connect(
-                    self._address, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False
-                )
-            row = self._connection.execute(_FIND, (digest,)).fetchone()
-        except sqlite3.Error as error:
-            self.close()
-            raise TunefleetError(
-                Reason.UNAVAILABLE,
-                "The store that knows the tokens cannot be read just now.",
-                hint="Try again; if it stays so, look whether the coordinator runs.",
-                metadata={"error": str(error)},
-            ) from error
+        row = self._store.one(_FIND_TOKEN, digest)
         if row is None:
             return None
         name, role, project, expire_time = row

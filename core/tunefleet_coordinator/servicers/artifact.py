@@ -6,6 +6,7 @@ from tunefleet.artifact.v1 import artifact_service_pb2 as artifact_pb
 from tunefleet.artifact.v1 import artifact_service_pb2_grpc as artifact_grpc
 from tunefleet_coordinator.kernel import Kernel
 from tunefleet_coordinator.pruning import Pruner
+from tunefleet_coordinator.servicers.holders import require_holder
 from tunefleet_coordinator.views import manifest_view
 from tunefleet_core.artifacts import BlobStore, validate_manifest
 from tunefleet_core.errors import Reason, TunefleetError
@@ -41,6 +42,7 @@ class ArtifactServicer(artifact_grpc.ArtifactServiceServicer):
     async def CommitManifest(
         self, request: artifact_pb.CommitManifestRequest, context: RpcContext
     ) -> artifact_pb.CommitManifestResponse:
+        await require_holder(self._kernel, request.job_uid, request.attempt)
         manifest = request.manifest
         validate_manifest(manifest)
         for file in manifest.files:

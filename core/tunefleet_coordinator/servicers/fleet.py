@@ -13,6 +13,8 @@ from tunefleet_coordinator.kernel import Kernel
 from tunefleet_coordinator.requests import request_of
 from tunefleet_coordinator.security import current_principal
 from tunefleet_coordinator.servicers.fleet_facts import FleetFacts
+from tunefleet_coordinator.servicers.holders import require_holder
+from tunefleet_coordinator.servicers.joining import JoinDesk
 from tunefleet_coordinator.servicers.pages import page_of
 from tunefleet_coordinator.servicers.tokens import TokenDesk
 from tunefleet_coordinator.sessions import Sessions
@@ -29,6 +31,8 @@ from tunefleet_core.rpc import RpcContext
 
 __all__ = ["FleetServicer"]
 
+_LOCAL_PEERS = ("ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D", "unix:")
+
 
 class FleetServicer(fleet_grpc.FleetServiceServicer):
     """Answers services, and people about services; the docs of each method are in the proto."""
@@ -41,15 +45,18 @@ class FleetServicer(fleet_grpc.FleetServiceServicer):
         facts: FleetFacts,
         *,
         tokens: TokenDesk,
+        joining: JoinDesk,
     ) -> None:
         self._kernel = kernel
         self._sessions = sessions
         self._broker = broker
         self._facts = facts
         self._tokens = tokens
+        self._joining = joining
 
     async def GetFleet(self, request: pb.GetFleetRequest, context: RpcContext) -> pb.GetFleetResponse:
-        return await asyncio.to_thread(self._facts.told_to, current_principal())
+        is_local = context.peer().startswith(_LOCAL_PEERS)
+        return await asyncio.to_thread(self._facts.told_to, current_principal(), is_local=is_local)
 
     async def ListServices(
         self, request: pb.ListServicesRequest, context: RpcContext
@@ -85,6 +92,8 @@ class FleetServicer(fleet_grpc.FleetServiceServicer):
         self, request: pb.RemoveServiceRequest, context: RpcContext
     ) -> pb.RemoveServiceResponse:
         asked = request_of(request, "RemoveService")
+        if await self._joining.revoke(request.name):
+            return pb.RemoveServiceResponse()
         await self._kernel.submit(
             ServiceRemoveRequested(at=self._kernel.moment(), request=asked, name=request.name)
         )
@@ -103,15 +112,45 @@ class FleetServicer(fleet_grpc.FleetServiceServicer):
     ) -> pb.RevokeTokenResponse:
         return await self._tokens.revoke(request)
 
+    async def CreateJoinToken(
+        self, request: pb.CreateJoinTokenRequest, context: RpcContext
+    ) -> pb.CreateJoinTokenResponse:
+        return await self._joining.create_token(request)
+
+    async def ListJoinTokens(
+        self, request: pb.ListJoinTokensRequest, context: RpcContext
+    ) -> pb.ListJoinTokensResponse:
+        return await self._joining.list_tokens(request)
+
+    async def RevokeJoinToken(
+        self, request: pb.RevokeJoinTokenRequest, context: RpcContext
+    ) -> pb.RevokeJoinTokenResponse:
+        return await self._joining.revoke_token(request)
+
+    async def Join(self, request: pb.JoinRequest, context: RpcContext) -> pb.JoinResponse:
+        return await self._joining.join(request)
+
+    async def RenewCertificate(
+        self, request: pb.RenewCertificateRequest, context: RpcContext
+    ) -> pb.RenewCertificateResponse:
+        return await self._joining.renew(request)
+
     async def Attach(
         self, request_iterator: AsyncIterator[pb.AttachRequest], context: RpcContext
     ) -> AsyncGenerator[pb.AttachResponse]:
-        async for response in self._sessions.serve(request_iterator):
+        principal = current_principal()
+        async for response in self._sessions.serve(
+            request_iterator,
+            admit=self._joining.admit,
+            artifact_store=self._joining.artifact_store(principal),
+            relayed_as=principal.service.removeprefix("services/"),
+        ):
             yield response
 
     async def ReportEvents(
         self, request: pb.ReportEventsRequest, context: RpcContext
     ) -> pb.ReportEventsResponse:
+        await require_holder(self._kernel, request.job_uid, request.attempt)
         answer = await self._kernel.submit(
             EventsReported(
                 at=self._kernel.moment(),
@@ -127,7 +166,7 @@ class FleetServicer(fleet_grpc.FleetServiceServicer):
     async def ReportInspection(
         self, request: pb.ReportInspectionRequest, context: RpcContext
     ) -> pb.ReportInspectionResponse:
-        self._broker.answer(request.answer)
+        self._broker.answer(request.answer, service=current_principal().service)
         return pb.ReportInspectionResponse()
 
     async def _service(self, name: str) -> Service:

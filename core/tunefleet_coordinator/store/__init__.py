@@ -5,6 +5,7 @@ Start reading at `store.py` (the one class), then `write.py` (how a batch is iso
 
 from tunefleet_coordinator.store.conflict import Conflict, Dependent
 from tunefleet_coordinator.store.datasets import DatasetRow
+from tunefleet_coordinator.store.members import CertificateRow, JoinTokenRow
 from tunefleet_coordinator.store.pages import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page
 from tunefleet_coordinator.store.store import Durable, Store
 from tunefleet_coordinator.store.tokens import TokenRow
@@ -12,10 +13,12 @@ from tunefleet_coordinator.store.tokens import TokenRow
 __all__ = [
     "DEFAULT_PAGE_SIZE",
     "MAX_PAGE_SIZE",
+    "CertificateRow",
     "Conflict",
     "DatasetRow",
     "Dependent",
     "Durable",
+    "JoinTokenRow",
     "Page",
     "Store",
     "TokenRow",

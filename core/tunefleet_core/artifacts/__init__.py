@@ -2,7 +2,7 @@
 
 from tunefleet_core.artifacts.ahead import read_ahead
 from tunefleet_core.artifacts.behind import WriteBehind
-from tunefleet_core.artifacts.blobs import BlobStore, check_sha256, sha256_of_file
+from tunefleet_core.artifacts.blobs import ArtifactStore, BlobStore, check_sha256, sha256_of_file
 from tunefleet_core.artifacts.disk import Watermark
 from tunefleet_core.artifacts.growing import GrowingFile
 from tunefleet_core.artifacts.manifest import (
@@ -31,6 +31,7 @@ from tunefleet_core.artifacts.writing import (
 
 __all__ = [
     "PIECE_BYTES",
+    "ArtifactStore",
     "BlobSizes",
     "BlobStore",
     "GrowingFile",

@@ -16,12 +16,13 @@ import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from tunefleet.artifact.v1.artifact_pb2 import Manifest
 from tunefleet_core.artifacts.writing import naming_full_disk, sync_folder
 from tunefleet_core.errors import Reason, TunefleetError
 
-__all__ = ["BlobStore", "check_sha256", "sha256_of_file"]
+__all__ = ["ArtifactStore", "BlobStore", "check_sha256", "sha256_of_file"]
 
 _CHUNK_BYTES = 1 << 20
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
@@ -41,6 +42,18 @@ def sha256_of_file(path: Path) -> str:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+class ArtifactStore(Protocol):
+    """Where the files of runs are kept: `BlobStore`, or what reaches one elsewhere. Every method blocks."""
+
+    def put_file(self, source: Path) -> tuple[str, int]:
+        """Add a file that will not change any more; return its digest and size in bytes."""
+        ...
+
+    def materialise(self, manifest: Manifest, folder: Path) -> Path:
+        """Lay the files of a manifest out in an empty folder, each checked by digest."""
+        ...
 
 
 class BlobStore:

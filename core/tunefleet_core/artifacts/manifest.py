@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path, PurePosixPath
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind, File, Lineage, Manifest
-from tunefleet_core.artifacts.blobs import BlobStore
+from tunefleet_core.artifacts.blobs import ArtifactStore
 from tunefleet_core.errors import TunefleetError
 
 __all__ = ["build_manifest", "check_relative_path", "manifest_digest", "validate_manifest"]
@@ -29,7 +29,7 @@ def manifest_digest(manifest: Manifest) -> str:
 
 def build_manifest(
     folder: Path,
-    blobs: BlobStore,
+    blobs: ArtifactStore,
     *,
     kind: ArtifactKind.ValueType,
     lineage: Lineage,

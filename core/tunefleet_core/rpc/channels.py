@@ -1,13 +1,15 @@
-"""Channels with the options that loopback and unix sockets need."""
+"""Channels: plain on this machine, TLS beyond it."""
 
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import dataclass
+from typing import Self
 
 import grpc
 import grpc.aio
 
-__all__ = ["MESSAGE_OPTIONS", "is_loopback", "open_channel"]
+__all__ = ["MESSAGE_OPTIONS", "ChannelTls", "is_loopback", "open_channel"]
 
 _MAX_MESSAGE_BYTES = 64 << 20
 
@@ -15,6 +17,34 @@ MESSAGE_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelTls:
+    """What secures a channel, all PEM.
+
+    Attributes:
+        authority: What the certificate of the other side is checked by.
+        certificate: The own certificate, where the other side asks for one.
+        key: Its private key.
+    """
+
+    authority: bytes
+    certificate: bytes = b""
+    key: bytes = b""
+
+    @classmethod
+    def of_authority(cls, authority: bytes) -> Self | None:
+        """Return what checks the other side alone; None for no authority, which means no TLS."""
+        return cls(authority=authority) if authority else None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Return them as gRPC takes them."""
+        return grpc.ssl_channel_credentials(
+            root_certificates=self.authority,
+            private_key=self.key or None,
+            certificate_chain=self.certificate or None,
+        )
 
 
 def is_loopback(address: str) -> bool:
@@ -30,19 +60,14 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """Open a plain channel to a loopback address or unix socket.
+def open_channel(address: str, tls: ChannelTls | None = None) -> grpc.aio.Channel:
+    """Open a channel: with TLS if that is given, else a plain one to a loopback address or unix socket.
 
     Raises:
-        ValueError: the address leaves the machine; that needs TLS.
+        ValueError: the address leaves the machine and there is no TLS.
     """
-    if not is_loopback(address):
-        raise ValueError(
-            f"{address} is not on this machine: a plain channel would show the token to the network"
-        )
     options: list[tuple[str, int]] = [
         *MESSAGE_OPTIONS,
-        ("grpc.enable_http_proxy", 0),  # a proxy from the environment makes loopback UNAVAILABLE
         # A try costs nothing here, and a peer that comes back must hear from us within a lease term.
         ("grpc.initial_reconnect_backoff_ms", 50),
         ("grpc.max_reconnect_backoff_ms", 200),
@@ -50,4 +75,13 @@ def open_channel(address: str) -> grpc.aio.Channel:
         ("grpc.min_reconnect_backoff_ms", 10_000),
         ("grpc.use_local_subchannel_pool", 1),  # one broken channel must not slow its twin
     ]
+    if is_loopback(address):
+        # A proxy from the environment makes loopback UNAVAILABLE.
+        options.append(("grpc.enable_http_proxy", 0))
+    elif tls is None:
+        raise ValueError(
+            f"{address} is not on this machine: a plain channel would show the token to the network"
+        )
+    if tls is not None:
+        return grpc.aio.secure_channel(address, tls.credentials(), options=options)
     return grpc.aio.insecure_channel(address, options=options)

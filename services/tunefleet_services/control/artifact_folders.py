@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from tunefleet.artifact.v1.artifact_service_pb2 import GetManifestRequest
-from tunefleet_core.artifacts import BlobStore, validate_manifest
+from tunefleet_core.artifacts import ArtifactStore, validate_manifest
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_services.control.connection import Connection
 
@@ -25,7 +25,9 @@ class ArtifactFolders:
         root: The folder of the folders.
     """
 
-    def __init__(self, connection: Connection, blobs: Callable[[], Awaitable[BlobStore]], root: Path) -> None:
+    def __init__(
+        self, connection: Connection, blobs: Callable[[], Awaitable[ArtifactStore]], root: Path
+    ) -> None:
         self._connection = connection
         self._blobs = blobs
         self._root = root

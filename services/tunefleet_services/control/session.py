@@ -79,6 +79,12 @@ class ServiceSession:
         self._last_answer = 0.0
         self._wait = _FIRST_WAIT_SECONDS
         self._longest_wait = _LONGEST_WAIT_SECONDS
+        self._is_to_end = False
+
+    def attach_anew(self) -> None:
+        """End the stream soon and attach again, on the connection as it is then."""
+        self._is_to_end = True
+        self._wake.set()
 
     def report_attempt(self, status: AttemptStatus) -> None:
         """Tell the status of an attempt soon; a newer one replaces an older one."""
@@ -116,11 +122,17 @@ class ServiceSession:
             self._wake.set()
 
     async def run(self) -> None:
-        """Attach, and attach again whenever the stream ends; runs until cancelled."""
+        """Attach, and attach again whenever the stream ends; runs until cancelled.
+
+        Raises:
+            TunefleetError: CERTIFICATE_INVALID: this service was removed from its fleet.
+        """
         while True:
             try:
                 await self._attach_once()
             except TunefleetError as error:
+                if error.reason is Reason.CERTIFICATE_INVALID:
+                    raise  # without this process its work ends too, as it should
                 _LOG.warning("session ended: %s (%s)", error.message, error.reason)
                 if error.reason in (Reason.CONTRACT_INCOMPATIBLE, Reason.TOKEN_INVALID):
                     self._wait = _LONGEST_WAIT_SECONDS  # only a person can mend this
@@ -184,7 +196,10 @@ class ServiceSession:
         next_heartbeat = loop.time()
         # Services that attached together must not beat together: the second comes at a time of its own.
         share = random.random()
+        self._is_to_end = False
         while True:
+            if self._is_to_end:
+                raise TunefleetError(Reason.UNAVAILABLE, "The certificate is another now.")
             if loop.time() - self._last_answer > term:
                 raise TunefleetError(Reason.UNAVAILABLE, f"The coordinator was silent for {term:.1f} s.")
             if loop.time() >= next_heartbeat:

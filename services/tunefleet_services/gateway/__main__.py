@@ -6,9 +6,11 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from tunefleet_core.process import read_token, run_process
+from tunefleet_core.process import ending_clearly, run_process
+from tunefleet_core.rpc import ListenerTls, read_pem
 from tunefleet_services.gateway.service import Gateway, GatewayOptions
 from tunefleet_services.gateway.settings import GatewaySettings
+from tunefleet_services.joining import Membership, add_way, way_of
 
 _MIB = 1024 * 1024
 _USUAL = GatewaySettings()
@@ -24,15 +26,29 @@ _BOUNDS = (
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--address", required=True, help="the coordinator's service listener, HOST:PORT")
-    parser.add_argument("--token-file", type=Path, required=True)
+    add_way(parser, name="gateway")
     parser.add_argument("--state", type=Path, required=True, help="state folder of this machine")
-    parser.add_argument("--name", default="gateway")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind")
     parser.add_argument("--port", type=int, default=0, help="port to bind; 0 takes a free one")
     parser.add_argument("--inference-port", type=int, default=0, help="gRPC port; 0 takes a free one")
     parser.add_argument(
         "--user-address", default="", help="the coordinator's user listener, HOST:PORT: who fine-tunes"
+    )
+    parser.add_argument(
+        "--user-authority",
+        type=Path,
+        metavar="PEM",
+        help="what the user listener's certificate is checked by",
+    )
+    parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="certificate of both doors")
+    parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its key")
+    parser.add_argument("--public-name", default="", metavar="NAME", help="what others call this machine")
+    parser.add_argument("--relay-port", type=int, default=0, help="port for servers of other machines")
+    parser.add_argument(
+        "--relay-certificates",
+        type=Path,
+        metavar="DIR",
+        help="server.pem, server.key and authority.pem of that port; left out: there is none",
     )
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="may be repeated")
     parser.add_argument(
@@ -41,17 +57,27 @@ def main() -> None:
     for name, default, text in _BOUNDS:
         parser.add_argument(name, type=_count, default=default, metavar="N", help=text)
     arguments = parser.parse_args()
+    with ending_clearly():
+        way = way_of(parser, arguments)
+    member = way.membership
+    hosts = member.hosts if member else ()
     options = GatewayOptions(
-        name=arguments.name,
-        address=arguments.address,
-        token=read_token(arguments.token_file),
+        name=way.name,
+        address=way.address,
+        token=way.token,
+        membership=way.membership,
         state_folder=arguments.state.absolute(),
         host=arguments.host,
         port=arguments.port,
         inference_port=arguments.inference_port,
-        user_address=arguments.user_address,
+        user_address=arguments.user_address or (member.user_address if member else ""),
+        user_authority=_user_authority(arguments.user_authority, member),
+        tls=_doors(arguments, member),
+        public_name=arguments.public_name or next(iter(hosts), ""),
+        relay_port=arguments.relay_port,
+        relay_tls=_relays(arguments, member),
         settings=GatewaySettings(
-            allowed_hosts=frozenset(arguments.allow_host),
+            allowed_hosts=frozenset((*arguments.allow_host, *hosts)),
             allowed_origins=frozenset(arguments.allow_origin),
             max_in_flight=arguments.max_in_flight,
             max_body_bytes=arguments.max_body_mib * _MIB,
@@ -65,6 +91,28 @@ def main() -> None:
         await Gateway(options).run()
 
     run_process(work)
+
+
+def _user_authority(file: Path | None, member: Membership | None) -> bytes:
+    if file is not None:
+        return read_pem(file, "user-authority")
+    return member.user_authority if member else b""
+
+
+def _doors(arguments: argparse.Namespace, member: Membership | None) -> ListenerTls | None:
+    """Return what both doors show: the operator's certificate, else that of a gateway that has hosts."""
+    if arguments.tls_cert:
+        return ListenerTls.read(arguments.tls_cert, arguments.tls_key)
+    return member.listener_tls(asks=False) if member and member.hosts else None
+
+
+def _relays(arguments: argparse.Namespace, member: Membership | None) -> ListenerTls | None:
+    folder: Path | None = arguments.relay_certificates
+    if folder is not None:
+        return ListenerTls.read(
+            folder / "server.pem", folder / "server.key", client_authority=folder / "authority.pem"
+        )
+    return member.listener_tls(asks=True) if member and member.hosts else None
 
 
 def _count(text: str) -> int:

@@ -59,6 +59,8 @@ class Relays:
 
     def __init__(self) -> None:
         self._token = ""
+        self._members: Mapping[str, str] = {}
+        self._certificates: dict[str, str] = {}
         self._listening: dict[str, asyncio.Queue[str | None]] = {}
         self._waiting: dict[str, _Carried] = {}
 
@@ -79,13 +81,47 @@ class Relays:
                 hint="Relays are for server services, which send theirs as `authorization: Bearer TOKEN`.",
             )
 
-    async def listen(self, server: str) -> AsyncGenerator[str]:
-        """Yield the ids of requests for a server's engines; empty ones are signs of life."""
+    def admit_members(self, members: Mapping[str, str]) -> None:
+        """Let servers of other machines listen, and no others; those that may no more are ended.
+
+        Args:
+            members: SHA-256 of each certificate to the server's name.
+        """
+        self._members = dict(members)
+        for server, certificate in list(self._certificates.items()):
+            if certificate not in members and (queue := self._listening.get(server)) is not None:
+                _end(queue)
+
+    def member(self, certificate: str) -> str:
+        """Return the server that a certificate, by its SHA-256, is of.
+
+        Raises:
+            TunefleetError: CERTIFICATE_INVALID.
+        """
+        server = self._members.get(certificate, "")
+        if not server:
+            raise TunefleetError(
+                Reason.CERTIFICATE_INVALID,
+                "The certificate of this server was revoked, or is not of this fleet.",
+                hint="Join again with a new token: tunefleet fleet tokens create --kind server",
+            )
+        return server
+
+    async def listen(self, server: str, *, certificate: str = "") -> AsyncGenerator[str]:
+        """Yield the ids of requests for a server's engines; empty ones are signs of life.
+
+        Args:
+            server: Its name.
+            certificate: SHA-256 of what it has shown; it listens for as long as that is admitted.
+        """
         queue: asyncio.Queue[str | None] = asyncio.Queue(_MOST_ANNOUNCED)
         older = self._listening.get(server)
         if older is not None:
             _end(older)
         self._listening[server] = queue
+        self._certificates.pop(server, None)
+        if certificate:
+            self._certificates[server] = certificate
         try:
             yield ""
             while True:
@@ -100,6 +136,7 @@ class Relays:
         finally:
             if self._listening.get(server) is queue:
                 del self._listening[server]
+                self._certificates.pop(server, None)
 
     async def send(
         self, request: RelayedRequest, *, connect_seconds: float, read_seconds: float
@@ -131,14 +168,23 @@ class Relays:
         finally:
             self._waiting.pop(relay_id, None)
 
-    async def carry(self, incoming: AsyncIterator[pb.CarryRequest]) -> AsyncGenerator[pb.CarryResponse]:
+    async def carry(
+        self, incoming: AsyncIterator[pb.CarryRequest], *, server: str = ""
+    ) -> AsyncGenerator[pb.CarryResponse]:
         """Serve the call that carries a request: yield the request, take the answer.
+
+        Args:
+            incoming: What the server sends.
+            server: Whose requests it may carry; empty: those of any server.
 
         Raises:
             TunefleetError: FIELD_INVALID if nobody waits for it, or messages come out of order.
         """
         opening = await anext(incoming, pb.CarryRequest())
-        carried = self._waiting.pop(opening.opening.relay_id, None)
+        carried = self._waiting.get(opening.opening.relay_id)
+        if carried is not None and server not in ("", carried.server):
+            carried = None
+        self._waiting.pop(opening.opening.relay_id if carried else "", None)
         if carried is None:
             raise TunefleetError.field("opening.relay_id", "is of no request that waits")
         try:
@@ -156,6 +202,7 @@ class _Carried:
     def __init__(self, request: RelayedRequest, engine: str, read_seconds: float) -> None:
         self.fetched = asyncio.Event()
         self.read_seconds = read_seconds
+        self.server = urlsplit(request.address).netloc
         self._request = request
         self._engine = engine
         self._came: asyncio.Queue[pb.CarryRequest | None] = asyncio.Queue(_WAITING_PIECES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,10 @@ from tunefleet_services.gateway.tracing import Tracing
 from tunefleet_services.gateway.version_traffic import VersionTraffic
 
 if TYPE_CHECKING:  # as in `routing`
+    from tunefleet_core.rpc import ListenerTls
     from tunefleet_services.gateway.fine_tuning import FineTuning
 
-__all__ = ["serve_gateway"]
+__all__ = ["serve_gateway", "ssl_context"]
 
 
 async def serve_gateway(
@@ -62,7 +64,7 @@ async def serve_gateway(
         raise TunefleetError.field(
             "host",
             f"'{host}' is reachable from other machines and no TLS certificate is given",
-            hint="Bind 127.0.0.1, or give a certificate.",
+            hint="Bind 127.0.0.1, or give a certificate: --tls-cert and --tls-key.",
         )
     settings = settings or GatewaySettings()
     runner = web.AppRunner(
@@ -93,3 +95,14 @@ def _base_address(runner: web.AppRunner, *, is_tls: bool) -> str:
     host, port = runner.addresses[0][:2]
     name = f"[{host}]" if ":" in host else host
     return f"{'https' if is_tls else 'http'}://{name}:{port}"
+
+
+def ssl_context(tls: ListenerTls) -> ssl.SSLContext:
+    """Return what serves HTTPS with a certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # The standard library reads certificates from files alone; these are gone when it has.
+    with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # made for its owner alone
+        file.write(tls.certificate + b"\n" + tls.key)
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context

@@ -18,17 +18,19 @@ from tunefleet.fleet.v1.fleet_pb2 import Route as WireRoute
 from tunefleet.fleet.v1.fleet_service_pb2 import Hello, Welcome
 from tunefleet_core import CONTRACT_VERSION, __version__
 from tunefleet_core.errors import TunefleetError
+from tunefleet_core.rpc import ChannelTls, ListenerTls
 from tunefleet_services.control import Connection, ServiceSession
 from tunefleet_services.gateway.access_log import AccessLog
 from tunefleet_services.gateway.fine_tuning import FineTuning
-from tunefleet_services.gateway.inference import serve_inference
+from tunefleet_services.gateway.inference import serve_inference, serve_relays
 from tunefleet_services.gateway.metrics import Metrics
 from tunefleet_services.gateway.routes import Grant, Route, RouteTable, RouteTableHolder
-from tunefleet_services.gateway.serve import serve_gateway
+from tunefleet_services.gateway.serve import serve_gateway, ssl_context
 from tunefleet_services.gateway.settings import GatewaySettings
 from tunefleet_services.gateway.splits import Split, StickyBy
 from tunefleet_services.gateway.tracing import Tracing
 from tunefleet_services.gateway.version_traffic import VersionTraffic
+from tunefleet_services.joining import Membership, keep_renewed
 from tunefleet_services.machine import describe_machine
 
 __all__ = ["Gateway", "GatewayOptions", "table_of"]
@@ -56,6 +58,17 @@ class GatewayOptions:
     """Port of the gRPC door; 0 takes a free one."""
     user_address: str = ""
     """Where the coordinator takes calls of people; empty: this gateway does not fine-tune."""
+    user_authority: bytes = b""
+    """What the certificate there is checked by, PEM; empty: it is plain."""
+    tls: ListenerTls | None = None
+    """What both doors show; demanded beyond this machine."""
+    public_name: str = ""
+    """What others call this machine; empty: as the doors are bound."""
+    relay_port: int = 0
+    relay_tls: ListenerTls | None = None
+    """Of the door for servers of other machines; None: there is none."""
+    membership: Membership | None = None
+    """Of a fleet on another machine; then there is no token."""
     settings: GatewaySettings = field(default_factory=GatewaySettings)
 
 
@@ -65,17 +78,23 @@ class Gateway:
     def __init__(self, options: GatewayOptions) -> None:
         self._options = options
         self._machine = describe_machine(options.state_folder)
-        self._connection = Connection(options.address, options.token)
+        member = options.membership
+        self._connection = Connection(
+            options.address, options.token, tls=None if member is None else member.channel_tls
+        )
         self._session = ServiceSession(self._connection, self)
         self._routes = RouteTableHolder()
-        self._routes.relays.admit(options.token)
+        if options.token:
+            self._routes.relays.admit(options.token)
         self._base_address = ""
         self._inference_address = ""
+        self._relay_address = ""
         self._settings = options.settings
         self._metrics = Metrics()
         self._traffic = VersionTraffic(self._routes.replicas.changed)
         address = options.user_address
-        self._fine_tuning = FineTuning(address, self._routes, self._settings) if address else None
+        tls = ChannelTls.of_authority(options.user_authority)
+        self._fine_tuning = FineTuning(address, self._routes, self._settings, tls=tls) if address else None
         self._access_log = AccessLog()
         self._tracing = Tracing.from_environment()
         self._listening = asyncio.Event()
@@ -86,8 +105,15 @@ class Gateway:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._serve_http())
                 group.create_task(self._serve_grpc())
+                if self._options.relay_tls is not None:
+                    group.create_task(self._serve_relays(self._options.relay_tls))
                 await self._listening.wait()  # the hello tells where
                 group.create_task(self._session.run())
+                if self._options.membership is not None:
+                    renewing = keep_renewed(
+                        self._options.membership, self._connection, self._session.attach_anew
+                    )
+                    group.create_task(renewing)
                 group.create_task(self._tell_traffic())
         finally:
             await self._connection.close()
@@ -100,6 +126,7 @@ class Gateway:
             self._options.host,
             self._options.port,
             settings=self._settings,
+            tls=None if self._options.tls is None else ssl_context(self._options.tls),
             access_log=self._access_log,
             metrics=self._metrics,
             fine_tuning=self._fine_tuning,
@@ -113,11 +140,20 @@ class Gateway:
             self._routes,
             f"{self._options.host}:{self._options.inference_port}",
             settings=self._settings,
+            tls=self._options.tls,
             metrics=self._metrics,
             access_log=self._access_log,
             traffic=self._traffic,
             tracing=self._tracing,
             on_listening=self._note_inference_address,
+        )
+
+    async def _serve_relays(self, tls: ListenerTls) -> None:
+        await serve_relays(
+            self._routes.relays,
+            f"{self._options.host}:{self._options.relay_port}",
+            tls=tls,
+            on_listening=self._note_relay_address,
         )
 
     def hello(self) -> Hello:
@@ -128,7 +164,11 @@ class Gateway:
             host=self._machine,
             version=__version__,
             labels={_ADDRESS_LABEL: self._base_address},
-            endpoints={"openai": f"{self._base_address}/v1", "inference": self._inference_address},
+            endpoints={
+                "openai": f"{self._base_address}/v1",
+                "inference": self._inference_address,
+                **({"relay": self._relay_address} if self._relay_address else {}),
+            },
         )
         return Hello(service=service, contract_versions=[CONTRACT_VERSION])
 
@@ -138,6 +178,9 @@ class Gateway:
     async def desired(self, desired: DesiredSet) -> None:
         """Put the routes of the desired set in force for every request that begins now."""
         self._routes.replace_routes(table_of(desired))
+        self._routes.relays.admit_members(
+            {item.sha256: item.service.removeprefix("services/") for item in desired.relay_certificates}
+        )
         self._traffic.drain(desired.draining)
         self._routes.replicas.drain(desired.draining_replicas)
 
@@ -156,16 +199,27 @@ class Gateway:
 
     def _note_address(self, base_address: str) -> None:
         _LOG.info("gateway listens on %s", base_address)
-        self._base_address = base_address
+        scheme, _, address = base_address.partition("://")
+        self._base_address = f"{scheme}://{self._told(address)}"
         self._note_listening()
 
     def _note_inference_address(self, address: str) -> None:
         _LOG.info("gateway speaks gRPC at %s", address)
-        self._inference_address = address
+        self._inference_address = self._told(address)
         self._note_listening()
 
+    def _note_relay_address(self, address: str) -> None:
+        _LOG.info("gateway takes relays of other machines at %s", address)
+        self._relay_address = self._told(address)
+        self._note_listening()
+
+    def _told(self, address: str) -> str:
+        name = self._options.public_name
+        return f"{name}:{address.rpartition(':')[2]}" if name else address
+
     def _note_listening(self) -> None:
-        if self._base_address and self._inference_address:
+        has_relay = self._relay_address or self._options.relay_tls is None
+        if self._base_address and self._inference_address and has_relay:
             self._listening.set()
 
 

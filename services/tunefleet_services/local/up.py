@@ -23,7 +23,7 @@ from tunefleet.fleet.v1.fleet_pb2 import ServiceState
 from tunefleet.fleet.v1.fleet_service_pb2 import ListServicesRequest
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.process import configure_logging, read_token
-from tunefleet_core.rpc import is_loopback, open_channel
+from tunefleet_core.rpc import ChannelTls, is_loopback, open_channel
 from tunefleet_core.worker.marker import FLEET_MARKER, end_marked, marked_environment
 from tunefleet_services.hosts import remove_stale_sockets
 from tunefleet_services.local.children import Child, ChildSpec
@@ -35,6 +35,9 @@ __all__ = ["UpOptions", "run_up"]
 _READY_LIMIT_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 _START_TRIES = 3
+_EVERY_ADDRESS = ("0.0.0.0", "::", "[::]")
+_AUTHORITY = "authority"
+_TRUST = f"{_AUTHORITY}/trust.pem"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +52,36 @@ class UpOptions:
     """Each runs engines of its own; a processor serves one replica of a model per server."""
     lease_seconds: float = 10.0
     warm: bool = True
+    tls: bool = False
+    """Ask for TLS on loopback too; beyond it, it is always on."""
+    public_names: tuple[str, ...] = ()
+    """What other machines call this one; the first is told to them."""
+    tls_cert: Path | None = None
+    """The operator's own certificate for people; None: of the fleet's own authority."""
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    """What people check it by."""
     gateway_options: tuple[str, ...] = ()
     """Further options of the gateway's command, such as `("--requests-at-once", "8")`."""
     announce: Callable[[str], None] = print
     """Told one line of text for people at each step of the start."""
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether listeners have TLS, and services of other machines may join."""
+        return self.tls or not is_loopback(f"{self.host}:1")
+
+    @property
+    def told_host(self) -> str:
+        """What other machines call this one."""
+        return self.public_names[0] if self.public_names else self.host
+
+    @property
+    def local_host(self) -> str:
+        """What programs of this machine call the listeners for people; empty: as they are bound."""
+        if self.tls_cert is not None:
+            return self.told_host  # a certificate of the operator's hardly names loopback
+        return "127.0.0.1" if self.host in _EVERY_ADDRESS else ""
 
 
 def run_up(options: UpOptions) -> None:
@@ -60,15 +89,17 @@ def run_up(options: UpOptions) -> None:
 
     Raises:
         TunefleetError: STATE_FOLDER_HELD if the folder has a fleet already,
-            FIELD_INVALID for an address beyond this machine, UNAVAILABLE if the
+            FIELD_INVALID for options that lack their counterpart, UNAVAILABLE if the
             coordinator cannot be started.
     """
-    if not is_loopback(f"{options.host}:1"):
+    if options.host in _EVERY_ADDRESS and not options.public_names:
         raise TunefleetError.field(
-            "host",
-            f"'{options.host}' is reachable from other machines, which needs TLS",
-            hint="Use 127.0.0.1; TLS for fleets of several machines is not in this version.",
+            "public-name",
+            f"must be given for --host {options.host}, which is every address of this machine",
+            hint="Say what other machines call this one: --public-name gpu0.example",
         )
+    if (options.tls_cert is None) != (options.tls_key is None):
+        raise TunefleetError.field("tls-key", "goes with --tls-cert: give both")
     configure_logging(logging.WARNING)
     with hold_state_folder(options.state_folder):
         asyncio.run(_Fleet(options).run())
@@ -80,7 +111,9 @@ class _Fleet:
     def __init__(self, options: UpOptions) -> None:
         self._options = options
         self._state = options.state_folder.absolute()
-        self._endpoints = choose_endpoints(self._state, options.host, options.port)
+        self._endpoints = choose_endpoints(
+            self._state, options.host, options.port, takes_members=options.has_tls
+        )
         self._mark = hashlib.sha256(str(self._state).encode()).hexdigest()[:32]
         self._stopping = asyncio.Event()
         self._failure: TunefleetError | None = None
@@ -91,7 +124,14 @@ class _Fleet:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        self._endpoints.write(self._state)
+        if self._options.has_tls:
+            # The coordinator makes one for the names of this start; nobody may begin with an older one.
+            (self._state / _AUTHORITY / "server.pem").unlink(missing_ok=True)
+        self._endpoints.write(
+            self._state,
+            host=self._options.local_host,
+            authority=_TRUST if self._options.has_tls else "",
+        )
         environment = marked_environment(self._mark, variable=FLEET_MARKER)
         coordinator = Child(_coordinator(self._options, self._endpoints), environment, lambda: None)
         services = [
@@ -138,14 +178,22 @@ class _Fleet:
         self._stopping.set()
 
     async def _await_tokens(self) -> None:
-        """The coordinator makes the tokens; its services cannot start without theirs."""
-        token = self._state / "service.token"
-        while not self._stopping.is_set() and not token.exists():
+        """The coordinator makes tokens and certificates; its services cannot start without theirs."""
+        files = [self._state / "service.token"]
+        if self._options.has_tls:
+            files += [self._state / _AUTHORITY / "server.pem", self._state / _TRUST]
+        while not self._stopping.is_set() and not all(file.exists() for file in files):
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _announce_ready(self, expected: int) -> None:
         say = self._options.announce
-        channel = open_channel(self._endpoints.user)
+        while not (tls := await asyncio.to_thread(self._channel_tls)) and self._options.has_tls:
+            await asyncio.sleep(_POLL_SECONDS)
+        user, gateway = (
+            _called_here(self._options, self._endpoints.user),
+            _called_here(self._options, self._endpoints.gateway),
+        )
+        channel = open_channel(user, tls)
         try:
             async with asyncio.timeout(_READY_LIMIT_SECONDS):
                 while await self._attached(channel) < expected:
@@ -155,8 +203,15 @@ class _Fleet:
             return
         finally:
             await channel.close()
-        say(f"Fleet ready: API {self._endpoints.user}, OpenAI http://{self._endpoints.gateway}/v1")
+        say(f"Fleet ready: API {user}, OpenAI {'https' if tls else 'http'}://{gateway}/v1")
         say(f"State and logs: {self._state}   (Ctrl-C stops everything)")
+        if tls:
+            say(f"Other machines call it {self._options.told_host}: tunefleet fleet tokens create")
+
+    def _channel_tls(self) -> ChannelTls | None:
+        if not self._options.has_tls or not (self._state / _TRUST).exists():
+            return None
+        return ChannelTls(authority=(self._state / _TRUST).read_bytes())
 
     async def _attached(self, channel: grpc.aio.Channel) -> int:
         stub: fleet_grpc.FleetServiceAsyncStub = fleet_grpc.FleetServiceStub(channel)  # pyright: ignore[reportAssignmentType]  # one class, two faces
@@ -171,6 +226,12 @@ class _Fleet:
         return sum(1 for service in response.services if service.state == attached)
 
 
+def _called_here(options: UpOptions, address: str) -> str:
+    """Return an address as programs of this machine call it."""
+    host = options.local_host
+    return f"{host}:{address.rpartition(':')[2]}" if host else address
+
+
 def _coordinator(options: UpOptions, endpoints: Endpoints) -> ChildSpec:
     arguments = (
         "--state",
@@ -183,8 +244,51 @@ def _coordinator(options: UpOptions, endpoints: Endpoints) -> ChildSpec:
         str(options.lease_seconds),
         "--blob-address",
         endpoints.blobs,
+        *_coordinator_tls(options, endpoints),
     )
     return _child(options, "coordinator", "tunefleet_coordinator", arguments)
+
+
+def _coordinator_tls(options: UpOptions, endpoints: Endpoints) -> list[str]:
+    if not options.has_tls:
+        return []
+    words = ["--tls", "--member-address", endpoints.member, "--member-blob-address", endpoints.member_blobs]
+    for name in options.public_names:
+        words += ["--public-name", name]
+    files = (("--tls-cert", options.tls_cert), ("--tls-key", options.tls_key), ("--tls-ca", options.tls_ca))
+    for option, file in files:
+        if file is not None:
+            words += [option, str(file.absolute())]
+    return words
+
+
+def _door_tls(options: UpOptions) -> list[str]:
+    """Return what a listener for people shows: the operator's certificate, or that of the fleet."""
+    if not options.has_tls:
+        return []
+    folder = options.state_folder.absolute() / _AUTHORITY
+    certificate, key = options.tls_cert or folder / "server.pem", options.tls_key or folder / "server.key"
+    return ["--tls-cert", str(certificate.absolute()), "--tls-key", str(key.absolute())]
+
+
+def _gateway_tls(options: UpOptions, endpoints: Endpoints) -> list[str]:
+    if not options.has_tls:
+        return []
+    folder = options.state_folder.absolute()
+    words = [
+        *_door_tls(options),
+        "--public-name",
+        options.told_host,
+        "--user-authority",
+        str(folder / _TRUST),
+        "--relay-port",
+        endpoints.relay.rpartition(":")[2],
+        "--relay-certificates",
+        str(folder / _AUTHORITY),
+    ]
+    for name in dict.fromkeys((*options.public_names, options.host)):
+        words += ["--allow-host", name]
+    return words
 
 
 def _services(options: UpOptions, endpoints: Endpoints) -> list[ChildSpec]:
@@ -207,7 +311,14 @@ def _services(options: UpOptions, endpoints: Endpoints) -> list[ChildSpec]:
             options,
             "blobs",
             "tunefleet_coordinator.blobs",
-            ("--state", str(state), "--address", endpoints.blobs),
+            (
+                "--state",
+                str(state),
+                "--address",
+                endpoints.blobs,
+                *_door_tls(options),
+                *(("--member-address", endpoints.member_blobs) if endpoints.member_blobs else ()),
+            ),
         ),
         *(
             _child(options, name, "tunefleet_services.trainer", (*common, *lease, *warm, "--name", name))
@@ -232,7 +343,8 @@ def _services(options: UpOptions, endpoints: Endpoints) -> list[ChildSpec]:
                 "--inference-port",
                 endpoints.inference.rpartition(":")[2],
                 "--user-address",
-                endpoints.user,
+                _called_here(options, endpoints.user),
+                *_gateway_tls(options, endpoints),
                 *options.gateway_options,
             ),
         ),

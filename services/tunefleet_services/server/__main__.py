@@ -6,18 +6,17 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from tunefleet_core.process import read_token, run_process
+from tunefleet_core.process import ending_clearly, run_process
+from tunefleet_services.joining import add_way, way_of
 from tunefleet_services.server.server import Server, ServerOptions
 
 
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--address", required=True, help="the coordinator's service listener, HOST:PORT")
-    parser.add_argument("--token-file", type=Path, required=True)
+    add_way(parser, name="server")
     parser.add_argument("--state", type=Path, required=True, help="state folder of this machine")
     parser.add_argument("--work", type=Path, help="folder for engines; default STATE/services/NAME")
-    parser.add_argument("--name", default="server")
     parser.add_argument("--lease-seconds", type=float, default=10.0)
     parser.add_argument(
         "--relay",
@@ -27,12 +26,15 @@ def main() -> None:
         help="gRPC door of a gateway that cannot dial this machine; may be repeated",
     )
     arguments = parser.parse_args()
+    with ending_clearly():
+        way = way_of(parser, arguments)
     options = ServerOptions(
-        name=arguments.name,
-        address=arguments.address,
-        token=read_token(arguments.token_file),
+        name=way.name,
+        address=way.address,
+        token=way.token,
+        membership=way.membership,
         state_folder=arguments.state.absolute(),
-        work_folder=(arguments.work or arguments.state / "services" / arguments.name).absolute(),
+        work_folder=(arguments.work or arguments.state / "services" / way.name).absolute(),
         lease_seconds=arguments.lease_seconds,
         relays=tuple(arguments.relay),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tunefleet.fleet.v1.fleet_pb2 import DeploymentStatus
 from tunefleet.type.v1.device_pb2 import Host as Machine
-from tunefleet_core.artifacts import BlobStore
+from tunefleet_core.artifacts import ArtifactStore
 from tunefleet_services.control import ArtifactFolders, Connection
 from tunefleet_services.hosts import BackendDirectory
 
@@ -30,7 +30,7 @@ class ServerContext:
     """Name under which gateways reach engines through a relay; empty: they dial them."""
     models: ArtifactFolders = field(init=False)
     """Whole models of the artifact store that are served here."""
-    _store: BlobStore | None = None
+    _store: ArtifactStore | None = None
     _store_known: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -57,10 +57,10 @@ class ServerContext:
 
     def name_store(self, uri: str) -> None:
         """Take in where the coordinator says artifacts lie."""
-        self._store = BlobStore.from_uri(uri)
+        self._store = self.connection.store(uri)
         self._store_known.set()
 
-    async def blobs(self) -> BlobStore:
+    async def blobs(self) -> ArtifactStore:
         """Return the artifact store; waits until a coordinator has named it."""
         await self._store_known.wait()
         assert self._store is not None  # set before the event

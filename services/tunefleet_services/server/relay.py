@@ -18,7 +18,7 @@ from yarl import URL
 
 from tunefleet.inference.v1 import relay_service_pb2 as pb
 from tunefleet.inference.v1 import relay_service_pb2_grpc as relay_grpc
-from tunefleet_core.rpc import error_from_rpc, open_channel
+from tunefleet_core.rpc import ChannelTls, error_from_rpc, open_channel
 
 __all__ = ["Relay"]
 
@@ -38,16 +38,24 @@ class Relay:
     Args:
         gateway: The gateway's gRPC door, `host:port`.
         server: Name of this server, as in the addresses of its engines.
-        token: The service's token.
+        token: The service's token; empty with a certificate.
+        tls: Returns what secures the channel, as it is now; None: it stays on this machine.
         engine_address: Returns the address of an engine of this server by its name; empty: there is none.
     """
 
     def __init__(
-        self, gateway: str, *, server: str, token: str, engine_address: Callable[[str], str]
+        self,
+        gateway: str,
+        *,
+        server: str,
+        token: str,
+        tls: Callable[[], ChannelTls] | None = None,
+        engine_address: Callable[[str], str],
     ) -> None:
         self._gateway = gateway
         self._server = server
-        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._tls = tls
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._engine_address = engine_address
 
     async def run(self) -> None:
@@ -55,7 +63,7 @@ class Relay:
         wait = _FIRST_WAIT_SECONDS
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0)
         async with (
-            open_channel(self._gateway) as channel,
+            open_channel(self._gateway, None if self._tls is None else self._tls()) as channel,
             aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tunefleet.fleet.v1.fleet_service_pb2 import Hello, Welcome
 from tunefleet_core import CONTRACT_VERSION, __version__
 from tunefleet_services.control import ArtifactFolders, Connection, InspectionDesk, ServiceSession, no_audit
 from tunefleet_services.hosts import BackendDirectory
+from tunefleet_services.joining import Membership, keep_renewed
 from tunefleet_services.machine import describe_machine
 from tunefleet_services.server.context import ServerContext
 from tunefleet_services.server.deployment import DeploymentRunner
@@ -43,6 +45,8 @@ class ServerOptions:
     lease_seconds: float = 10.0
     relays: tuple[str, ...] = ()
     """gRPC doors, `host:port`, of gateways to which requests are carried; empty: gateways dial engines."""
+    membership: Membership | None = None
+    """Of a fleet on another machine; then there is no token, and the coordinator names the relays."""
 
 
 class Server:
@@ -51,7 +55,10 @@ class Server:
     def __init__(self, options: ServerOptions, group: asyncio.TaskGroup) -> None:
         self._options = options
         self._group = group
-        self._connection = Connection(options.address, options.token)
+        member = options.membership
+        self._connection = Connection(
+            options.address, options.token, tls=None if member is None else member.channel_tls
+        )
         self._session = ServiceSession(self._connection, self)
         self._context = ServerContext(
             connection=self._connection,
@@ -60,7 +67,7 @@ class Server:
             work_folder=options.work_folder,
             lease_seconds=options.lease_seconds,
             report=self._session.report_deployment,
-            relayed_as=options.name if options.relays else "",
+            relayed_as=options.name if options.relays or member is not None else "",
         )
         self._engines = Engines(self._context, group)
         adapters = options.work_folder / "adapters"
@@ -70,6 +77,7 @@ class Server:
         )
         self._runners: dict[str, DeploymentRunner] = {}
         self._wanted: dict[str, DeploymentAssignment] = {}
+        self._relays: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Work until cancelled. Engines go on without this process: the next one adopts them."""
@@ -79,8 +87,10 @@ class Server:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._session.run())
                 group.create_task(self._watch_backends())
-                for gateway in self._options.relays:
-                    group.create_task(self._relay_to(gateway))
+                if self._options.membership is not None:
+                    renewing = keep_renewed(self._options.membership, self._connection, self._renewed)
+                    group.create_task(renewing)
+                self._relay_to(self._options.relays)
         finally:
             await self._connection.close()
 
@@ -104,6 +114,8 @@ class Server:
     async def desired(self, desired: DesiredSet) -> None:
         """Begin what is new, take down what is not named any more, end engines nobody needs."""
         self._desk.desired(list(desired.inspections))
+        if self._options.membership is not None:
+            self._relay_to(desired.relays)
         self._wanted = {item.deployment_uid: item for item in desired.deployments}
         for uid, runner in self._runners.items():
             wanted = self._wanted.get(uid)
@@ -141,16 +153,34 @@ class Server:
         if uid in self._wanted:  # it came back while it was taken down
             self._begin(self._wanted[uid], None)
 
-    async def _relay_to(self, gateway: str) -> None:
-        from tunefleet_services.server.relay import (
-            Relay,  # aiohttp, which a server that is dialled does without
-        )
+    def _relay_to(self, gateways: Iterable[str]) -> None:
+        """Carry requests from these gateways, and from no others any more."""
+        wanted = set(gateways)
+        for gateway in self._relays.keys() - wanted:
+            self._relays.pop(gateway).cancel()
+        for gateway in wanted - self._relays.keys():
+            self._relays[gateway] = self._group.create_task(self._relay(gateway))
+
+    async def _relay(self, gateway: str) -> None:
+        # aiohttp, which a server that is dialled does without
+        from tunefleet_services.server.relay import Relay
 
         options = self._options
         relay = Relay(
-            gateway, server=options.name, token=options.token, engine_address=self._engines.address_of
+            gateway,
+            server=options.name,
+            token=options.token,
+            tls=self._connection.tls,
+            engine_address=self._engines.address_of,
         )
         await relay.run()
+
+    def _renewed(self) -> None:
+        """Go over to the new certificate everywhere. An answer that a relay carries just then breaks off."""
+        self._session.attach_anew()
+        gateways = list(self._relays)
+        self._relay_to(())
+        self._relay_to(gateways)
 
     async def _watch_backends(self) -> None:
         """Notice a plugin that was installed while the server runs."""

@@ -6,28 +6,30 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from tunefleet_core.process import read_token, run_process
+from tunefleet_core.process import ending_clearly, run_process
+from tunefleet_services.joining import add_way, way_of
 from tunefleet_services.trainer.trainer import Trainer, TrainerOptions
 
 
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--address", required=True, help="the coordinator's service listener, HOST:PORT")
-    parser.add_argument("--token-file", type=Path, required=True)
+    add_way(parser, name="trainer")
     parser.add_argument("--state", type=Path, required=True, help="state folder of this machine")
     parser.add_argument("--work", type=Path, help="folder for runs; default STATE/services/NAME")
-    parser.add_argument("--name", default="trainer")
     parser.add_argument("--lease-seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of a rank process; 0: its choice")
     parser.add_argument("--no-warm", action="store_true", help="keep no process with its imports done")
     arguments = parser.parse_args()
+    with ending_clearly():
+        way = way_of(parser, arguments)
     options = TrainerOptions(
-        name=arguments.name,
-        address=arguments.address,
-        token=read_token(arguments.token_file),
+        name=way.name,
+        address=way.address,
+        token=way.token,
+        membership=way.membership,
         state_folder=arguments.state.absolute(),
-        work_folder=(arguments.work or arguments.state / "services" / arguments.name).absolute(),
+        work_folder=(arguments.work or arguments.state / "services" / way.name).absolute(),
         lease_seconds=arguments.lease_seconds,
         threads=arguments.threads,
         warm=not arguments.no_warm,

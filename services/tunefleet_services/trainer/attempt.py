@@ -236,6 +236,8 @@ class AttemptRunner:
             # The path is where another host, or an earlier life of this one, laid the base out.
             digest = assignment.resolved_spec.base.manifest_digest
             order.resolved_spec.base.path = str(await self._context.models.fetch(digest))
+        for item in order.resolved_spec.data:
+            item.path = await self._context.data.bring(item.path, item.sha256)
         trackers = self._context.pool.trackers_of(assignment.resolved_spec.spec, self._context.tracking)
         order.trackers.extend(trackers)
         await self._bring_companions(order)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tunefleet.fleet.v1.fleet_pb2 import AttemptStatus
-from tunefleet_core.artifacts import BlobStore
+from tunefleet_core.artifacts import ArtifactStore
 from tunefleet_services.control import ArtifactFolders, Connection
+from tunefleet_services.control.data_files import DataFiles
 from tunefleet_services.hosts import Host, HostPool, HostRecord, adopt_host
 
 __all__ = ["TrainerContext"]
@@ -32,25 +33,28 @@ class TrainerContext:
     refill: Callable[[str], None]
     models: ArtifactFolders = field(init=False)
     """Whole models of the artifact store that are bases of runs."""
+    data: DataFiles = field(init=False)
+    """Files of rows that lie in the artifact store."""
     _store: str = ""
     _welcomed: asyncio.Event = field(default_factory=asyncio.Event)
     _hosts: dict[str, Host] = field(default_factory=dict[str, Host])
 
     def __post_init__(self) -> None:
         self.models = ArtifactFolders(self.connection, self.blobs, self.models_folder)
+        self.data = DataFiles(self.blobs, self.models_folder.parent / "data")
 
     def welcomed(self, artifact_store: str) -> None:
         """Learn where artifacts go."""
         self._store = artifact_store
         self._welcomed.set()
 
-    async def blobs(self) -> BlobStore:
+    async def blobs(self) -> ArtifactStore:
         """Return the artifact store, once the coordinator has named it.
 
         An adopted run may have something to store before its trainer is attached again.
         """
         await self._welcomed.wait()
-        return BlobStore.from_uri(self._store)
+        return self.connection.store(self._store)
 
     async def take(self, backend: str) -> Host:
         """Return a host for one run."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunefleet.backend.v1.backend_service_pb2 import AuditDataRequest
-from tunefleet.backend.v1.inspect_pb2 import AuditResult
+from tunefleet.backend.v1.inspect_pb2 import AuditOrder, AuditResult
 from tunefleet.fleet.v1.fleet_pb2 import (
     Assignment,
     AttemptStatus,
@@ -21,6 +21,7 @@ from tunefleet.fleet.v1.fleet_service_pb2 import Hello, Welcome
 from tunefleet_core import CONTRACT_VERSION, __version__
 from tunefleet_services.control import Connection, InspectionDesk, ServiceSession
 from tunefleet_services.hosts import BackendDirectory, HostPool, HostRecord, remove_stale_sockets
+from tunefleet_services.joining import Membership, keep_renewed
 from tunefleet_services.machine import describe_machine, hardware_summary
 from tunefleet_services.trainer.attempt import AttemptRunner
 from tunefleet_services.trainer.context import TrainerContext
@@ -46,6 +47,8 @@ class TrainerOptions:
     lease_seconds: float = 10.0
     threads: int = 0
     warm: bool = True
+    membership: Membership | None = None
+    """Of a fleet on another machine; then there is no token."""
 
 
 class Trainer:
@@ -55,7 +58,10 @@ class Trainer:
         self._options = options
         self._group = group
         self._host = describe_machine(options.state_folder)
-        self._connection = Connection(options.address, options.token)
+        member = options.membership
+        self._connection = Connection(
+            options.address, options.token, tls=None if member is None else member.channel_tls
+        )
         self._session = ServiceSession(self._connection, self)
         self._directory = BackendDirectory(options.state_folder)
         self._pool = HostPool(
@@ -95,6 +101,11 @@ class Trainer:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._session.run())
+                if self._options.membership is not None:
+                    renewing = keep_renewed(
+                        self._options.membership, self._connection, self._session.attach_anew
+                    )
+                    group.create_task(renewing)
                 group.create_task(self._pool.keep_alive())
                 group.create_task(self._watch_backends())
         finally:
@@ -146,9 +157,16 @@ class Trainer:
             self._runners.pop(key, None)
 
     async def _audit(self, question: AuditQuestion) -> AuditResult:
+        order = AuditOrder()
+        order.CopyFrom(question.order)
+        for file in order.files:
+            file.path = await self._context.data.bring(file.path, file.sha256)
         async with self._pool.borrow(question.backend) as host:
-            request = AuditDataRequest(order=question.order)
-            return (await host.stub.AuditData(request, timeout=_AUDIT_SECONDS)).result
+            request = AuditDataRequest(order=order)
+            result = (await host.stub.AuditData(request, timeout=_AUDIT_SECONDS)).result
+        for file, asked in zip(result.files, question.order.files, strict=False):
+            file.file.CopyFrom(asked)  # it was asked of files by their paths over there
+        return result
 
     def _refill(self, backend: str) -> None:
         if backend not in self._refilling:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind, Lineage, Manifest
 from tunefleet.artifact.v1.artifact_service_pb2 import CommitManifestRequest, GetManifestRequest
 from tunefleet.fleet.v1.fleet_pb2 import Assignment
-from tunefleet_core.artifacts import BlobStore, build_manifest
+from tunefleet_core.artifacts import ArtifactStore, build_manifest
 from tunefleet_services.control import Connection
 
 __all__ = ["ArtifactUploader"]
@@ -19,7 +19,7 @@ class ArtifactUploader:
     """Commits what one attempt wrote. The fencing number travels with every commit."""
 
     def __init__(
-        self, connection: Connection, blobs: BlobStore, assignment: Assignment, hardware: str
+        self, connection: Connection, blobs: ArtifactStore, assignment: Assignment, hardware: str
     ) -> None:
         self._connection = connection
         self._blobs = blobs

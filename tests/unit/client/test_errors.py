@@ -151,9 +151,17 @@ async def test_a_peer_without_the_expected_certificate_says_what_to_do(
     async with connect(fake.address, fake.token, ca=certificate, backoff=QUICK) as client:
         with pytest.raises(Unavailable) as caught:
             await client.jobs.list()
-    assert "certificate" in caught.value.message
+    assert "not with TLS" in caught.value.message
     assert "TUNEFLEET_CA" in caught.value.hint
     assert fake.requests == []
+
+
+async def test_a_plain_client_at_a_server_with_tls_says_what_to_do(other_certificate: Path) -> None:
+    fake = FakeCoordinator(certificate=other_certificate)
+    async with fake, connect(fake.address, fake.token, backoff=QUICK) as client:
+        with pytest.raises(Unavailable, match="speaks TLS") as caught:
+            await client.jobs.list()
+    assert "tunefleet login" in caught.value.hint
 
 
 async def test_a_server_with_another_certificate_is_not_trusted(

@@ -10,7 +10,7 @@ from tunefleet.fleet.v1.fleet_service_pb2 import AttachRequest, Hello, ServiceHe
 from tunefleet_coordinator.desired_sets import DesiredSets
 from tunefleet_coordinator.inspections import InspectionBroker
 from tunefleet_coordinator.kernel import Kernel
-from tunefleet_coordinator.security import TokenBook
+from tunefleet_coordinator.security import MemberBook, TokenBook
 from tunefleet_coordinator.sessions import SessionPolicy, Sessions
 from tunefleet_core import CONTRACT_VERSION
 from tunefleet_core.testing import samples
@@ -23,7 +23,7 @@ async def _requests() -> AsyncIterator[AttachRequest]:
 
 
 async def test_a_dropped_stream_ends_quietly_and_its_service_is_detached(kernel: Kernel) -> None:
-    desired = DesiredSets(kernel, InspectionBroker(lambda service: None), TokenBook({}))
+    desired = DesiredSets(kernel, InspectionBroker(lambda service: None), TokenBook({}), MemberBook())
     sessions = Sessions(kernel, desired, SessionPolicy(lease_term_seconds=10, artifact_store="/store"))
     stream = sessions.serve(_requests())
     assert (await anext(stream)).HasField("welcome")
@@ -47,7 +47,7 @@ class CountedSets(DesiredSets):
 
 async def test_a_heartbeat_is_answered_without_building_what_cannot_have_changed(kernel: Kernel) -> None:
     broker = InspectionBroker(lambda service: None)
-    desired = CountedSets(kernel, broker, TokenBook({}))
+    desired = CountedSets(kernel, broker, TokenBook({}), MemberBook())
     sessions = Sessions(kernel, desired, SessionPolicy(lease_term_seconds=10, artifact_store="/store"))
     beats = asyncio.Queue[int]()
 

@@ -21,7 +21,7 @@ from tunefleet.job.v1.job_service_pb2_grpc import JobServiceStub
 from tunefleet.model.v1.model_service_pb2_grpc import ModelServiceStub
 from tunefleet_core.artifacts import PIECE_BYTES
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.rpc import error_from_rpc, open_channel
+from tunefleet_core.rpc import ChannelTls, error_from_rpc, open_channel
 
 if TYPE_CHECKING:
     from tunefleet.artifact.v1.blob_service_pb2_grpc import BlobServiceAsyncStub
@@ -54,8 +54,9 @@ class _Method(Protocol[_Request, _Response]):
 class Coordinator:
     """The way to the coordinator; opened when it is first needed, in the loop that needs it."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: ChannelTls | None = None) -> None:
         self._address = address
+        self._tls = tls
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     def session(self, token: str, project: str) -> Session:
@@ -65,7 +66,7 @@ class Coordinator:
     def channel(self, address: str) -> grpc.aio.Channel:
         """Return the channel to an address of the fleet."""
         if address not in self._channels:
-            self._channels[address] = open_channel(address)
+            self._channels[address] = open_channel(address, self._tls)
         return self._channels[address]
 
     async def close(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from tunefleet.model.v1.model_pb2 import Model
+from tunefleet_core.rpc import ChannelTls
 from tunefleet_services.gateway.admission import token_of
 from tunefleet_services.gateway.body import parse_object
 from tunefleet_services.gateway.exchange import current_exchange
@@ -32,11 +33,19 @@ class FineTuning:
         user_address: The coordinator's user listener, `host:port`.
         routes: The table of the gateway.
         settings: Its limits.
+        tls: What the listener's certificate is checked by; None: it is plain.
     """
 
-    def __init__(self, user_address: str, routes: RouteTableHolder, settings: GatewaySettings) -> None:
+    def __init__(
+        self,
+        user_address: str,
+        routes: RouteTableHolder,
+        settings: GatewaySettings,
+        *,
+        tls: ChannelTls | None = None,
+    ) -> None:
         self._settings = settings
-        self._coordinator = Coordinator(user_address)
+        self._coordinator = Coordinator(user_address, tls)
         self._deployer = Deployer(routes, limit_seconds=settings.answer_seconds)
 
     def paths(self) -> Sequence[web.RouteDef]:

@@ -5,7 +5,7 @@ requests in flight. An engine is asked in OpenAI HTTP, so any engine serves both
 Start reading at `servicer.py`; `openai.py` translates.
 """
 
-from tunefleet_services.gateway.inference.serve import serve_inference
+from tunefleet_services.gateway.inference.serve import serve_inference, serve_relays
 from tunefleet_services.gateway.inference.servicer import InferenceServicer
 
-__all__ = ["InferenceServicer", "serve_inference"]
+__all__ = ["InferenceServicer", "serve_inference", "serve_relays"]

@@ -1,4 +1,4 @@
-"""Run the gRPC door on an address until cancelled."""
+"""Run the gRPC doors on their addresses until cancelled."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ import grpc.aio
 
 from tunefleet.inference.v1 import inference_service_pb2_grpc as inference_grpc
 from tunefleet.inference.v1 import relay_service_pb2_grpc as relay_grpc
-from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.rpc import ErrorInterceptor, found_by_name, is_loopback
+from tunefleet_core.errors import TunefleetError
+from tunefleet_core.rpc import ErrorInterceptor, ListenerTls, found_by_name, listen, require_tls
 from tunefleet_services.gateway.access_log import AccessLog
 from tunefleet_services.gateway.engines import Engines
 from tunefleet_services.gateway.inference.relay_servicer import RelayServicer
 from tunefleet_services.gateway.inference.servicer import InferenceServicer
 from tunefleet_services.gateway.metrics import Metrics
+from tunefleet_services.gateway.relays import Relays
 from tunefleet_services.gateway.routes import RouteTableHolder
 from tunefleet_services.gateway.settings import GatewaySettings
 from tunefleet_services.gateway.tracing import Tracing
 from tunefleet_services.gateway.version_traffic import VersionTraffic
 
-__all__ = ["serve_inference"]
+__all__ = ["serve_inference", "serve_relays"]
+
+_NO_TWINS = ("grpc.so_reuseport", 0)  # a port that is taken must be an error
 
 
 async def serve_inference(
@@ -29,6 +32,7 @@ async def serve_inference(
     address: str,
     *,
     settings: GatewaySettings,
+    tls: ListenerTls | None = None,
     metrics: Metrics,
     access_log: AccessLog,
     traffic: VersionTraffic | None = None,
@@ -41,6 +45,7 @@ async def serve_inference(
         routes: Where models lead; the holder of the HTTP door.
         address: `host:port` to bind; port 0 takes a free one.
         settings: Limits, those of the HTTP door.
+        tls: Certificate to serve with. Demanded beyond loopback.
         metrics: Those of the HTTP door: both share the places for requests in flight.
         access_log: Started by the HTTP door.
         traffic: Counts by version, those of the HTTP door; its own if left out.
@@ -48,19 +53,11 @@ async def serve_inference(
         on_listening: Called once with `host:port`.
 
     Raises:
-        TunefleetError: FIELD_INVALID for an address beyond this machine, UNAVAILABLE if the port
-            is taken.
+        TunefleetError: FIELD_INVALID for an address beyond this machine without TLS, UNAVAILABLE if
+            the port is taken.
     """
-    if not is_loopback(address):
-        raise TunefleetError.field(
-            "inference-port",
-            f"'{address}' is reachable from other machines, which needs TLS",
-            hint="Bind 127.0.0.1.",
-        )
-    options = [
-        ("grpc.max_receive_message_length", settings.max_body_bytes),
-        ("grpc.so_reuseport", 0),  # a port that is taken must be an error
-    ]
+    require_tls("inference-port", address, has_tls=tls is not None, hint="Give --tls-cert and --tls-key.")
+    options = [("grpc.max_receive_message_length", settings.max_body_bytes), _NO_TWINS]
     async with Engines.opened(settings, routes) as engines:
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=options)
         servicer = InferenceServicer(
@@ -75,18 +72,35 @@ async def serve_inference(
         inference_grpc.add_InferenceServiceServicer_to_server(servicer, found_by_name(server))
         relay_grpc.add_RelayServiceServicer_to_server(RelayServicer(routes.relays), found_by_name(server))
         try:
-            try:
-                port = server.add_insecure_port(address)
-            except RuntimeError:
-                raise TunefleetError(
-                    Reason.UNAVAILABLE,
-                    f"The gateway cannot listen at {address}: the port is taken, or not allowed.",
-                    hint="Stop what listens there, or choose another port.",
-                    metadata={"address": address},
-                ) from None
+            port = listen(server, address, tls, who="The gateway")
             await server.start()
             on_listening(f"{address.rpartition(':')[0]}:{port}")
             await asyncio.Event().wait()  # for ever: the caller cancels
         finally:
             # A server that is not stopped hangs the interpreter's exit.
             await server.stop(grace=settings.drain_seconds)
+
+
+async def serve_relays(
+    relays: Relays, address: str, *, tls: ListenerTls, on_listening: Callable[[str], None]
+) -> None:
+    """Serve servers of other machines, which show their certificates, until cancelled.
+
+    Args:
+        relays: Knows which certificates may, and what is asked of their engines.
+        address: `host:port` to bind; port 0 takes a free one.
+        tls: Certificate to serve with, and the authority that callers must be of.
+        on_listening: Called once with `host:port`.
+    """
+    if not tls.client_authority:
+        raise TunefleetError.field("relay-certificates", "lacks the authority that servers must be of")
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=[_NO_TWINS])
+    servicer = RelayServicer(relays, by_certificate=True)
+    relay_grpc.add_RelayServiceServicer_to_server(servicer, found_by_name(server))
+    try:
+        port = listen(server, address, tls, who="The gateway")
+        await server.start()
+        on_listening(f"{address.rpartition(':')[0]}:{port}")
+        await asyncio.Event().wait()  # for ever: the caller cancels
+    finally:
+        await server.stop(grace=None)

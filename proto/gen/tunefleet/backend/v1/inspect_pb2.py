@@ -28,7 +28,7 @@ from tunefleet.job.v1 import spec_pb2 as tunefleet_dot_job_dot_v1_dot_spec__pb2
 from tunefleet.model.v1 import base_pb2 as tunefleet_dot_model_dot_v1_dot_base__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tunefleet/backend/v1/inspect.proto\x12\x14tunefleet.backend.v1\x1a tunefleet/dataset/v1/audit.proto\x1a\x1ftunefleet/job/v1/resolved.proto\x1a\x1btunefleet/job/v1/spec.proto\x1a\x1dtunefleet/model/v1/base.proto\"\x96\x03\n\nAuditOrder\x12+\n\x04\x62\x61se\x18\x01 \x01(\x0b\x32\x1d.tunefleet.model.v1.BaseFacts\x12\x35\n\rchat_template\x18\x02 \x01(\x0b\x32\x1e.tunefleet.job.v1.ChatTemplate\x12.\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1f.tunefleet.backend.v1.AuditFile\x12\x12\n\nmax_length\x18\x04 \x01(\x05\x12\x0f\n\x07loss_on\x18\x05 \x01(\t\x12\x1b\n\x13must_match_template\x18\x06 \x01(\t\x12\x0e\n\x06method\x18\x07 \x01(\t\x12)\n\x07rewards\x18\x08 \x03(\x0b\x32\x18.tunefleet.job.v1.Reward\x12\x34\n\ncompanions\x18& \x03(\x0b\x32 .tunefleet.job.v1.CompanionModel\x12\x30\n\x08\x65ndpoint\x18\' \x01(\x0b\x32\x1e.tunefleet.job.v1.ChatEndpoint\x12\x0f\n\x07packing\x18+ \x01(\x08\"\'\n\tAuditFile\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"\x92\x01\n\x0b\x41uditResult\x12.\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1f.tunefleet.backend.v1.FileAudit\x12\x1b\n\x13template_difference\x18\x02 \x01(\t\x12\x36\n\x0creward_files\x18  \x03(\x0b\x32 .tunefleet.backend.v1.RewardFile\"*\n\nRewardFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"y\n\tFileAudit\x12-\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x1f.tunefleet.backend.v1.AuditFile\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12-\n\x04mask\x18\x03 \x01(\x0b\x32\x1f.tunefleet.dataset.v1.MaskAuditb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tunefleet/backend/v1/inspect.proto\x12\x14tunefleet.backend.v1\x1a tunefleet/dataset/v1/audit.proto\x1a\x1ftunefleet/job/v1/resolved.proto\x1a\x1btunefleet/job/v1/spec.proto\x1a\x1dtunefleet/model/v1/base.proto\"\x96\x03\n\nAuditOrder\x12+\n\x04\x62\x61se\x18\x01 \x01(\x0b\x32\x1d.tunefleet.model.v1.BaseFacts\x12\x35\n\rchat_template\x18\x02 \x01(\x0b\x32\x1e.tunefleet.job.v1.ChatTemplate\x12.\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1f.tunefleet.backend.v1.AuditFile\x12\x12\n\nmax_length\x18\x04 \x01(\x05\x12\x0f\n\x07loss_on\x18\x05 \x01(\t\x12\x1b\n\x13must_match_template\x18\x06 \x01(\t\x12\x0e\n\x06method\x18\x07 \x01(\t\x12)\n\x07rewards\x18\x08 \x03(\x0b\x32\x18.tunefleet.job.v1.Reward\x12\x34\n\ncompanions\x18& \x03(\x0b\x32 .tunefleet.job.v1.CompanionModel\x12\x30\n\x08\x65ndpoint\x18\' \x01(\x0b\x32\x1e.tunefleet.job.v1.ChatEndpoint\x12\x0f\n\x07packing\x18+ \x01(\x08\"7\n\tAuditFile\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18< \x01(\t\"\x92\x01\n\x0b\x41uditResult\x12.\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1f.tunefleet.backend.v1.FileAudit\x12\x1b\n\x13template_difference\x18\x02 \x01(\t\x12\x36\n\x0creward_files\x18  \x03(\x0b\x32 .tunefleet.backend.v1.RewardFile\"*\n\nRewardFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"y\n\tFileAudit\x12-\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x1f.tunefleet.backend.v1.AuditFile\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12-\n\x04mask\x18\x03 \x01(\x0b\x32\x1f.tunefleet.dataset.v1.MaskAuditb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,11 +38,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITORDER']._serialized_start=188
   _globals['_AUDITORDER']._serialized_end=594
   _globals['_AUDITFILE']._serialized_start=596
-  _globals['_AUDITFILE']._serialized_end=635
-  _globals['_AUDITRESULT']._serialized_start=638
-  _globals['_AUDITRESULT']._serialized_end=784
-  _globals['_REWARDFILE']._serialized_start=786
-  _globals['_REWARDFILE']._serialized_end=828
-  _globals['_FILEAUDIT']._serialized_start=830
-  _globals['_FILEAUDIT']._serialized_end=951
+  _globals['_AUDITFILE']._serialized_end=651
+  _globals['_AUDITRESULT']._serialized_start=654
+  _globals['_AUDITRESULT']._serialized_end=800
+  _globals['_REWARDFILE']._serialized_start=802
+  _globals['_REWARDFILE']._serialized_end=844
+  _globals['_FILEAUDIT']._serialized_start=846
+  _globals['_FILEAUDIT']._serialized_end=967
 # @@protoc_insertion_point(module_scope)

@@ -108,19 +108,25 @@ class AuditFile(_message.Message):
 
     ROLE_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """`train`, `validation` or `evaluate`."""
     path: _builtins.str
     """Absolute path."""
+    sha256: _builtins.str
+    """SHA-256 of a file that is in the artifact store, hex: a trainer of another
+    machine fetches it. Empty: it is where the path says.
+    """
     def __init__(
         self,
         *,
         role: _builtins.str = ...,
         path: _builtins.str = ...,
+        sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "role", b"role", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -186,6 +186,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     state with a smaller learning rate did not help. Not tried again by itself.
     Recovery: the hint names the rate to try; `tunefleet jobs diagnose NAME`.
     """
+    ERROR_REASON_CERTIFICATE_INVALID: _ErrorReason.ValueType  # 90
+    """UNAUTHENTICATED. The certificate of a service is of another fleet, was
+    revoked, or its time is over. Recovery: join again with a new join token.
+    """
+    ERROR_REASON_SERVICE_EXISTS: _ErrorReason.ValueType  # 91
+    """ALREADY_EXISTS. Another service has the name.
+    Recovery: join under another name, or `tunefleet fleet remove NAME` first.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reason of an error. The comment of each value says what it means and,
@@ -353,5 +361,13 @@ ERROR_REASON_TRAINING_DIVERGED: ErrorReason.ValueType  # 83
 """FAILED_PRECONDITION. The training diverged, and going on from an earlier
 state with a smaller learning rate did not help. Not tried again by itself.
 Recovery: the hint names the rate to try; `tunefleet jobs diagnose NAME`.
+"""
+ERROR_REASON_CERTIFICATE_INVALID: ErrorReason.ValueType  # 90
+"""UNAUTHENTICATED. The certificate of a service is of another fleet, was
+revoked, or its time is over. Recovery: join again with a new join token.
+"""
+ERROR_REASON_SERVICE_EXISTS: ErrorReason.ValueType  # 91
+"""ALREADY_EXISTS. Another service has the name.
+Recovery: join under another name, or `tunefleet fleet remove NAME` first.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

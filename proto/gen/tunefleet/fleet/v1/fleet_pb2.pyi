@@ -707,6 +707,32 @@ class TokenGrant(_message.Message):
 Global___TokenGrant: _TypeAlias = TokenGrant  # noqa: Y015
 
 @_typing.final
+class RelayCertificate(_message.Message):
+    """A certificate whose holder may carry requests from a gateway to its engines."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    """The server, `services/{service}`."""
+    sha256: _builtins.str
+    """SHA-256 of the certificate, hex."""
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["service", b"service", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelayCertificate: _TypeAlias = RelayCertificate  # noqa: Y015
+
+@_typing.final
 class DesiredSet(_message.Message):
     """Everything a service is to hold now. What is not named is to be stopped."""
 
@@ -721,6 +747,8 @@ class DesiredSet(_message.Message):
     TOKEN_GRANTS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     DRAINING_REPLICAS_FIELD_NUMBER: _builtins.int
+    RELAY_CERTIFICATES_FIELD_NUMBER: _builtins.int
+    RELAYS_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Grows with every change; the service acknowledges it."""
     @_builtins.property
@@ -761,6 +789,16 @@ class DesiredSet(_message.Message):
         version do. Each is reported in `drained_replicas`.
         """
 
+    @_builtins.property
+    def relay_certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelayCertificate]:
+        """For gateways: the certificates of servers that joined. Others may not relay."""
+
+    @_builtins.property
+    def relays(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For servers of other machines: gateways, `host:port`, that are to be dialled so
+        that requests reach its engines.
+        """
+
     def __init__(
         self,
         *,
@@ -773,10 +811,12 @@ class DesiredSet(_message.Message):
         token_grants: _abc.Iterable[Global___TokenGrant] | None = ...,
         draining: _abc.Iterable[_builtins.str] | None = ...,
         draining_replicas: _abc.Iterable[_builtins.str] | None = ...,
+        relay_certificates: _abc.Iterable[Global___RelayCertificate] | None = ...,
+        relays: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "deployments", b"deployments", "draining", b"draining", "draining_replicas", b"draining_replicas", "generation", b"generation", "inspections", b"inspections", "routes", b"routes", "token_digests", b"token_digests", "token_grants", b"token_grants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "deployments", b"deployments", "draining", b"draining", "draining_replicas", b"draining_replicas", "generation", b"generation", "inspections", b"inspections", "relay_certificates", b"relay_certificates", "relays", b"relays", "routes", b"routes", "token_digests", b"token_digests", "token_grants", b"token_grants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -80,6 +80,31 @@ class FleetServiceStub(object):
                 request_serializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RevokeTokenRequest.SerializeToString,
                 response_deserializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RevokeTokenResponse.FromString,
                 _registered_method=True)
+        self.CreateJoinToken = channel.unary_unary(
+                '/tunefleet.fleet.v1.FleetService/CreateJoinToken',
+                request_serializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.CreateJoinTokenRequest.SerializeToString,
+                response_deserializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.CreateJoinTokenResponse.FromString,
+                _registered_method=True)
+        self.ListJoinTokens = channel.unary_unary(
+                '/tunefleet.fleet.v1.FleetService/ListJoinTokens',
+                request_serializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.ListJoinTokensRequest.SerializeToString,
+                response_deserializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.ListJoinTokensResponse.FromString,
+                _registered_method=True)
+        self.RevokeJoinToken = channel.unary_unary(
+                '/tunefleet.fleet.v1.FleetService/RevokeJoinToken',
+                request_serializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RevokeJoinTokenRequest.SerializeToString,
+                response_deserializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RevokeJoinTokenResponse.FromString,
+                _registered_method=True)
+        self.Join = channel.unary_unary(
+                '/tunefleet.fleet.v1.FleetService/Join',
+                request_serializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.JoinRequest.SerializeToString,
+                response_deserializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.JoinResponse.FromString,
+                _registered_method=True)
+        self.RenewCertificate = channel.unary_unary(
+                '/tunefleet.fleet.v1.FleetService/RenewCertificate',
+                request_serializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RenewCertificateRequest.SerializeToString,
+                response_deserializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RenewCertificateResponse.FromString,
+                _registered_method=True)
         self.Attach = channel.stream_stream(
                 '/tunefleet.fleet.v1.FleetService/Attach',
                 request_serializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.AttachRequest.SerializeToString,
@@ -138,7 +163,9 @@ class FleetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RemoveService(self, request, context):
-        """Forgets a service that is LOST. Errors: NOT_FOUND/SERVICE_NOT_FOUND,
+        """Forgets a service that is LOST. One that joined from another machine need not
+        be: its certificate and its session end, and it is forgotten when its leases
+        have run out. Errors: NOT_FOUND/SERVICE_NOT_FOUND,
         FAILED_PRECONDITION/STATE_CONFLICT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -163,6 +190,49 @@ class FleetServiceServicer(object):
     def RevokeToken(self, request, context):
         """Ends an API token at once, gateways included.
         Errors: NOT_FOUND/TOKEN_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateJoinToken(self, request, context):
+        """Makes a token with which processes on other machines join. Its secret is told
+        once, here; only a digest is kept.
+        Errors: ALREADY_EXISTS/TOKEN_EXISTS, FAILED_PRECONDITION/STATE_CONFLICT if
+        this fleet has no listener for other machines.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJoinTokens(self, request, context):
+        """Lists join tokens, without secrets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeJoinToken(self, request, context):
+        """Ends a join token at once. Services that joined with it stay.
+        Errors: NOT_FOUND/TOKEN_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Join(self, request, context):
+        """Makes a process a service of the fleet: answers with a certificate of its own.
+        Needs no API token, but the secret of a join token. The same key again gets
+        its certificate again.
+        Errors: UNAUTHENTICATED/TOKEN_INVALID, ALREADY_EXISTS/SERVICE_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewCertificate(self, request, context):
+        """Gives a service another certificate before its own ends. The old one stays
+        good to its end. Errors: UNAUTHENTICATED/CERTIFICATE_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -240,6 +310,31 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.RevokeToken,
                     request_deserializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RevokeTokenRequest.FromString,
                     response_serializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RevokeTokenResponse.SerializeToString,
+            ),
+            'CreateJoinToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateJoinToken,
+                    request_deserializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.CreateJoinTokenRequest.FromString,
+                    response_serializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.CreateJoinTokenResponse.SerializeToString,
+            ),
+            'ListJoinTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJoinTokens,
+                    request_deserializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.ListJoinTokensRequest.FromString,
+                    response_serializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.ListJoinTokensResponse.SerializeToString,
+            ),
+            'RevokeJoinToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeJoinToken,
+                    request_deserializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RevokeJoinTokenRequest.FromString,
+                    response_serializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RevokeJoinTokenResponse.SerializeToString,
+            ),
+            'Join': grpc.unary_unary_rpc_method_handler(
+                    servicer.Join,
+                    request_deserializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.JoinRequest.FromString,
+                    response_serializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.JoinResponse.SerializeToString,
+            ),
+            'RenewCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewCertificate,
+                    request_deserializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RenewCertificateRequest.FromString,
+                    response_serializer=tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RenewCertificateResponse.SerializeToString,
             ),
             'Attach': grpc.stream_stream_rpc_method_handler(
                     servicer.Attach,
@@ -501,6 +596,141 @@ class FleetService(object):
             '/tunefleet.fleet.v1.FleetService/RevokeToken',
             tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RevokeTokenRequest.SerializeToString,
             tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RevokeTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateJoinToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefleet.fleet.v1.FleetService/CreateJoinToken',
+            tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.CreateJoinTokenRequest.SerializeToString,
+            tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.CreateJoinTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJoinTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefleet.fleet.v1.FleetService/ListJoinTokens',
+            tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.ListJoinTokensRequest.SerializeToString,
+            tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.ListJoinTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeJoinToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefleet.fleet.v1.FleetService/RevokeJoinToken',
+            tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RevokeJoinTokenRequest.SerializeToString,
+            tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RevokeJoinTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Join(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefleet.fleet.v1.FleetService/Join',
+            tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.JoinRequest.SerializeToString,
+            tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.JoinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tunefleet.fleet.v1.FleetService/RenewCertificate',
+            tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RenewCertificateRequest.SerializeToString,
+            tunefleet_dot_fleet_dot_v1_dot_fleet__service__pb2.RenewCertificateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,7 +46,9 @@ class FleetServiceStub:
     UndrainService: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.UndrainServiceRequest, _fleet_service_pb2.UndrainServiceResponse]
     """Lets a drained service take work again. Errors: NOT_FOUND/SERVICE_NOT_FOUND."""
     RemoveService: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.RemoveServiceRequest, _fleet_service_pb2.RemoveServiceResponse]
-    """Forgets a service that is LOST. Errors: NOT_FOUND/SERVICE_NOT_FOUND,
+    """Forgets a service that is LOST. One that joined from another machine need not
+    be: its certificate and its session end, and it is forgotten when its leases
+    have run out. Errors: NOT_FOUND/SERVICE_NOT_FOUND,
     FAILED_PRECONDITION/STATE_CONFLICT.
     """
     CreateToken: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.CreateTokenRequest, _fleet_service_pb2.CreateTokenResponse]
@@ -58,6 +60,28 @@ class FleetServiceStub:
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.RevokeTokenRequest, _fleet_service_pb2.RevokeTokenResponse]
     """Ends an API token at once, gateways included.
     Errors: NOT_FOUND/TOKEN_NOT_FOUND.
+    """
+    CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.CreateJoinTokenRequest, _fleet_service_pb2.CreateJoinTokenResponse]
+    """Makes a token with which processes on other machines join. Its secret is told
+    once, here; only a digest is kept.
+    Errors: ALREADY_EXISTS/TOKEN_EXISTS, FAILED_PRECONDITION/STATE_CONFLICT if
+    this fleet has no listener for other machines.
+    """
+    ListJoinTokens: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ListJoinTokensRequest, _fleet_service_pb2.ListJoinTokensResponse]
+    """Lists join tokens, without secrets."""
+    RevokeJoinToken: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.RevokeJoinTokenRequest, _fleet_service_pb2.RevokeJoinTokenResponse]
+    """Ends a join token at once. Services that joined with it stay.
+    Errors: NOT_FOUND/TOKEN_NOT_FOUND.
+    """
+    Join: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.JoinRequest, _fleet_service_pb2.JoinResponse]
+    """Makes a process a service of the fleet: answers with a certificate of its own.
+    Needs no API token, but the secret of a join token. The same key again gets
+    its certificate again.
+    Errors: UNAUTHENTICATED/TOKEN_INVALID, ALREADY_EXISTS/SERVICE_EXISTS.
+    """
+    RenewCertificate: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.RenewCertificateRequest, _fleet_service_pb2.RenewCertificateResponse]
+    """Gives a service another certificate before its own ends. The old one stays
+    good to its end. Errors: UNAUTHENTICATED/CERTIFICATE_INVALID.
     """
     Attach: _grpc.StreamStreamMultiCallable[_fleet_service_pb2.AttachRequest, _fleet_service_pb2.AttachResponse]
     """The control stream of a service: session, heartbeats, desired set, status.
@@ -90,7 +114,9 @@ class FleetServiceAsyncStub(FleetServiceStub):
     UndrainService: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.UndrainServiceRequest, _fleet_service_pb2.UndrainServiceResponse]  # type: ignore[assignment]
     """Lets a drained service take work again. Errors: NOT_FOUND/SERVICE_NOT_FOUND."""
     RemoveService: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.RemoveServiceRequest, _fleet_service_pb2.RemoveServiceResponse]  # type: ignore[assignment]
-    """Forgets a service that is LOST. Errors: NOT_FOUND/SERVICE_NOT_FOUND,
+    """Forgets a service that is LOST. One that joined from another machine need not
+    be: its certificate and its session end, and it is forgotten when its leases
+    have run out. Errors: NOT_FOUND/SERVICE_NOT_FOUND,
     FAILED_PRECONDITION/STATE_CONFLICT.
     """
     CreateToken: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.CreateTokenRequest, _fleet_service_pb2.CreateTokenResponse]  # type: ignore[assignment]
@@ -102,6 +128,28 @@ class FleetServiceAsyncStub(FleetServiceStub):
     RevokeToken: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.RevokeTokenRequest, _fleet_service_pb2.RevokeTokenResponse]  # type: ignore[assignment]
     """Ends an API token at once, gateways included.
     Errors: NOT_FOUND/TOKEN_NOT_FOUND.
+    """
+    CreateJoinToken: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.CreateJoinTokenRequest, _fleet_service_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
+    """Makes a token with which processes on other machines join. Its secret is told
+    once, here; only a digest is kept.
+    Errors: ALREADY_EXISTS/TOKEN_EXISTS, FAILED_PRECONDITION/STATE_CONFLICT if
+    this fleet has no listener for other machines.
+    """
+    ListJoinTokens: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ListJoinTokensRequest, _fleet_service_pb2.ListJoinTokensResponse]  # type: ignore[assignment]
+    """Lists join tokens, without secrets."""
+    RevokeJoinToken: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.RevokeJoinTokenRequest, _fleet_service_pb2.RevokeJoinTokenResponse]  # type: ignore[assignment]
+    """Ends a join token at once. Services that joined with it stay.
+    Errors: NOT_FOUND/TOKEN_NOT_FOUND.
+    """
+    Join: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.JoinRequest, _fleet_service_pb2.JoinResponse]  # type: ignore[assignment]
+    """Makes a process a service of the fleet: answers with a certificate of its own.
+    Needs no API token, but the secret of a join token. The same key again gets
+    its certificate again.
+    Errors: UNAUTHENTICATED/TOKEN_INVALID, ALREADY_EXISTS/SERVICE_EXISTS.
+    """
+    RenewCertificate: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.RenewCertificateRequest, _fleet_service_pb2.RenewCertificateResponse]  # type: ignore[assignment]
+    """Gives a service another certificate before its own ends. The old one stays
+    good to its end. Errors: UNAUTHENTICATED/CERTIFICATE_INVALID.
     """
     Attach: _aio.StreamStreamMultiCallable[_fleet_service_pb2.AttachRequest, _fleet_service_pb2.AttachResponse]  # type: ignore[assignment]
     """The control stream of a service: session, heartbeats, desired set, status.
@@ -167,7 +215,9 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_service_pb2.RemoveServiceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.RemoveServiceResponse, _abc.Awaitable[_fleet_service_pb2.RemoveServiceResponse]]:
-        """Forgets a service that is LOST. Errors: NOT_FOUND/SERVICE_NOT_FOUND,
+        """Forgets a service that is LOST. One that joined from another machine need not
+        be: its certificate and its session end, and it is forgotten when its leases
+        have run out. Errors: NOT_FOUND/SERVICE_NOT_FOUND,
         FAILED_PRECONDITION/STATE_CONFLICT.
         """
 
@@ -197,6 +247,58 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_fleet_service_pb2.RevokeTokenResponse, _abc.Awaitable[_fleet_service_pb2.RevokeTokenResponse]]:
         """Ends an API token at once, gateways included.
         Errors: NOT_FOUND/TOKEN_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateJoinToken(
+        self,
+        request: _fleet_service_pb2.CreateJoinTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.CreateJoinTokenResponse, _abc.Awaitable[_fleet_service_pb2.CreateJoinTokenResponse]]:
+        """Makes a token with which processes on other machines join. Its secret is told
+        once, here; only a digest is kept.
+        Errors: ALREADY_EXISTS/TOKEN_EXISTS, FAILED_PRECONDITION/STATE_CONFLICT if
+        this fleet has no listener for other machines.
+        """
+
+    @_abc_1.abstractmethod
+    def ListJoinTokens(
+        self,
+        request: _fleet_service_pb2.ListJoinTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.ListJoinTokensResponse, _abc.Awaitable[_fleet_service_pb2.ListJoinTokensResponse]]:
+        """Lists join tokens, without secrets."""
+
+    @_abc_1.abstractmethod
+    def RevokeJoinToken(
+        self,
+        request: _fleet_service_pb2.RevokeJoinTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.RevokeJoinTokenResponse, _abc.Awaitable[_fleet_service_pb2.RevokeJoinTokenResponse]]:
+        """Ends a join token at once. Services that joined with it stay.
+        Errors: NOT_FOUND/TOKEN_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def Join(
+        self,
+        request: _fleet_service_pb2.JoinRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.JoinResponse, _abc.Awaitable[_fleet_service_pb2.JoinResponse]]:
+        """Makes a process a service of the fleet: answers with a certificate of its own.
+        Needs no API token, but the secret of a join token. The same key again gets
+        its certificate again.
+        Errors: UNAUTHENTICATED/TOKEN_INVALID, ALREADY_EXISTS/SERVICE_EXISTS.
+        """
+
+    @_abc_1.abstractmethod
+    def RenewCertificate(
+        self,
+        request: _fleet_service_pb2.RenewCertificateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.RenewCertificateResponse, _abc.Awaitable[_fleet_service_pb2.RenewCertificateResponse]]:
+        """Gives a service another certificate before its own ends. The old one stays
+        good to its end. Errors: UNAUTHENTICATED/CERTIFICATE_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,186 @@
+"""The artifact store as a service of another machine has it: blobs go over the network, in pieces.
+
+A drop-in for `BlobStore` where runs are stored and laid out. It blocks, and is used in threads; what is
+cut goes on from what the other side has, for as long as the service runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+
+from tunefleet.artifact.v1 import blob_service_pb2 as pb
+from tunefleet.artifact.v1.artifact_pb2 import Manifest
+from tunefleet.artifact.v1.blob_service_pb2_grpc import BlobServiceStub
+from tunefleet_core.artifacts import (
+    PIECE_BYTES,
+    GrowingFile,
+    keep_freed_memory,
+    naming_full_disk,
+    sha256_of_file,
+    sync_folder,
+)
+from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.rpc import ChannelTls, error_from_rpc
+
+__all__ = ["RemoteBlobs"]
+
+_LOG = logging.getLogger(__name__)
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 2 * PIECE_BYTES),
+    ("grpc.max_send_message_length", 2 * PIECE_BYTES),
+    ("grpc.http2.max_frame_size", 2 * PIECE_BYTES),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+_CALL_SECONDS = 20.0
+_LEAST_SECONDS = 120.0
+_SLOWEST_BYTES_PER_SECOND = 1e6
+"""A transfer that takes longer is begun again, from where it is."""
+_DOWNLOAD_SECONDS = 600.0
+"""The size is not known before; what came by then is kept, and the rest is asked for anew."""
+_FIRST_WAIT_SECONDS = 0.2
+_LONGEST_WAIT_SECONDS = 10.0
+_SPOILT_TRIES = 3
+_PASSING = (Reason.UNAVAILABLE, Reason.TIME_LIMIT, Reason.UPLOAD_MOVED, Reason.DISK_FULL)
+
+_Result = TypeVar("_Result")
+
+
+class RemoteBlobs:
+    """The blobs of a coordinator elsewhere.
+
+    Args:
+        address: Its blobs process's listener for services, `host:port`.
+        tls: Returns what secures a channel, as it is now: certificates are renewed.
+        closed: Set when the service ends; transfers then give up.
+    """
+
+    def __init__(self, address: str, tls: Callable[[], ChannelTls], closed: threading.Event) -> None:
+        self._address = address
+        self._tls = tls
+        self._closed = closed
+        keep_freed_memory()
+
+    def put_file(self, source: Path) -> tuple[str, int]:
+        """Send a file that will not change any more; return its digest and size in bytes."""
+        sha256, size_bytes = sha256_of_file(source), source.stat().st_size
+
+        def send(stub: Any) -> None:
+            there = stub.GetBlob(pb.GetBlobRequest(sha256=sha256), timeout=_CALL_SECONDS)
+            if not there.is_complete:
+                offset = there.size_bytes if there.size_bytes <= size_bytes else 0
+                start = pb.UploadStart(sha256=sha256, size_bytes=size_bytes, offset=offset)
+                stub.UploadBlob(_pieces(source, start), timeout=_limit(size_bytes - offset))
+
+        self._patiently(send)
+        return sha256, size_bytes
+
+    def fetch(self, sha256: str, target: Path) -> Path:
+        """Bring a blob into a file, whole and checked by its digest, or not at all.
+
+        Raises:
+            TunefleetError: BLOB_NOT_FOUND.
+        """
+        partial = target.with_name(f".{target.name}.partial")
+
+        def receive(stub: Any) -> None:
+            with naming_full_disk(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file = GrowingFile(partial, mode=0o644)
+                try:
+                    _receive(stub, sha256, file)
+                    whole = file.hexdigest() == sha256
+                    file.sync()
+                finally:
+                    file.close()
+                if not whole:
+                    partial.unlink(missing_ok=True)
+                    raise TunefleetError(
+                        Reason.DIGEST_MISMATCH,
+                        f"What came is not blob {sha256[:12]}.",
+                        hint="It is fetched again; if it stays so, the blob is damaged in the store.",
+                        metadata={"sha256": sha256},
+                    )
+                partial.replace(target)
+                sync_folder(target.parent)
+
+        self._patiently(receive)
+        return target
+
+    def materialise(self, manifest: Manifest, folder: Path) -> Path:
+        """Lay the files of a manifest out in an empty folder, each checked by digest.
+
+        Raises:
+            TunefleetError: MANIFEST_NOT_FOUND if a blob is missing or damaged.
+            OSError: the disk is full.
+        """
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for file in manifest.files:
+            try:
+                self.fetch(file.sha256, folder / file.path)
+            except TunefleetError as error:
+                if error.reason not in (Reason.BLOB_NOT_FOUND, Reason.DIGEST_MISMATCH):
+                    raise
+                raise TunefleetError(
+                    Reason.MANIFEST_NOT_FOUND,
+                    f"File '{file.path}' of artifact {manifest.digest[:12]} is missing or damaged.",
+                    hint="Restore the artifact store, or run the job again.",
+                    metadata={"digest": manifest.digest, "path": file.path},
+                ) from error
+        return folder
+
+    def _patiently(self, work: Callable[[Any], _Result]) -> _Result:
+        wait = _FIRST_WAIT_SECONDS
+        spoilt = 0
+        while True:
+            try:
+                with grpc.secure_channel(
+                    self._address, self._tls().credentials(), options=_OPTIONS
+                ) as channel:
+                    return work(BlobServiceStub(channel))
+            except grpc.RpcError as error:
+                typed = error_from_rpc(error, f"The blobs process at {self._address}")  # pyright: ignore[reportArgumentType]  # it has the same face
+                if typed.reason is Reason.DIGEST_MISMATCH and spoilt < _SPOILT_TRIES:
+                    spoilt += 1  # what had come before was spoilt over there, and is gone now
+                elif typed.reason not in _PASSING:
+                    raise typed from error
+                _LOG.log(
+                    logging.WARNING if typed.reason is Reason.DISK_FULL else logging.DEBUG,
+                    "blobs do not move, next try in %.1f s: %s",
+                    wait,
+                    typed.message,
+                )
+                if self._closed.wait(wait):
+                    raise typed from error
+            except TunefleetError as error:
+                if error.reason is not Reason.DIGEST_MISMATCH or spoilt >= _SPOILT_TRIES:
+                    raise
+                spoilt += 1
+            wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+
+
+def _pieces(source: Path, start: pb.UploadStart) -> Iterator[pb.UploadBlobRequest]:
+    yield pb.UploadBlobRequest(start=start)
+    with source.open("rb") as stream:
+        stream.seek(start.offset)
+        while piece := stream.read(PIECE_BYTES):
+            yield pb.UploadBlobRequest(chunk=piece)
+
+
+def _receive(stub: Any, sha256: str, file: GrowingFile) -> None:
+    request = pb.DownloadBlobRequest(sha256=sha256, offset=file.size_bytes)
+    call = stub.DownloadBlob(request, timeout=_DOWNLOAD_SECONDS)
+    for response in call:
+        if response.chunk:
+            file.write((response.chunk,))
+
+
+def _limit(size_bytes: int) -> float:
+    return _LEAST_SECONDS + size_bytes / _SLOWEST_BYTES_PER_SECOND
