@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import time
@@ -140,6 +141,16 @@ class ServingFleet(ChaosFleet):
         (record,) = self.state.glob(f"services/{service}/engines/*/engine.json")
         (engine,) = psutil.Process(json.loads(record.read_text())["host"]["pid"]).children()
         return engine
+
+    def engines_with(self, max_context_tokens: int) -> list[psutil.Process]:
+        """Return the engines that were started with a context of their own."""
+        found: list[psutil.Process] = []
+        for record in self._engines():
+            with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):  # it ends just now
+                content = json.loads(record.read_text())
+                if content["spec"]["max_context_tokens"] == max_context_tokens:
+                    found += psutil.Process(content["host"]["pid"]).children()
+        return found
 
     async def ask(self, session: aiohttp.ClientSession, model: str, **fields: object) -> int:
         """Send a short request; return its status, 0 if there is nobody to take it."""

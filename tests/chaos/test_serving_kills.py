@@ -8,6 +8,7 @@ one of two deployments, so that there are streams that a kill must not touch.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 import time
@@ -16,6 +17,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pytest
 import pytest_asyncio
 from serving_fleet import (
@@ -32,6 +34,8 @@ from serving_fleet import (
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec, DeploymentState
 from tunefleet_client import Client, DeploymentChange
 from tunefleet_core.errors import TunefleetError
+
+_WAITING = DeploymentState.DEPLOYMENT_STATE_WAITING_RETRY
 
 pytestmark = [
     pytest.mark.chaos,
@@ -165,10 +169,10 @@ async def _asked_again(killed: float) -> None:
     await asyncio.sleep(max(0.0, killed + _AVOIDED_SECONDS - time.monotonic()))
 
 
-async def _history(client: Client) -> AsyncIterator[DeploymentChange]:
-    """Yield what is kept of the events of `both`."""
-    last = (await client.deployments.get("both")).last_sequence
-    async with aclosing(client.deployments.watch("both")) as changes:
+async def _history(client: Client, name: str = "both") -> AsyncIterator[DeploymentChange]:
+    """Yield what is kept of the events of a deployment."""
+    last = (await client.deployments.get(name)).last_sequence
+    async with aclosing(client.deployments.watch(name)) as changes:
         async for change in changes:
             yield change
             if change.event is not None and change.event.sequence >= last:
@@ -249,6 +253,49 @@ async def test_killed_gateway_cuts_its_streams_at_once_and_serves_again(
         assert await one.ends() == await two.ends() == {"cut": STREAMS}
         for model in ("one", "two"):
             measure("gateway killed -> serves", await serves_again(fleet, session, model, killed))
+
+
+async def test_what_keeps_dying_is_given_up_for_a_while_and_the_wait_outlives_the_coordinator(
+    fleet: ServingFleet,
+) -> None:
+    async with fleet.client() as client:
+        spec = DeploymentSpec(model=str(BASE), engine="echo", max_context_tokens=99)  # an engine of its own
+        await client.deployments.create(spec, deployment_id="frail")
+        await client.deployments.wait("frail", deadline_seconds=60)
+
+        async def is_given_up() -> bool:
+            for process in fleet.engines_with(99):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            return (await client.deployments.get("frail")).state == _WAITING
+
+        await fleet.until(is_given_up, "its server gives it up", 60)
+        waiting = await client.deployments.get("frail")
+        (replica,) = waiting.replicas
+        assert waiting.reason == "Replica 1 failed; it is tried again after 5 s, try 2 of 8."
+        assert (replica.failures, "WORKER_LOST" in str(waiting.error)) == (1, True)
+        due = replica.next_try_time.seconds
+
+        fleet.process_of("tunefleet_coordinator").kill()
+
+        async def is_ready() -> bool:
+            try:
+                found = await client.deployments.get("frail")
+            except TunefleetError:
+                return False
+            assert found.state == _WAITING or time.time() >= due, "the wait is what it was"
+            return found.state == DeploymentState.DEPLOYMENT_STATE_READY
+
+        await fleet.until(is_ready, "it is tried again", 60)
+        assert (await client.deployments.get("frail")).replicas[0].failures == 1
+        states = [
+            change.event.state_changed.to
+            async for change in _history(client, "frail")
+            if change.event is not None and change.event.HasField("state_changed")
+        ]
+        assert _WAITING in states
+        await client.deployments.delete("frail")
+        await fleet.until(lambda: not fleet.engines_with(99), "its engine has ended", 30)
 
 
 async def test_bounds_given_to_up_hold_at_its_gateway(
