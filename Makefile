@@ -10,6 +10,7 @@ BASE_STAMP := $(VENV)/.base-stamp
 DEV_STAMP := $(VENV)/.dev-stamp
 TOOLS_STAMP := $(TOOLS)/.stamp
 BACKENDS_STAMP := .envs/.stamp
+SGLANG_ON_CPU := plugins/sglang/tests/on_cpu
 
 .PHONY: help setup demo test test-all lint proto format bench docs clean
 
@@ -47,6 +48,11 @@ $(BACKENDS_STAMP): $(BASE_STAMP) $(wildcard plugins/*/pyproject.toml) $(wildcard
 # What few tests need: `tests/run_all.py --all` asks for these while it runs the others.
 .envs/.%-stamp: $(BACKENDS_STAMP)
 	@$(BIN)/tunefleet plugins install $*
+	@touch $@
+
+# SGLang without its kernels is for tests alone, so it is no plugin among the others.
+.envs/.sglang-on-cpu-stamp: $(BACKENDS_STAMP) $(wildcard $(SGLANG_ON_CPU)/*/locks/*.txt)
+	@$(BIN)/tunefleet plugins install $(SGLANG_ON_CPU)
 	@touch $@
 
 setup: $(DEV_STAMP) $(TOOLS_STAMP) $(BACKENDS_STAMP)  ## Make everything that development needs

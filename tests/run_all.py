@@ -36,8 +36,12 @@ BESIDE = "fleets"
 END_TO_END = "e2e"
 SERVICES = "integration"
 """Tests of single services, by themselves as long as all other light ones together."""
-APART = ("deepspeed", "mlx", "vllm", "compress", "tracking", "gguf")
+APART = ("deepspeed", "mlx", "vllm", "compress", "tracking", "gguf", "sglang-on-cpu")
 """Plugins with an environment that few tests need, in the order in which `--all` installs them."""
+TESTS_OF = {"sglang-on-cpu": "sglang"}
+"""Plugins that exist for the tests of another: what serves on GPUs alone, without its kernels."""
+FOR_FLEETS = tuple(name for name in APART if name not in TESTS_OF)
+"""What whole fleets run on."""
 LONGEST_FIRST = (BESIDE, SERVICES, "trl", "light", "deepspeed", END_TO_END, "embedded", "mlx")
 ALSO = {"vllm": ("compress",)}
 """What plugins apart load that others write: installed first, if it is to be installed at all."""
@@ -166,17 +170,18 @@ def suite_apart(name: str) -> Suite:
         command = [trl, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*command, "--target", str(tools), "pytest>=8.3"], check=True)
         (tools / ".complete").touch()
+    tested = TESTS_OF.get(name, name)
     return Suite(
         name=name,
         backend=name,
         needs=(name, *ALSO.get(name, ())),
-        paths=(f"plugins/{name}/tests",),
+        paths=(f"plugins/{tested}/tests",),
         environment={
             "PYTHONPATH": str(tools),
             "OMP_NUM_THREADS": "1",
             "TUNEFLEET_TEST_TRL_PYTHON": trl,  # makes models where there is no torch
         },
-        config=f"plugins/{name}/pyproject.toml",
+        config=f"plugins/{tested}/pyproject.toml",
     )
 
 
@@ -190,7 +195,7 @@ def suites() -> list[Suite]:
     light = {"TUNEFLEET_TEST_TRL_PYTHON": trl}
     return [
         Suite(name=BESIDE, paths=tuple(f"tests/{name}" for name in FLEETS), environment=light),
-        Suite(name=END_TO_END, paths=("tests/e2e",), environment=light, needs=APART),
+        Suite(name=END_TO_END, paths=("tests/e2e",), environment=light, needs=FOR_FLEETS),
         Suite(name=SERVICES, paths=(f"tests/{SERVICES}",), environment=light),
         Suite(
             name="light",

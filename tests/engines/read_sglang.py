@@ -60,9 +60,10 @@ def _options() -> list[str]:
     return sorted(text.removeprefix("--") for text in found - {"--help"})
 
 
-def main() -> None:
+def read() -> dict[str, object]:
+    """Return what it says."""
     srt = _folder()
-    found = {
+    return {
         "engine": "sglang",
         "distribution": f"sglang=={version('sglang')}",
         "read_by": "ast",
@@ -72,7 +73,10 @@ def main() -> None:
         "architectures": _architectures(srt / "models"),
         "options": _options(),
     }
-    print(json.dumps(found))
+
+
+def main() -> None:
+    print(json.dumps(read()))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ _MARKS = {
     Verdict.FAILED: "**fails**",
 }
 
-_BY_HAND = ("sglang",)
-"""Engines that no test of every change runs: asked by hand."""
+_WITHOUT_KERNELS = ("sglang",)
+"""Engines that are asked on a processor, with stand-ins for their kernels."""
 _NOT_ASKED = "not asked"
 
 _HEAD = """# What engines take of OpenAI's API
@@ -42,17 +42,17 @@ itself for every engine, from the stream of a chat
 """
 
 _FOOT = """
-\\* `sglang` was asked by hand, by the same test in `plugins/sglang/tests/on_cpu`: version 0.5.23 behind our
-front, on a processor with stand-ins for its kernels. It shows what HTTP side and grammars take, not what a
-GPU computes. It heeds `seed` only with its `--enable-deterministic-inference`, by its source; `/v1/responses`
-is 404 for an adapter. A forced call that was cut left neither call nor text, and counts as taken.
+\\* `sglang` is asked in `plugins/sglang/tests/on_cpu`: version 0.5.23 behind our front, on a processor with
+stand-ins for its kernels. It shows what HTTP side and grammars take, not what a GPU computes. It heeds `seed`
+only with its `--enable-deterministic-inference`, by its source; `/v1/responses` is 404 for an adapter. A
+forced call that was cut left neither call nor text, and counts as taken.
 """
 
 
 def page() -> str:
     """Return the page as Markdown."""
     found = recorded()
-    names = [f"{name}\\*" if name in _BY_HAND else name for name in found]
+    names = [f"{name}\\*" if name in _WITHOUT_KERNELS else name for name in found]
     rows = [["endpoint", "asked for", *names], ["---"] * (2 + len(found))]
     for part in PARTS:
         marks = [_MARKS[parts[part.name]] if part.name in parts else _NOT_ASKED for parts in found.values()]

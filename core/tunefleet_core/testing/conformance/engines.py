@@ -51,7 +51,7 @@ class ServerLifecycle(Suite):
 
     @case(_SERVE, is_error=True)
     async def test_a_stopped_engine_is_gone_and_may_be_stopped_again(self, bench: Bench) -> None:
-        engine = await bench.new_engine()
+        engine = await bench.engine_to_end()
         request = pb.StopEngineRequest(engine=engine.engine)
         states = [(await bench.call("StopEngine", request)).engine.state for _ in range(TIMES)]
         assert states == [_ENDED] * TIMES
@@ -60,7 +60,7 @@ class ServerLifecycle(Suite):
 
     @case(_SERVE, is_error=True, transports=(Transport.OBJECT, Transport.WORKER))
     async def test_an_engine_that_dies_is_told_with_its_reason(self, bench: Bench) -> None:
-        engine = await bench.new_engine()
+        engine = await bench.engine_to_end()
         await asyncio.to_thread(_kill_listener, engine.address)
         while (ended := await bench.get_engine(engine.engine)).state != _ENDED:
             await asyncio.sleep(0.05)

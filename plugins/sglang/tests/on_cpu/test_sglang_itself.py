@@ -1,7 +1,6 @@
 """SGLang itself behind the plugin's driver and front, on a processor: its control path, not its kernels.
 
-Wants a Python with sglang 0.5.23 beside a CPU build of torch, named in TUNEFLEET_SGLANG_PYTHON (how it
-is made: the plugin's README), and trl's in TUNEFLEET_TEST_TRL_PYTHON for the adapters. No product runs so.
+Runs in the environment of `tunefleet_sglang_on_cpu`; adapters are trained by the trl environment.
 """
 
 from __future__ import annotations
@@ -32,19 +31,11 @@ from tunefleet_core.testing.openai_features import check_or_record, find_feature
 from tunefleet_services.server.contract_check import check_engine
 from tunefleet_services.server.engine_http import EngineHttp
 from tunefleet_sglang.driver import SglangDriver
+from tunefleet_sglang_on_cpu.driver import OnCpuDriver
 
 pytestmark = pytest.mark.slow  # SGLang takes half a minute to start
 
-HERE = Path(__file__).resolve().parent
-PLUGIN = HERE.parents[1]
-TRAINER = PLUGIN.parents[1] / "tests" / "integration" / "server" / "train_adapters.py"
-ON_CPU = {
-    "device": "cpu",
-    "attention-backend": "torch_native",
-    "sampling-backend": "pytorch",
-    "lora-backend": "torch_native",
-    "max-total-tokens": 4096,
-}
+TRAINER = Path(__file__).resolve().parents[4] / "tests" / "integration" / "server" / "train_adapters.py"
 VERIFIED = ContractState.CONTRACT_STATE_VERIFIED
 REFUSED = ContractState.CONTRACT_STATE_REFUSED
 _START_SECONDS = 500.0
@@ -88,9 +79,11 @@ class Engine:
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """A base and two adapters that trl trained on it."""
-    sglang, trl = (os.environ.get(f"TUNEFLEET_{name}_PYTHON", "") for name in ("SGLANG", "TEST_TRL"))
-    if not (sglang and trl):
-        pytest.skip("TUNEFLEET_SGLANG_PYTHON and TUNEFLEET_TEST_TRL_PYTHON do not name their Pythons")
+    trl = os.environ.get("TUNEFLEET_TEST_TRL_PYTHON")
+    if not trl:
+        pytest.skip(
+            "adapters are trained by the trl environment: name its python in TUNEFLEET_TEST_TRL_PYTHON"
+        )
     trained = tmp_path_factory.mktemp("trained")
     plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run([trl, TRAINER, trained, _HEAD_SIZE], env=plain, check=True, capture_output=True)
@@ -103,19 +96,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         max_context_tokens=1024,  # tools make prompts long
         settings=EngineSettings(max_adapters=3, max_adapter_rank=16, tool_parser="qwen25"),
     )
-    order.settings.options.update(ON_CPU)
-    driver, (port,) = SglangDriver(), free_ports()
+    driver, (port,) = OnCpuDriver(), free_ports()
     command = driver.command(order, port)
-    environment = {
-        **plain,
-        **command.environment,
-        "PYTHONPATH": os.pathsep.join((str(HERE / "stand_ins"), str(PLUGIN))),
-        "SGLANG_USE_CPU_ENGINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
     log = trained / "engine.log"
     with log.open("wb") as file, subprocess.Popen(
-        [sglang, *command.argv[1:]], env=environment, stdout=file, stderr=file, cwd=trained
+        command.argv, env={**plain, **command.environment}, stdout=file, stderr=file, cwd=trained
     ) as process:  # fmt: skip
         try:
             deadline = time.monotonic() + _START_SECONDS

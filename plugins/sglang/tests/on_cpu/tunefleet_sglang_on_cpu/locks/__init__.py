@@ -1,0 +1,1 @@
+"""What SGLang imports without a GPU, pinned to the last package."""
