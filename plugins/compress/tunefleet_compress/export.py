@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
-from tunefleet.backend.v1.run_pb2 import RunOrder, RunOutput, StopMode
-from tunefleet.job.v1.event_pb2 import Metrics, RunPhase
+from tunefleet.backend.v1.run_pb2 import RunOrder, RunOutput
 from tunefleet_compress.calibration import calibration_ids
-from tunefleet_compress.measuring import tops_from_json
 from tunefleet_compress.recipes import Recipe, recipe_of
-from tunefleet_core.backend import RunContext, RunStopped
+from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.parity import (
-    NumbersRecord,
-    PrecisionRecord,
-    TopLogprobs,
-    TrainServeContract,
-    read_contract,
-    write_contract,
-)
-from tunefleet_core.parity.quantized import check_quantized
+from tunefleet_core.parity import read_contract, write_contract
+from tunefleet_core.parity.measured_aside import tops_from_json
+from tunefleet_core.parity.quantized import check_quantized, quantized_contract
 from tunefleet_core.worker.aside import run_aside
 from tunefleet_core.worker.merge_first import whole_weights
+from tunefleet_core.worker.stages import stage_teller
 
 __all__ = ["STAGES", "export"]
 
@@ -54,7 +46,7 @@ def export(context: RunContext) -> RunOutput:
             "The order names neither an adapter nor a whole model.",
             hint="Export a model that was trained here: tunefleet models list",
         )
-    told = _teller(context)
+    told = stage_teller(context, STAGES)
     told(0)
     with whole_weights(context) as source:
         told(1)
@@ -103,7 +95,8 @@ def _write(
         allowed=recipe.tolerance,
         dtype=made["dtype"],
     )
-    write_contract(_as_served(contract, after, dtype=made["dtype"]), target)
+    # No quantisation: an engine is held to the numbers of these weights as they are.
+    write_contract(quantized_contract(contract, after, quantization="", dtype=made["dtype"]), target)
     told(3)
     return [verdict.summary, _made_of(made, asked.format, len(rows))]
 
@@ -118,28 +111,6 @@ def _place(order: RunOrder) -> tuple[dict[str, object], dict[str, str]]:
     threads = order.threads or (1 if small else os.cpu_count() or 1)
     place: dict[str, object] = {"device": "cuda" if gpus else "cpu", "threads": threads}
     return place, {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
-
-
-def _teller(context: RunContext) -> Callable[[int], None]:
-    def told(done: int) -> None:
-        if context.stop_requested() != StopMode.STOP_MODE_UNSPECIFIED:
-            raise RunStopped(f"stopped before '{STAGES[done]}'" if done < len(STAGES) else "stopped")
-        context.enter(RunPhase.RUN_PHASE_WORKING if done else RunPhase.RUN_PHASE_LOADING)
-        context.metrics(Metrics(step=done, total_steps=len(STAGES)))
-
-    return told
-
-
-def _as_served(
-    contract: TrainServeContract, after: Sequence[TopLogprobs], *, dtype: str
-) -> TrainServeContract:
-    """Return the record that an engine of the rounded weights is held to: their own numbers."""
-    numbers = tuple(
-        NumbersRecord(prompt_token_ids=record.prompt_token_ids, base=record.base, tuned=top)
-        for record, top in zip(contract.numbers, after, strict=True)
-    )
-    precision = PrecisionRecord(dtype=dtype, quantization="")
-    return replace(contract, numbers=numbers, precision=precision, unquantized=())
 
 
 def _made_of(made: Mapping[str, Any], form: str, rows: int) -> str:

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunefleet_core.parity import TOP_TOKENS, TopLogprobs
+from tunefleet_core.parity.measured_aside import tops_to_json
 from tunefleet_core.worker.aside import serve_aside
 
-__all__ = ["measure", "tops_from_json", "tops_to_json"]
+__all__ = ["measure"]
 
 
 def measure(model: Any, prompts: Sequence[Sequence[int]]) -> list[TopLogprobs]:
@@ -30,16 +31,6 @@ def measure(model: Any, prompts: Sequence[Sequence[int]]) -> list[TopLogprobs]:
                 TopLogprobs(token_ids=tuple(top.indices.tolist()), logprobs=tuple(top.values.tolist()))
             )
     return found
-
-
-def tops_to_json(tops: Sequence[TopLogprobs]) -> list[list[list[Any]]]:
-    """Return measured numbers as JSON holds them."""
-    return [[list(top.token_ids), list(top.logprobs)] for top in tops]
-
-
-def tops_from_json(content: Sequence[Sequence[Sequence[Any]]]) -> list[TopLogprobs]:
-    """Return what `tops_to_json` made JSON of."""
-    return [TopLogprobs(token_ids=tuple(ids), logprobs=tuple(values)) for ids, values in content]
 
 
 def _work(task: Mapping[str, Any]) -> Mapping[str, object]:

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tunefleet_compress.measuring import measure, tops_to_json
+from tunefleet_compress.measuring import measure
 from tunefleet_compress.recipes import Recipe, recipe_of
 from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.parity.measured_aside import tops_to_json
 from tunefleet_core.worker.aside import serve_aside
 
 __all__ = ["Linears", "load_whole", "round_weights", "write_folder"]

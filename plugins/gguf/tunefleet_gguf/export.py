@@ -10,27 +10,27 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
-from tunefleet.backend.v1.run_pb2 import RunOutput, StopMode
-from tunefleet.job.v1.event_pb2 import Metrics, RunPhase
-from tunefleet_core.backend import RunContext, RunStopped
+from tunefleet.backend.v1.run_pb2 import RunOutput
+from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.parity import (
     CONTRACT_FILE,
-    TopLogprobs,
     TrainServeContract,
     read_contract,
     write_contract,
 )
+from tunefleet_core.parity.measured_aside import tops_from_json
 from tunefleet_core.parity.quantized import check_quantized, quantized_contract
 from tunefleet_core.resolve import own_dtype
 from tunefleet_core.worker.aside import run_aside
 from tunefleet_core.worker.merge_first import whole_weights
+from tunefleet_core.worker.stages import stage_teller
 from tunefleet_gguf.variants import Variant, find_variant
 
 __all__ = ["STAGES", "export", "file_name"]
@@ -89,7 +89,8 @@ def export(context: RunContext) -> RunOutput:
     variant = find_variant(context.order.resolved_spec.spec.export.quantize.variant)
     work_dir = Path(context.order.work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
-    _tell(context, 0)
+    told = stage_teller(context, STAGES)
+    told(0)
     with (
         whole_weights(context) as source,
         tempfile.TemporaryDirectory(dir=work_dir, prefix="gguf-") as scratch,
@@ -103,16 +104,16 @@ def export(context: RunContext) -> RunOutput:
             scratch=Path(scratch),
         )
         _require_disk(work)
-        _write(work, folder)
-    _tell(context, len(STAGES))
+        _write(work, folder, told)
+    told(len(STAGES))
     return RunOutput(kind=ArtifactKind.ARTIFACT_KIND_MODEL)
 
 
-def _write(work: _Work, folder: Path) -> None:
+def _write(work: _Work, folder: Path, told: Callable[[int], None]) -> None:
     whole, written = work.scratch / "whole.gguf", folder / file_name(work.variant.name)
-    _tell(work.context, 1)
+    told(1)
     converted = _convert(work, whole)
-    _tell(work.context, 2)
+    told(2)
     rounded = work.aside(
         "quantizing",
         source=str(whole),
@@ -120,15 +121,15 @@ def _write(work: _Work, folder: Path) -> None:
         file_type=work.variant.file_type,
         threads=work.threads,
     )
-    _tell(work.context, 3)
+    told(3)
     before = work.measure(whole, converted)
     whole.unlink()
     after = work.measure(written, converted)
     _require_tokens(converted, after)
-    numbers = _tops(after)
+    numbers = tops_from_json(after["numbers"])
     verdict = check_quantized(
         work.contract,
-        _tops(before),
+        tops_from_json(before["numbers"]),
         numbers,
         form=f"gguf/{work.variant.name}",
         allowed=work.variant.tolerance,
@@ -159,26 +160,12 @@ def _tell_found(context: RunContext, written: Path, rounded: Mapping[str, Any], 
     context.notice(f"{written.name} takes {size} (matrices: {types}). {summary}", severity="info")
 
 
-def _tell(context: RunContext, done: int) -> None:
-    if context.stop_requested() != StopMode.STOP_MODE_UNSPECIFIED:
-        raise RunStopped(f"stopped before '{STAGES[done]}'" if done < len(STAGES) else "stopped")
-    context.enter(RunPhase.RUN_PHASE_WORKING if done else RunPhase.RUN_PHASE_LOADING)
-    context.metrics(Metrics(step=done, total_steps=len(STAGES)))
-
-
 def _tell_stops(context: RunContext, missed: list[int]) -> None:
     if missed:
         context.notice(
             f"llama.cpp does not end an answer at {', '.join(map(str, missed))}, as was trained.",
             hint="Send the text of these tokens as `stop` with every request.",
         )
-
-
-def _tops(measured: Mapping[str, Any]) -> list[TopLogprobs]:
-    return [
-        TopLogprobs(token_ids=tuple(item["token_ids"]), logprobs=tuple(item["logprobs"]))
-        for item in measured["numbers"]
-    ]
 
 
 def _require_tokens(converted: Mapping[str, Any], measured: Mapping[str, Any]) -> None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
-from tunefleet.backend.v1.run_pb2 import RunOutput, StopMode
-from tunefleet.job.v1.event_pb2 import Metrics, RunPhase
-from tunefleet_core.backend import RunContext, RunStopped
+from tunefleet.backend.v1.run_pb2 import RunOutput
+from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.parity import (
     CONTRACT_FILE,
@@ -26,10 +25,12 @@ from tunefleet_core.parity import (
     read_contract,
     write_contract,
 )
+from tunefleet_core.parity.measured_aside import tops_from_json
 from tunefleet_core.parity.quantized import check_quantized, quantized_contract
 from tunefleet_core.resolve import own_dtype
 from tunefleet_core.worker.aside import run_aside
 from tunefleet_core.worker.merge_first import whole_weights
+from tunefleet_core.worker.stages import stage_teller
 from tunefleet_mlx.variants import Variant, find_variant
 
 __all__ = ["STAGES", "export"]
@@ -66,7 +67,7 @@ class _Work:
 
     def measure(self, folder: Path) -> list[TopLogprobs]:
         prompts = [list(record.prompt_token_ids) for record in self.contract.numbers]
-        return _tops(self.aside("measuring", folder=str(folder), prompts=prompts))
+        return tops_from_json(self.aside("measuring", folder=str(folder), prompts=prompts)["numbers"])
 
 
 def export(context: RunContext) -> RunOutput:
@@ -79,7 +80,8 @@ def export(context: RunContext) -> RunOutput:
     variant = find_variant(context.order.resolved_spec.spec.export.quantize.variant)
     work_dir = Path(context.order.work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
-    _tell(context, 0)
+    told = stage_teller(context, STAGES)
+    told(0)
     with (
         whole_weights(context) as source,
         tempfile.TemporaryDirectory(dir=work_dir, prefix="mlx-") as scratch,
@@ -93,17 +95,17 @@ def export(context: RunContext) -> RunOutput:
             scratch=Path(scratch),
         )
         _require_disk(work)
-        _write(work, folder)
-    _tell(context, len(STAGES))
+        _write(work, folder, told)
+    told(len(STAGES))
     return RunOutput(kind=ArtifactKind.ARTIFACT_KIND_MODEL)
 
 
-def _write(work: _Work, folder: Path) -> None:
-    _tell(work.context, 1)
+def _write(work: _Work, folder: Path, told: Callable[[int], None]) -> None:
+    told(1)
     converted = work.scratch / "converted"
     work.aside("converting", source=str(work.source), target=str(converted), bits=work.variant.bits)
     _assemble(work.source, converted, folder)
-    _tell(work.context, 2)
+    told(2)
     before, after = work.measure(work.source), work.measure(folder)
     verdict = check_quantized(
         work.contract,
@@ -131,20 +133,6 @@ def _assemble(source: Path, converted: Path, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
     for file in folder.iterdir():
         file.chmod(_FILE_MODE)
-
-
-def _tell(context: RunContext, done: int) -> None:
-    if context.stop_requested() != StopMode.STOP_MODE_UNSPECIFIED:
-        raise RunStopped(f"stopped before '{STAGES[done]}'" if done < len(STAGES) else "stopped")
-    context.enter(RunPhase.RUN_PHASE_WORKING if done else RunPhase.RUN_PHASE_LOADING)
-    context.metrics(Metrics(step=done, total_steps=len(STAGES)))
-
-
-def _tops(measured: Mapping[str, Any]) -> list[TopLogprobs]:
-    return [
-        TopLogprobs(token_ids=tuple(item["token_ids"]), logprobs=tuple(item["logprobs"]))
-        for item in measured["numbers"]
-    ]
 
 
 def _require_disk(work: _Work) -> None:

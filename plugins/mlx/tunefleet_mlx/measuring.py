@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.parity.measured_aside import tops_to_json
 from tunefleet_core.worker.aside import serve_aside
 from tunefleet_mlx.devices import compute_on
 from tunefleet_mlx.reference_numbers import top_logprobs
@@ -31,10 +32,7 @@ def measure(folder: Path, prompts: Sequence[Sequence[int]]) -> list[dict[str, An
             hint="Export in another format: tunefleet catalog formats",
             metadata={"path": str(folder)},
         ) from error
-    return [
-        {"token_ids": list(top.token_ids), "logprobs": list(top.logprobs)}
-        for top in top_logprobs(model, prompts)
-    ]
+    return tops_to_json(top_logprobs(model, prompts))
 
 
 def _work(task: Mapping[str, Any]) -> Mapping[str, object]:

@@ -14,10 +14,9 @@ import mlx.core as mx
 from mlx.utils import tree_unflatten
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
-from tunefleet.backend.v1.run_pb2 import RunOutput, StopMode
-from tunefleet.job.v1.event_pb2 import Metrics, RunPhase
+from tunefleet.backend.v1.run_pb2 import RunOutput
 from tunefleet.model.v1.base_pb2 import BaseFacts
-from tunefleet_core.backend import RunContext, RunStopped
+from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.parity import TrainServeContract, read_contract, write_contract
 from tunefleet_core.parity.merged import (
@@ -27,6 +26,7 @@ from tunefleet_core.parity.merged import (
     require_mergeable,
     require_room,
 )
+from tunefleet_core.worker.stages import stage_teller
 from tunefleet_mlx.adaptation import load_adapter
 from tunefleet_mlx.devices import Hardware, prepare_hardware
 from tunefleet_mlx.loading import load_base, parameters_of
@@ -50,13 +50,7 @@ def export_merged(context: RunContext) -> RunOutput:
     if not context.order.adapter_dir:
         raise TunefleetError.field("export.model.model", "names no adapter of the fleet")
     hardware = prepare_hardware(context.order)
-
-    def told(done: int) -> None:
-        if context.stop_requested() != StopMode.STOP_MODE_UNSPECIFIED:
-            raise RunStopped(f"stopped before '{STAGES[done]}'" if done < len(STAGES) else "stopped")
-        context.enter(RunPhase.RUN_PHASE_WORKING if done else RunPhase.RUN_PHASE_LOADING)
-        context.metrics(Metrics(step=done, total_steps=len(STAGES)))
-
+    told = stage_teller(context, STAGES)
     adapter, dtype = Path(context.order.adapter_dir), spec.spec.export.merge.dtype
     with context.writing_output() as folder:
         remarks = merge_adapter(spec.base, adapter, folder, hardware, dtype=dtype, told=told)

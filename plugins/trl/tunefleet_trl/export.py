@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
-from tunefleet.backend.v1.run_pb2 import RunOutput, StopMode
-from tunefleet.job.v1.event_pb2 import Metrics, RunPhase
-from tunefleet_core.backend import RunContext, RunStopped
+from tunefleet.backend.v1.run_pb2 import RunOutput
+from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import TunefleetError
+from tunefleet_core.worker.stages import stage_teller
 from tunefleet_trl.export_mxfp4 import STAGES as ROUNDING_STAGES
 from tunefleet_trl.export_mxfp4 import export_mxfp4
 from tunefleet_trl.loading import prepare_hardware
@@ -33,14 +33,14 @@ def export(context: RunContext) -> RunOutput:
     prepare_hardware(context.order, dtype="")
     if form == "quantize":
         with context.writing_output() as folder:
-            summary = export_mxfp4(context, folder, told=_teller(context, ROUNDING_STAGES))
+            summary = export_mxfp4(context, folder, told=stage_teller(context, ROUNDING_STAGES))
         context.notice(summary, severity="info")
         return RunOutput(kind=ArtifactKind.ARTIFACT_KIND_MODEL)
     if form != "merge":
         raise TunefleetError.field("export", f"this backend does not write the form '{form}'")
     if not context.order.adapter_dir:
         raise TunefleetError.field("export.model.model", "names no adapter of the fleet")
-    told = _teller(context, STAGES)
+    told = stage_teller(context, STAGES)
     with context.writing_output() as folder:
         merged = merge_adapter(
             spec.base, Path(context.order.adapter_dir), folder, dtype=spec.spec.export.merge.dtype, told=told
@@ -65,18 +65,6 @@ def merge_after_training(context: RunContext, adapter_dir: Path) -> None:
     with context.writing_output() as folder:
         merged = merge_in_own_process(context, adapter_dir, folder)
     _tell(context, merged)
-
-
-def _teller(context: RunContext, stages: Sequence[str]) -> Callable[[int], None]:
-    """Return what reports that a number of stages is done, and ends a run that is to stop."""
-
-    def told(done: int) -> None:
-        if context.stop_requested() != StopMode.STOP_MODE_UNSPECIFIED:
-            raise RunStopped(f"stopped before '{stages[done]}'" if done < len(stages) else "stopped")
-        context.enter(RunPhase.RUN_PHASE_WORKING if done else RunPhase.RUN_PHASE_LOADING)
-        context.metrics(Metrics(step=done, total_steps=len(stages)))
-
-    return told
 
 
 def _tell(context: RunContext, merged: Merged) -> None:

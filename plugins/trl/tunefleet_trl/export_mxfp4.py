@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from tunefleet.backend.v1.run_pb2 import StopMode
@@ -17,15 +16,13 @@ from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.backend import RunContext, RunStopped
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.parity import (
-    NumbersRecord,
-    PrecisionRecord,
     TopLogprobs,
     TrainServeContract,
     read_contract,
     write_contract,
 )
 from tunefleet_core.parity.merged import merged_dtype
-from tunefleet_core.parity.quantized import check_quantized
+from tunefleet_core.parity.quantized import check_quantized, quantized_contract
 from tunefleet_trl.loading import Hardware, load_base
 from tunefleet_trl.merging import merge_adapter
 from tunefleet_trl.mxfp4 import write_mxfp4_folder
@@ -59,7 +56,8 @@ def export_mxfp4(context: RunContext, target: Path, *, told: Callable[[int], Non
     rounded = _measure(spec.base, target, contract, dtype)
     told(4)
     verdict = check_quantized(contract, whole, rounded, form=FORMAT, allowed=TOLERANCE, dtype=dtype)
-    write_contract(_of_rounded(contract, rounded, dtype), target)
+    # No quantisation: an engine is held to these weights as they are.
+    write_contract(quantized_contract(contract, rounded, quantization="", dtype=dtype), target)
     told(5)
     return verdict.summary
 
@@ -111,13 +109,3 @@ def _measure(base: BaseFacts, folder: Path, contract: TrainServeContract, dtype:
     facts.config_json = (folder / "config.json").read_text(encoding="utf-8")
     model = load_base(facts, Hardware(kind="cpu", dtype=dtype))
     return measure(model, [record.prompt_token_ids for record in contract.numbers])
-
-
-def _of_rounded(contract: TrainServeContract, rounded: list[TopLogprobs], dtype: str) -> TrainServeContract:
-    """Return the record of what was written: an engine is held to the numbers of what it serves."""
-    numbers = tuple(
-        NumbersRecord(prompt_token_ids=record.prompt_token_ids, base=record.base, tuned=top)
-        for record, top in zip(contract.numbers, rounded, strict=True)
-    )
-    precision = PrecisionRecord(dtype=dtype, quantization="")  # these are the weights, as they are
-    return replace(contract, numbers=numbers, precision=precision, unquantized=())
