@@ -9,6 +9,7 @@ from typing import Any
 from tunefleet.backend.v1.run_pb2 import RunOrder
 from tunefleet.job.v1.spec_pb2 import TrainSpec
 from tunefleet_core.errors import TunefleetError
+from tunefleet_trl.compiling import compile_arguments
 from tunefleet_trl.loading import Hardware
 from tunefleet_trl.optimising import optimizer_arguments
 from tunefleet_trl.processes import count_of
@@ -47,6 +48,7 @@ def common_arguments(order: RunOrder, hardware: Hardware, *, rows: int, validate
         "bf16": hardware.dtype == "bfloat16",
         "fp16": hardware.dtype == "float16",  # with a scaler of the loss
         "use_liger_kernel": hardware.is_liger,
+        **compile_arguments(order.resolved_spec.spec),
         "use_cpu": hardware.kind == "cpu",
         "gradient_checkpointing": checkpointing,
         "neftune_noise_alpha": train.neftune_alpha or None,

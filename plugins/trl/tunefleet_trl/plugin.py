@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, FormatScope, MethodLimit
 from tunefleet_core.backend import backend_manifest
 from tunefleet_core.plugins.hookspecs import hookimpl
+from tunefleet_trl import compiling
 from tunefleet_trl.heads import NO_HEAD, WITHOUT_HEAD
 from tunefleet_trl.methods import METHODS
 from tunefleet_trl.quantising import FORMATS
@@ -31,6 +32,7 @@ _OPTIONS_SCHEMA = {
             "method take them and they are installed. `library`: what transformers does by itself.",
         },
         OPTION: SCHEMA,
+        compiling.OPTION: compiling.SCHEMA,
     },
     "additionalProperties": False,
 }

@@ -23,6 +23,7 @@ from tunefleet_core.rendering import (
 )
 from tunefleet_trl.adaptation import adapter_config
 from tunefleet_trl.arguments import common_arguments
+from tunefleet_trl.compiling import compile_arguments, require_compilable
 from tunefleet_trl.kernels import with_kernels
 from tunefleet_trl.life import RowPlaces, attach_life, restore_best, with_rollbacks
 from tunefleet_trl.loading import Hardware, load_base, prepare_hardware
@@ -50,12 +51,18 @@ def train(context: RunContext) -> RunOutput:
     """
     spec = context.order.resolved_spec
     _refuse_unsupported(spec)
+    require_compilable(spec.spec)
     context.enter(RunPhase.RUN_PHASE_LOADING)
     hardware = prepare_hardware(context.order, dtype=spec.spec.train.dtype)
     if spec.spec.train.dtype == "float16" != hardware.dtype:
         context.notice(
             "float16 is not computed on a processor: this run computes in float32.",
             hint="Leave train.dtype out, or run it on a device.",
+        )
+    if compile_arguments(spec.spec) and hardware.kind == "cpu":
+        context.notice(
+            "On a processor compiling often costs more than it saves: the first steps may wait for minutes.",
+            hint="Leave backend_options.compile out, or run it on a device.",
         )
     is_in_parts = is_split(spec.spec)
     if not is_in_parts:
