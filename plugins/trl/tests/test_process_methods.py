@@ -9,6 +9,7 @@ from pathlib import Path
 import process_lab
 import pytest
 import trl_lab as lab
+from chat_stand_in import ChatStandIn
 from spoiling_rank import LOST_AT
 
 from tunefleet.backend.v1.run_pb2 import RunOrder
@@ -166,6 +167,34 @@ def test_two_processes_that_draw_for_a_teacher_draw_the_same_when_resumed(
     ended = process_lab.run_hosted(again, process_lab.ENTRY, processes=2)
     assert list(ended.losses) == [5, 6, 7]
     assert process_lab.output_bytes(again) == process_lab.output_bytes(order)
+
+
+def test_a_teacher_behind_an_endpoint_is_asked_once_for_both_processes(base: Path, tmp_path: Path) -> None:
+    def order(folder: Path, url: str) -> RunOrder:
+        spec = lab.adapted_spec("lora", steps=4, learning_rate=1e-2, micro_batch_size=2, batch_size=4)
+        spec.train.checkpoint.every_steps = 2
+        endpoint = spec.train.method.distill.teacher.endpoint
+        endpoint.url, endpoint.model, endpoint.retries = url, "big", 0
+        spec.train.method.distill.max_completion_length = 16
+        folder.mkdir()
+        prompts = [{"prompt": word} for word, _ in lab.PAIRS * 4]
+        data = [("train", lab.write_rows(folder / "rows.jsonl", prompts))]
+        return lab.order(lab.resolved(base, data=data, spec=spec), folder / "work")
+
+    with ChatStandIn(dict(lab.PAIRS).__getitem__) as fake:
+        whole = order(tmp_path / "whole", fake.url)
+        run = process_lab.run_hosted(whole, process_lab.ENTRY, processes=2)
+        assert run.ended.outcome == SUCCEEDED, run.ended.error
+        assert fake.asked == 16
+    # The endpoint is gone now: what it said stands in the checkpoint.
+    again = process_lab.resumed(whole, tmp_path / "again", 2)
+    ended = process_lab.run_hosted(again, process_lab.ENTRY, processes=2)
+    assert list(ended.losses) == [3, 4]
+    assert process_lab.output_bytes(again) == process_lab.output_bytes(whole)
+    # And a run that would have to ask ends with what is wrong, on both.
+    lost = process_lab.run_hosted(order(tmp_path / "lost", fake.url), process_lab.ENTRY, processes=2)
+    assert lost.ended.outcome == AttemptOutcome.ATTEMPT_OUTCOME_FAILED
+    assert fake.url in lost.ended.error.message
 
 
 def test_rows_of_a_mixture_are_counted_over_both_processes(base: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ __all__ = ["answer_prompts"]
 
 _FIELD = "train.method.distill.teacher.endpoint"
 _LONGEST = 256
+_POLL_SECONDS = 0.1
 _TIMEOUT_SECONDS, _RETRIES = 120.0, 4
 
 
@@ -47,8 +49,12 @@ def answer_prompts(context: RunContext) -> tuple[Path, ...]:
         for data in data_of_role(order.resolved_spec, role):
             path = folder / f"teacher-answers-{len(files)}.jsonl"
             if is_first(order):  # of several processes on this host one asks for all
-                _bring(context, train.method.distill, data, path)
+                path.unlink(missing_ok=True)
             wait_for_all(order)
+            if is_first(order):
+                _bring(context, train.method.distill, data, path)
+            else:
+                _await(context, path)
             files.append(path)
             data.path, data.sha256 = str(path), file_digest(path)
     train.max_length += train.method.distill.max_completion_length or _LONGEST
@@ -56,14 +62,23 @@ def answer_prompts(context: RunContext) -> tuple[Path, ...]:
     return tuple(files)
 
 
+def _await(context: RunContext, path: Path) -> None:
+    """Wait until another process has all answers, longer than libraries would wait for one another."""
+    while not path.is_file():
+        _stop_if_asked(context)
+        time.sleep(_POLL_SECONDS)
+
+
 def _bring(context: RunContext, options: DistillMethod, data: ResolvedData, path: Path) -> None:
     """Write the answers: those of the checkpoint that the run goes on from, else new ones."""
     resume_from = context.order.resume_from
     known = Path(resume_from) / path.name if resume_from else None
+    partial = path.with_suffix(".partial")
     if known is not None and known.is_file():
-        shutil.copyfile(known, path)
+        shutil.copyfile(known, partial)
     else:
-        _ask(context, options, data, path)
+        _ask(context, options, data, partial)
+    partial.rename(path)  # who waits for it sees all of it
 
 
 def _ask(context: RunContext, options: DistillMethod, data: ResolvedData, path: Path) -> None:
