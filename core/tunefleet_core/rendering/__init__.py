@@ -15,6 +15,7 @@ from tunefleet_core.rendering.preflight import (
     prompt_to_try,
     require_number,
     require_room,
+    rows_to_try,
     stop_if_asked,
 )
 from tunefleet_core.rendering.renderer import (
@@ -79,6 +80,7 @@ __all__ = [
     "require_shown",
     "require_number",
     "require_room",
+    "rows_to_try",
     "rows_of_file",
     "scorers_of",
     "shown_by",

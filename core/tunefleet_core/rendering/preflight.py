@@ -24,10 +24,13 @@ __all__ = [
     "prompt_to_try",
     "require_number",
     "require_room",
+    "rows_to_try",
     "stop_if_asked",
 ]
 
 _DEFAULT_KEEP = 3
+_SMALL_SHARE = 0.05
+"""Share of the free memory below which a planned peak is so small that no error of the plan matters."""
 _FULL_BYTES = 1 << 16
 """Less than this is left of a disk that is full."""
 
@@ -42,6 +45,12 @@ def is_preflight_wanted(context: RunContext) -> bool:
 def longest_rows(lengths: Sequence[int], count: int) -> list[int]:
     """Return the numbers of the longest rows, the longest first, by their lengths in tokens."""
     return sorted(range(len(lengths)), key=lambda row: -lengths[row])[:count]
+
+
+def rows_to_try(context: RunContext, micro: int, free_bytes: int) -> int:
+    """Return the rows of a trial step: a micro batch, or one row where memory is out of the question."""
+    planned = context.order.resolved_spec.estimate.peak_bytes
+    return 1 if planned and planned < _SMALL_SHARE * free_bytes else micro
 
 
 def require_number(loss: float) -> None:

@@ -1,7 +1,8 @@
 """Try everything a run will need before its first step: what cannot work fails in the first minute.
 
-A step on the longest rows at rate 0, a checkpoint written and read back, one short answer. A
-step draws its random numbers from its own number, so nothing is left of the trial.
+A step at rate 0 on the longest rows, on one where memory is out of the question; a checkpoint
+written and read back; one short answer. A step draws its random numbers from its own number, so
+nothing is left of the trial.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from tunefleet_core.rendering import (
     prompt_to_try,
     require_number,
     require_room,
+    rows_to_try,
     stop_if_asked,
 )
 from tunefleet_core.run_health import MemoryUse, out_of_memory
 from tunefleet_mlx.answering import likeliest_answer
-from tunefleet_mlx.memory import peak_memory_bytes
+from tunefleet_mlx.memory import free_memory_bytes, peak_memory_bytes
 from tunefleet_mlx.trainer import Trainer
 
 __all__ = ["preflight"]
@@ -53,7 +55,7 @@ def preflight(
     context.enter(RunPhase.RUN_PHASE_PREFLIGHT)
     begun = time.monotonic()
     found = Preflight()
-    _try_step(trainer, found)
+    _try_step(trainer, found, rows=rows_to_try(context, trainer.plan.micro, free_memory_bytes()))
     stop_if_asked(context)
     _try_saving(context, trainer, found, write_checkpoint)
     stop_if_asked(context)
@@ -66,9 +68,9 @@ def preflight(
     context.preflight(found)
 
 
-def _try_step(trainer: Trainer, found: Preflight) -> None:
+def _try_step(trainer: Trainer, found: Preflight, *, rows: int) -> None:
     lengths, plan = trainer.row_lengths(), trainer.plan
-    longest = longest_rows(lengths, plan.micro)
+    longest = longest_rows(lengths, rows)
     found.longest_row_tokens = lengths[longest[0]]
     begun = time.monotonic()
     try:

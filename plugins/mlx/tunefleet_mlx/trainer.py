@@ -48,6 +48,7 @@ class _Batch:
     ids: Any
     labels: Any
     tokens: int
+    trained: int
 
 
 class Trainer:
@@ -130,7 +131,7 @@ class Trainer:
             some = rows[first : first + micro]
             batch = _filled(some)
             summed, right = _losses(self.model, batch.ids, batch.labels)
-            trained = max(1, _count(batch.labels))
+            trained = max(1, batch.trained)
             loss += float(summed.item()) / trained * len(some)
             accuracy += float(right.item()) / trained * len(some)
         self.model.train()
@@ -188,7 +189,7 @@ class Trainer:
 
     def _optimise(self, batches: Sequence[_Batch], rate: float) -> StepResult:
         self.model.train()
-        trained = sum(_count(batch.labels) for batch in batches)
+        trained = sum(batch.trained for batch in batches)
         # Dropout draws from seed and step, so there is no state of a generator to keep.
         mx.random.seed(self.plan.seed << 32 | self.step)
         gradients: Any = None
@@ -198,11 +199,12 @@ class Trainer:
             (share, hits), found = mx.value_and_grad(part)(self.weights)
             loss, right = loss + share, right + hits
             gradients = found if gradients is None else tree_map(mx.add, gradients, found)
-            mx.eval(loss, right, gradients)
+            if len(batches) > 1:  # or the graphs of all would be in memory at once
+                mx.eval(loss, right, gradients)
         gradients, norm = clip(gradients, self.max_grad_norm)
         self.optimizer.learning_rate = rate
         self.weights = self.optimizer.apply_gradients(gradients, self.weights)
-        mx.eval(self.weights, self.optimizer.state, norm)
+        mx.eval(self.weights, self.optimizer.state, norm, loss, right)
         self.model.update(self._computed(self.weights))
         return StepResult(
             loss=float(loss.item()),
@@ -233,11 +235,8 @@ def _filled(rows: Sequence[RenderedRow]) -> _Batch:
     ids = [[*row.input_ids, *[0] * fill] for row, fill in zip(rows, fills, strict=True)]
     labels = [[*row.labels(), *[_IGNORED] * fill] for row, fill in zip(rows, fills, strict=True)]
     tokens = sum(len(row.input_ids) for row in rows)
-    return _Batch(mx.array(ids), mx.array(labels), tokens)
-
-
-def _count(labels: Any) -> int:
-    return int((labels != _IGNORED).sum().item())
+    trained = sum(label != _IGNORED for row in labels for label in row)
+    return _Batch(mx.array(ids), mx.array(labels), tokens, trained)
 
 
 def _losses(model: Any, ids: Any, labels: Any) -> tuple[Any, Any]:

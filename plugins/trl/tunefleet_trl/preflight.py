@@ -38,6 +38,7 @@ from tunefleet_core.rendering import (
     prompt_to_try,
     require_number,
     require_room,
+    rows_to_try,
     stop_if_asked,
 )
 from tunefleet_trl.answering import likeliest_answer
@@ -47,8 +48,6 @@ from tunefleet_trl.processes import agreed, is_first, writing_together
 __all__ = ["preflight", "random_state_kept"]
 
 _ANSWER_TOKENS = 2
-_SMALL_SHARE = 0.05
-"""Share of the free memory below which a planned peak is so small that no error of the plan matters."""
 _STATE_SHARE = 0.05
 """Share of the peak from which on gradients and optimiser state are tried beside the activations."""
 _STATE_BYTES_PER_PARAMETER = 12
@@ -75,7 +74,8 @@ def preflight(context: RunContext, trainer: Any, renderer: Renderer, rows: Seque
     found = Preflight()
     try:
         with _leaving_no_trace(trainer):
-            _try_step(context.order, trainer, found, rows=_rows_to_try(context, trainer))
+            rows_tried = rows_to_try(context, trainer.args.per_device_train_batch_size, free_memory_bytes())
+            _try_step(context.order, trainer, found, rows=rows_tried)
             stop_if_asked(context)
             _try_saving(context, trainer, found)
             stop_if_asked(context)
@@ -121,14 +121,6 @@ def random_state_kept() -> Iterator[None]:
         torch.set_rng_state(states[2])
         if has_gpu:
             torch.cuda.set_rng_state_all(gpus)
-
-
-def _rows_to_try(context: RunContext, trainer: Any) -> int:
-    """Return the rows of the trial: a micro batch, or one row if memory is out of the question."""
-    planned = context.order.resolved_spec.estimate.peak_bytes
-    if planned and planned < _SMALL_SHARE * free_memory_bytes():
-        return 1
-    return int(trainer.args.per_device_train_batch_size)
 
 
 def _try_step(order: RunOrder, trainer: Any, found: Preflight, *, rows: int) -> None:
