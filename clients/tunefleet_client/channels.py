@@ -15,6 +15,7 @@ import grpc.aio
 from tunefleet_client.errors import failure, typed
 from tunefleet_client.state import is_loopback
 from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.rpc import LIVENESS_OPTIONS
 
 __all__ = ["Channels", "read_authority"]
 
@@ -77,6 +78,7 @@ class Channels:
             # With http_proxy set, a channel to 127.0.0.1 would go through the proxy and fail.
             options.append(("grpc.enable_http_proxy", 0))
         if self._credentials is not None:
+            options += LIVENESS_OPTIONS
             return grpc.aio.secure_channel(address, self._credentials, options=options)
         if not is_loopback(address):
             raise typed(

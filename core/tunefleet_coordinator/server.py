@@ -65,7 +65,14 @@ from tunefleet_core.catalog import FamilyRegistry, FormatRegistry
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.lifecycle import Policy
 from tunefleet_core.plugins import childless, load_plugins
-from tunefleet_core.rpc import ErrorInterceptor, ListenerTls, found_by_name, listen, require_tls
+from tunefleet_core.rpc import (
+    LISTENER_OPTIONS,
+    ErrorInterceptor,
+    ListenerTls,
+    found_by_name,
+    listen,
+    require_tls,
+)
 from tunefleet_core.rpc.channels import MESSAGE_OPTIONS
 
 __all__ = ["CERTIFICATE_SECONDS", "CoordinatorOptions", "serve"]
@@ -234,5 +241,5 @@ def _join_place(options: CoordinatorOptions, tls: FleetTls | None) -> JoinPlace 
 
 
 def _listener(admission: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
-    options = [*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0)]  # a port that is taken must be an error
+    options = [*MESSAGE_OPTIONS, *LISTENER_OPTIONS]
     return grpc.aio.server(interceptors=[ErrorInterceptor(), admission], options=options)

@@ -9,7 +9,7 @@ from typing import Self
 import grpc
 import grpc.aio
 
-__all__ = ["MESSAGE_OPTIONS", "ChannelTls", "is_loopback", "open_channel"]
+__all__ = ["LIVENESS_OPTIONS", "MESSAGE_OPTIONS", "ChannelTls", "is_loopback", "open_channel"]
 
 _MAX_MESSAGE_BYTES = 64 << 20
 
@@ -17,6 +17,15 @@ MESSAGE_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
 ]
+
+LIVENESS_OPTIONS: list[tuple[str, int]] = [
+    # A connection to another machine can die without a word: an address that changed, a router that was
+    # started again. Without these, calls wait on it for some fifteen minutes.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+"""Of channels with TLS. Listeners allow it: see `listeners`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,5 +92,6 @@ def open_channel(address: str, tls: ChannelTls | None = None) -> grpc.aio.Channe
             f"{address} is not on this machine: a plain channel would show the token to the network"
         )
     if tls is not None:
+        options += LIVENESS_OPTIONS
         return grpc.aio.secure_channel(address, tls.credentials(), options=options)
     return grpc.aio.insecure_channel(address, options=options)

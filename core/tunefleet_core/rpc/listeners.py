@@ -12,7 +12,14 @@ import grpc.aio
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rpc.channels import is_loopback
 
-__all__ = ["ListenerTls", "listen", "read_pem", "require_tls"]
+__all__ = ["LISTENER_OPTIONS", "ListenerTls", "listen", "read_pem", "require_tls"]
+
+LISTENER_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.so_reuseport", 0),  # a port that is taken must be an error
+    # Callers of other machines ask every ten seconds whether the connection lives; see `LIVENESS_OPTIONS`.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+]
+"""Of every server that listens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from tunefleet_core.artifacts import (
     sync_folder,
 )
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.rpc import ChannelTls, error_from_rpc
+from tunefleet_core.rpc import LIVENESS_OPTIONS, ChannelTls, error_from_rpc
 
 __all__ = ["RemoteBlobs"]
 
@@ -37,6 +37,7 @@ _OPTIONS = [
     ("grpc.max_send_message_length", 2 * PIECE_BYTES),
     ("grpc.http2.max_frame_size", 2 * PIECE_BYTES),
     ("grpc.use_local_subchannel_pool", 1),
+    *LIVENESS_OPTIONS,
 ]
 _CALL_SECONDS = 20.0
 _LEAST_SECONDS = 120.0

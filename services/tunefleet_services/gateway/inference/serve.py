@@ -10,7 +10,14 @@ import grpc.aio
 from tunefleet.inference.v1 import inference_service_pb2_grpc as inference_grpc
 from tunefleet.inference.v1 import relay_service_pb2_grpc as relay_grpc
 from tunefleet_core.errors import TunefleetError
-from tunefleet_core.rpc import ErrorInterceptor, ListenerTls, found_by_name, listen, require_tls
+from tunefleet_core.rpc import (
+    LISTENER_OPTIONS,
+    ErrorInterceptor,
+    ListenerTls,
+    found_by_name,
+    listen,
+    require_tls,
+)
 from tunefleet_services.gateway.access_log import AccessLog
 from tunefleet_services.gateway.engines import Engines
 from tunefleet_services.gateway.inference.relay_servicer import RelayServicer
@@ -23,8 +30,6 @@ from tunefleet_services.gateway.tracing import Tracing
 from tunefleet_services.gateway.version_traffic import VersionTraffic
 
 __all__ = ["serve_inference", "serve_relays"]
-
-_NO_TWINS = ("grpc.so_reuseport", 0)  # a port that is taken must be an error
 
 
 async def serve_inference(
@@ -57,7 +62,7 @@ async def serve_inference(
             the port is taken.
     """
     require_tls("inference-port", address, has_tls=tls is not None, hint="Give --tls-cert and --tls-key.")
-    options = [("grpc.max_receive_message_length", settings.max_body_bytes), _NO_TWINS]
+    options = [("grpc.max_receive_message_length", settings.max_body_bytes), *LISTENER_OPTIONS]
     async with Engines.opened(settings, routes) as engines:
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=options)
         servicer = InferenceServicer(
@@ -94,7 +99,7 @@ async def serve_relays(
     """
     if not tls.client_authority:
         raise TunefleetError.field("relay-certificates", "lacks the authority that servers must be of")
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=[_NO_TWINS])
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=LISTENER_OPTIONS)
     servicer = RelayServicer(relays, by_certificate=True)
     relay_grpc.add_RelayServiceServicer_to_server(servicer, found_by_name(server))
     try:
