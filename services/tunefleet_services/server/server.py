@@ -121,6 +121,10 @@ class Server:
             wanted = self._wanted.get(uid)
             if wanted is None or wanted.earlier_tries != runner.assignment.earlier_tries:
                 runner.dismiss()
+            else:
+                # One that was taken from this server while it was silent, and is given back, is not what
+                # the hello told of: it was nobody's then.
+                self._session.report_deployment(runner.status)
         for uid, assignment in self._wanted.items():
             if uid not in self._runners:
                 self._begin(assignment, None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import stat
 import uuid
 from collections.abc import Awaitable
@@ -19,7 +21,7 @@ from tunefleet.artifact.v1 import artifact_service_pb2_grpc as artifact_grpc
 from tunefleet.artifact.v1.artifact_service_pb2 import CommitManifestRequest
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec, DeploymentState
 from tunefleet.fleet.v1 import fleet_service_pb2_grpc as fleet_grpc
-from tunefleet.fleet.v1.fleet_pb2 import DeploymentStatus, Service, ServiceKind
+from tunefleet.fleet.v1.fleet_pb2 import DeploymentStatus, Service, ServiceKind, ServiceState
 from tunefleet.fleet.v1.fleet_service_pb2 import AttachRequest, Hello, ReportEventsRequest
 from tunefleet.inference.v1.relay_service_pb2 import ListenRequest
 from tunefleet.inference.v1.relay_service_pb2_grpc import RelayServiceStub
@@ -126,6 +128,14 @@ async def test_a_server_of_another_machine_serves_by_a_relay(fleet: JoinedFleet)
         await fleet.until(is_ready, "the far engine is ready")
         assert (await client.deployments.get(created.name)).engine_address.startswith("relay://far/")
         await fleet.until(is_answered, "the far engine answers")
+
+        async def is_lost() -> bool:
+            return (await fleet.services())["far"].state == ServiceState.SERVICE_STATE_LOST
+
+        os.kill(fleet.pid("far"), signal.SIGSTOP)  # as if its network were gone for longer than a lease
+        await fleet.until(is_lost, "its server is lost")
+        os.kill(fleet.pid("far"), signal.SIGCONT)
+        await fleet.until(is_answered, "it answers again, by the engine that went on meanwhile")
         await fleet.kill("far")
         await fleet.start_member("far", "server")
         await fleet.until(is_answered, "it answers again after its server was killed")
