@@ -89,9 +89,13 @@ class CapacityIndex:
 
 
 def parallel_devices(settings: EngineSettings) -> int:
-    """Return how many devices an engine needs."""
+    """Return how many devices of its host an engine needs.
+
+    An engine over several hosts (`options.nnodes`, as vLLM calls them) has an equal part on each.
+    """
     counts = (settings.tensor_parallel, settings.pipeline_parallel, settings.data_parallel)
     found = 1
     for count in counts:
         found *= max(count, 1)
-    return found
+    hosts = settings.options.fields["nnodes"].number_value if "nnodes" in settings.options.fields else 1
+    return max(1, found // max(1, int(hosts)))

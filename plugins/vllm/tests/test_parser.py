@@ -56,6 +56,14 @@ def test_what_was_asked_for_is_what_vllm_reads(parser: Any) -> None:
     assert found.max_logprobs == 20
 
 
+def test_the_first_of_two_hosts_is_read(parser: Any) -> None:
+    settings = EngineSettings(tensor_parallel=4)
+    settings.options.update({"nnodes": 2, "master-addr": "10.0.0.1", "master-port": 29600})
+    found = parsed(parser, settings)
+    assert (found.nnodes, found.node_rank, found.tensor_parallel_size) == (2, 0, 4)
+    assert (found.master_addr, found.master_port) == ("10.0.0.1", 29600)
+
+
 def test_parsers_are_read(parser: Any) -> None:
     order = EngineOrder(base_path="/base", served_name="base", settings=EngineSettings(tool_parser="hermes"))
     found = parser.parse_args(engine_options(order, 1))

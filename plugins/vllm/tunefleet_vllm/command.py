@@ -54,6 +54,7 @@ def engine_options(order: EngineOrder, port: int) -> list[str]:
         raise TunefleetError.field(
             f"spec.engine_settings.options.{taken[0]}", "is decided by what is deployed and cannot be given"
         )
+    _require_first_host(given)
     options = ["--model", order.base_path, "--served-model-name", order.served_name]
     options += ["--host", "127.0.0.1", "--port", str(port), "--max-logprobs", str(TOP_TOKENS)]
     if order.max_context_tokens:
@@ -82,7 +83,32 @@ def engine_environment(order: EngineOrder) -> dict[str, str]:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(order.device_ids)
     else:
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(_CPU_CACHE_GIB)
+        # Left to itself it binds each process to a core of its own, the same ones in every engine of the
+        # machine, and does not start where cores are fewer than processes.
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     return environment
+
+
+def _require_first_host(given: Mapping[str, object]) -> None:
+    """Refuse what is not the answering one of several hosts.
+
+    A server owns what it starts: its devices are booked, its health is a token, its end is proven. Hosts
+    after the first answer nothing, and are started, watched and ended by whoever owns them.
+    """
+    if given.get("node-rank"):
+        raise TunefleetError.field(
+            "spec.engine_settings.options.node-rank",
+            "must be 0: the host that answers is served here; start the others there by hand, with "
+            "`vllm serve ... --headless --node-rank N` and the same model, sizes, nnodes and master-addr",
+        )
+    hosts = given.get("nnodes", 1)
+    if not isinstance(hosts, float | int) or hosts < 1 or hosts != int(hosts):
+        raise TunefleetError.field("spec.engine_settings.options.nnodes", "must be a whole number of hosts")
+    if hosts > 1 and not given.get("master-addr"):
+        raise TunefleetError.field(
+            "spec.engine_settings.options.master-addr",
+            "is wanted beside nnodes: an address of this host that the others reach",
+        )
 
 
 def _dtype(order: EngineOrder) -> str:

@@ -113,6 +113,9 @@ def test_the_trained_template_is_the_engines_where_adapters_have_none_of_their_o
 def test_an_engine_needs_a_device_for_each_part() -> None:
     assert parallel_devices(EngineSettings()) == 1
     assert parallel_devices(EngineSettings(tensor_parallel=2, pipeline_parallel=3, data_parallel=2)) == 12
+    over_hosts = EngineSettings(tensor_parallel=4, pipeline_parallel=2)
+    over_hosts.options.update({"nnodes": 2})
+    assert parallel_devices(over_hosts) == 4, "the devices of its own host"
 
 
 @pytest.mark.parametrize(("asked", "settled"), [("", "bfloat16"), ("float16", "float16")])

@@ -91,6 +91,36 @@ def test_what_is_decided_cannot_be_given(tmp_path: Path, name: str) -> None:
     assert caught.value.reason is Reason.FIELD_INVALID
 
 
+def test_the_first_of_several_hosts_is_served_by_vllms_own_options(tmp_path: Path) -> None:
+    wanted = order(tmp_path, devices=("GPU-a",), tensor_parallel=2)
+    wanted.settings.options.update({"nnodes": 2, "node-rank": 0, "master-addr": "10.0.0.1"})
+    options = engine_options(wanted, 1)
+    assert [value_of(options, f"--{name}") for name in ("nnodes", "node-rank", "master-addr")] == [
+        "2",
+        "0",
+        "10.0.0.1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "why"),
+    [
+        ({"nnodes": 2, "node-rank": 1, "master-addr": "10.0.0.1"}, "node-rank", "--headless"),
+        ({"nnodes": 2}, "master-addr", "wanted beside nnodes"),
+        ({"nnodes": "two"}, "nnodes", "whole number"),
+        ({"headless": True}, "headless", "cannot be given"),
+    ],
+)
+def test_what_a_server_cannot_own_of_several_hosts_is_refused(
+    tmp_path: Path, given: dict[str, object], field: str, why: str
+) -> None:
+    wanted = order(tmp_path, tensor_parallel=2)
+    wanted.settings.options.update(given)
+    with pytest.raises(TunefleetError, match=why) as caught:
+        engine_options(wanted, 1)
+    assert f"options.{field}" in caught.value.message
+
+
 def test_what_is_decided_here_are_options_of_vllm() -> None:
     assert set(OURS) <= set(engine_registries()["vllm"].options)
 
