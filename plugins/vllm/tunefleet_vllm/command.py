@@ -83,8 +83,8 @@ def engine_environment(order: EngineOrder) -> dict[str, str]:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(order.device_ids)
     else:
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(_CPU_CACHE_GIB)
-        # Left to itself it binds each process to a core of its own, the same ones in every engine of the
-        # machine, and does not start where cores are fewer than processes.
+        # Left to itself it binds each process to cores of its choice, whatever else this machine computes,
+        # and does not start where cores are fewer than processes.
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     return environment
 
