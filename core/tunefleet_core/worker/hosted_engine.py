@@ -14,6 +14,7 @@ from tunefleet_core.backend.contract import EngineCommand, EngineDriver
 from tunefleet_core.errors import Reason, TunefleetError, from_exception, status_from_error
 from tunefleet_core.ports import free_ports
 from tunefleet_core.worker.base_fetch import fetch_base, is_missing
+from tunefleet_core.worker.engine_end import engine_ended
 
 __all__ = ["HostedEngine"]
 
@@ -77,11 +78,13 @@ class HostedEngine:
             async with asyncio.TaskGroup() as group:
                 lines = group.create_task(self._keep_lines(self._process))
                 health = group.create_task(self._follow_health(command))
-                await self._wait_for_end(self._process)
+                ended_by_itself = await self._wait_for_end(self._process)
                 health.cancel()
                 _end_group(self._process)
                 await asyncio.wait((lines,), timeout=_LAST_LINES_SECONDS)
                 lines.cancel()
+            if ended_by_itself:
+                self._error = engine_ended(self._process.returncode or 0, tuple(self._lines))
         except TunefleetError as error:
             self._error = error
         except OSError as error:
@@ -155,6 +158,7 @@ class HostedEngine:
         return TunefleetError(
             Reason.TIME_LIMIT,
             f"The engine was not ready after {command.start_seconds:.0f} s.",
+            hint="It is started again by itself; read the last lines of its log below if it goes on.",
             metadata={"log": self._last_lines()},
         )
 
@@ -170,7 +174,8 @@ class HostedEngine:
             metadata={"log": self._last_lines()},
         )
 
-    async def _wait_for_end(self, process: asyncio.subprocess.Process) -> None:
+    async def _wait_for_end(self, process: asyncio.subprocess.Process) -> bool:
+        """Return when the process has ended; whether nobody had told it to."""
         async with asyncio.TaskGroup() as group:
             stopping = group.create_task(self._stopping.wait())
             ended = group.create_task(_exit_of(process))
@@ -178,14 +183,7 @@ class HostedEngine:
             if not ended.done():
                 await _end_process(process)
             stopping.cancel()
-        if not self._stopping.is_set():
-            was_killed = (process.returncode or 0) < 0
-            self._error = TunefleetError(
-                Reason.WORKER_LOST if was_killed else Reason.BACKEND_FAILED,
-                f"The engine ended with exit code {process.returncode}.",
-                hint="Read the last lines of its log below.",
-                metadata={"exit": str(process.returncode), "log": self._last_lines()},
-            )
+        return not self._stopping.is_set()
 
     async def _keep_lines(self, process: asyncio.subprocess.Process) -> None:
         stream = process.stdout

@@ -12,7 +12,9 @@ import pytest
 
 from tunefleet.backend.v1.server_pb2 import AdapterOrder, EngineOrder, EngineState
 from tunefleet_core.backend import EngineCommand
+from tunefleet_core.errors import Reason, error_from_status
 from tunefleet_core.worker import hosted_engine
+from tunefleet_core.worker.engine_end import engine_ended
 from tunefleet_core.worker.hosted_engine import HostedEngine
 
 _SLEEPS = "import time; print('last words', flush=True); time.sleep(600)"
@@ -58,6 +60,68 @@ async def test_an_engine_that_falls_silent_is_ended(tmp_path: Path, monkeypatch:
 async def test_an_engine_has_the_time_to_start_that_its_driver_gives_it(tmp_path: Path) -> None:
     engine = await driven(tmp_path, FakeFallsSilent([], start_seconds=0.3))
     assert "not ready after 0 s" in engine.describe().error.message
+
+
+class FakeEndsAtStart(FakeFallsSilent):
+    """A driver of a program that ends while it starts; the causes are real, the engine is not."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__([])
+        self._program = program
+
+    def command(self, order: EngineOrder, port: int) -> EngineCommand:
+        return EngineCommand(argv=(sys.executable, "-c", self._program), address=f"http://127.0.0.1:{port}")
+
+
+_TAKES_A_TAKEN_PORT = """
+import asyncio, socket
+taken = socket.create_server(("127.0.0.1", 0))
+asyncio.run(asyncio.start_server(lambda *_: None, "127.0.0.1", taken.getsockname()[1]))
+"""
+_TAKES_TOO_MUCH = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+bytearray(1 << 40)
+"""
+_TAKES_NO_SUCH_OPTION = """
+import argparse
+argparse.ArgumentParser(prog="engine").parse_args(["--max-sequences", "4"])
+"""
+_IS_KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.parametrize(
+    ("program", "reason", "message", "hint"),
+    [
+        (_TAKES_A_TAKEN_PORT, "WORKER_LOST", "its port was taken", "on another port"),
+        (_TAKES_TOO_MUCH, "OUT_OF_MEMORY", "not enough memory", "more memory"),
+        (_TAKES_NO_SUCH_OPTION, "BACKEND_FAILED", "one of its options", "--set options.NAME"),
+        (_IS_KILLED, "WORKER_LOST", "exit code -9", "runs out of memory"),
+        ("raise SystemExit('a fault')", "BACKEND_FAILED", "exit code 1.", "last lines"),
+    ],
+)
+async def test_why_an_engine_ended_is_read_off_what_it_said(
+    tmp_path: Path, program: str, reason: str, message: str, hint: str
+) -> None:
+    engine = await driven(tmp_path, FakeEndsAtStart(program))
+    error = error_from_status(engine.describe().error)
+    assert (error.reason.value, message in error.message) == (reason, True), error.message
+    assert hint in error.hint
+    said = (tmp_path / "one.log").read_text().splitlines()
+    assert error.metadata["log"].splitlines() == said[-30:]  # to its very last line
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`",
+        "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static.",
+        "[METAL] Command buffer execution failed: Insufficient Memory (00000008:kIOGPU)",
+    ],
+)
+def test_engines_words_for_too_little_memory(said: str) -> None:
+    assert engine_ended(1, ["Traceback", said]).reason is Reason.OUT_OF_MEMORY
 
 
 class FakeWithChildren(FakeFallsSilent):
