@@ -227,9 +227,9 @@ async def test_nothing_that_is_needed_goes_in_a_random_history(tmp_path: Path, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 108))
+@pytest.mark.parametrize("seed", [100, 101, 102])
 async def test_nothing_that_is_needed_goes_in_long_histories(tmp_path: Path, seed: int) -> None:
-    await _live_through(tmp_path, seed, steps=500)
+    await _live_through(tmp_path, seed, steps=300)
 
 
 async def _live_through(folder: Path, seed: int, *, steps: int) -> None:
