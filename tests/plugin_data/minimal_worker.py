@@ -167,6 +167,7 @@ class Worker(backend_service_pb2_grpc.BackendServiceServicer):
         saving = train.checkpoint
         unsupported |= bool(train.samples.prompts or saving.best_by or saving.every_minutes)
         unsupported |= bool(train.divergence.max_rollbacks or train.data.general)
+        unsupported |= train.adapter.HasField("prompt_tuning")
         if unsupported or lora.dora or lora.rslora or lora.experts or spec.resources.devices > 1:
             raise Refusal("CAPABILITY_UNSUPPORTED", "This backend trains plain LoRA adapters only.")
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
 from tunefleet.job.v1.spec_pb2 import JobSpec, TrainSpec
 from tunefleet.model.v1.base_pb2 import BaseFacts
+from tunefleet_core.adapter_inits import LOFTQ
 from tunefleet_core.backend.choices import undeclared_choices
 from tunefleet_core.backend.manifest import (
     has_capability,
@@ -22,7 +23,6 @@ from tunefleet_core.backend.manifest import (
 )
 from tunefleet_core.backend.scopes import manifest_for
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
-from tunefleet_core.spec.lora_scale import LOFTQ
 
 __all__ = ["require_capabilities", "require_trainable_base"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from tunefleet.job.v1.spec_pb2 import LoraAdapter, TrainSpec
+from tunefleet_core.adapter_inits import LOFTQ
 
 __all__ = [
     "DEFAULT_RANK",
@@ -24,8 +25,6 @@ __all__ = [
 ]
 
 DEFAULT_RANK = 16
-LOFTQ = "loftq"
-"""The initialisation that fits an adapter to what quantising took from the base."""
 
 
 def effective_scale(lora: LoraAdapter) -> float:

@@ -50,3 +50,18 @@ def test_neither_rank_nor_command_line_loads_grpc_at_start(module: str) -> None:
         [sys.executable, "-c", program, module], capture_output=True, text=True, check=False, timeout=120
     )
     assert result.stdout.strip() == "False", result.stderr
+
+
+def test_what_runs_in_an_environment_of_a_backend_asks_for_nothing_of_the_coordinator() -> None:
+    """Such an environment has the base dependencies, and what its own plugin brings."""
+    program = """
+import sys
+for name in ("yaml", "jsonschema", "sqlalchemy", "alembic", "aiohttp", "click", "rich"):
+    sys.modules[name] = None
+import tunefleet_core.backend, tunefleet_core.worker.host, tunefleet_core.worker.rank
+import tunefleet_core.worker.servicer, tunefleet_echo.plugin
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
