@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.chaos]
 _STEPS = 60
 
 
-@pytest.mark.seeds(20)
+@pytest.mark.seeds(10)
 async def test_run_survives_a_killed_coordinator(fleet: ChaosFleet, seed: int) -> None:
     rng = random.Random(seed)
     async with fleet.client() as client:
@@ -32,7 +32,7 @@ async def test_run_survives_a_killed_coordinator(fleet: ChaosFleet, seed: int) -
     assert metrics == list(range(1, _STEPS + 1))
 
 
-@pytest.mark.seeds(5, 1)
+@pytest.mark.seeds(3, 1)
 async def test_run_survives_a_coordinator_killed_again_and_again(fleet: ChaosFleet, seed: int) -> None:
     rng = random.Random(seed)
     async with fleet.client() as client:

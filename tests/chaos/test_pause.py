@@ -65,7 +65,7 @@ def _steps(events: Sequence[JobEvent]) -> list[int]:
     return [event.metrics.step for event in events if event.HasField("metrics")]
 
 
-@pytest.mark.seeds(10, 3)
+@pytest.mark.seeds(6, 3)
 async def test_a_run_paused_at_any_moment_ends_as_if_it_had_not_been(
     fleet: ChaosFleet, seed: int, measure: Callable[[str, float], None]
 ) -> None:
@@ -91,7 +91,7 @@ async def test_a_run_paused_at_any_moment_ends_as_if_it_had_not_been(
     assert all(item.device_release == DeviceRelease.DEVICE_RELEASE_BY_EXIT for item in releases)
 
 
-@pytest.mark.seeds(10, 1)
+@pytest.mark.seeds(4, 1)
 @pytest.mark.parametrize("victim", ["rank", "trainer", "coordinator"])
 async def test_a_kill_while_it_saves_leaves_it_paused_from_its_newest_checkpoint(
     fleet: ChaosFleet, seed: int, victim: str

@@ -37,7 +37,7 @@ def _is_start_of(attempt: int) -> Callable[[JobEvent], bool]:
     return lambda event: event.attempt == attempt and event.HasField("attempt_started")
 
 
-@pytest.mark.seeds(10)
+@pytest.mark.seeds(6)
 async def test_trainer_restarted_within_its_lease_adopts_the_run(
     bare_fleet: ChaosFleet, seed: int, measure: Callable[[str, float], None]
 ) -> None:
@@ -62,7 +62,7 @@ async def test_trainer_restarted_within_its_lease_adopts_the_run(
     assert [event.metrics.step for event in events if event.HasField("metrics")] == list(range(1, _STEPS + 1))
 
 
-@pytest.mark.seeds(20, 2)
+@pytest.mark.seeds(8, 2)
 async def test_trainer_killed_at_any_moment_of_a_start_loses_no_job(
     bare_fleet: ChaosFleet, seed: int
 ) -> None:
@@ -84,7 +84,7 @@ async def test_trainer_killed_at_any_moment_of_a_start_loses_no_job(
     assert ended.attempt <= 2
 
 
-@pytest.mark.seeds(10, 2)
+@pytest.mark.seeds(6, 2)
 async def test_lost_trainer_is_replaced_and_its_revival_is_fenced(
     bare_fleet: ChaosFleet, seed: int, measure: Callable[[str, float], None]
 ) -> None:
@@ -113,7 +113,7 @@ async def test_lost_trainer_is_replaced_and_its_revival_is_fenced(
     _assert_nothing_of_attempt_1_after_its_end(events)
 
 
-@pytest.mark.seeds(6, 2)
+@pytest.mark.seeds(4, 2)
 @pytest.mark.parametrize("with_worker", [True, False], ids=["trainer-and-worker", "trainer-only"])
 async def test_stopped_trainer_that_goes_on_after_its_lease_is_fenced(
     bare_fleet: ChaosFleet, seed: int, with_worker: bool

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.chaos]
 _CUTS = 10
 
 
-@pytest.mark.seeds(10, 2)
+@pytest.mark.seeds(5, 2)
 async def test_watcher_whose_channel_is_closed_ten_times_sees_each_event_once(
     fleet: ChaosFleet, seed: int
 ) -> None:
