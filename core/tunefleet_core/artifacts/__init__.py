@@ -2,7 +2,7 @@
 
 from tunefleet_core.artifacts.ahead import read_ahead
 from tunefleet_core.artifacts.behind import WriteBehind
-from tunefleet_core.artifacts.blobs import ArtifactStore, BlobStore, check_sha256, sha256_of_file
+from tunefleet_core.artifacts.blobs import ArtifactStore, BlobStore, check_sha256, lost_file, sha256_of_file
 from tunefleet_core.artifacts.disk import Watermark
 from tunefleet_core.artifacts.growing import GrowingFile
 from tunefleet_core.artifacts.manifest import (
@@ -45,6 +45,7 @@ __all__ = [
     "check_sha256",
     "complete_model_folder",
     "keep_freed_memory",
+    "lost_file",
     "manifest_digest",
     "naming_full_disk",
     "piece_reader",

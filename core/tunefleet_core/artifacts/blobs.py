@@ -22,7 +22,7 @@ from tunefleet.artifact.v1.artifact_pb2 import Manifest
 from tunefleet_core.artifacts.writing import naming_full_disk, sync_folder
 from tunefleet_core.errors import Reason, TunefleetError
 
-__all__ = ["ArtifactStore", "BlobStore", "check_sha256", "sha256_of_file"]
+__all__ = ["ArtifactStore", "BlobStore", "check_sha256", "lost_file", "sha256_of_file"]
 
 _CHUNK_BYTES = 1 << 20
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
@@ -33,6 +33,16 @@ def check_sha256(value: str, field: str) -> str:
     if len(value) != 64 or set(value) - set("0123456789abcdef"):
         raise TunefleetError.field(field, f"'{value[:80]}' is no SHA-256 in lower-case hex")
     return value
+
+
+def lost_file(manifest: Manifest, path: str) -> TunefleetError:
+    """Build the error for a file of an artifact whose blob is missing or damaged."""
+    return TunefleetError(
+        Reason.MANIFEST_NOT_FOUND,
+        f"File '{path}' of artifact {manifest.digest[:12]} is missing or damaged.",
+        hint="Restore the artifact store, or run the job again.",
+        metadata={"digest": manifest.digest, "path": path},
+    )
 
 
 def sha256_of_file(path: Path) -> str:
@@ -148,12 +158,7 @@ class BlobStore:
         for file in manifest.files:
             blob = self.path_of(file.sha256)
             if not blob.is_file() or sha256_of_file(blob) != file.sha256:
-                raise TunefleetError(
-                    Reason.MANIFEST_NOT_FOUND,
-                    f"File '{file.path}' of artifact {manifest.digest[:12]} is missing or damaged.",
-                    hint="Restore the artifact store, or run the job again.",
-                    metadata={"digest": manifest.digest, "path": file.path},
-                )
+                raise lost_file(manifest, file.path)
             target = folder / file.path
             with naming_full_disk(target):
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from tunefleet_core.artifacts import (
     PIECE_BYTES,
     GrowingFile,
     keep_freed_memory,
+    lost_file,
     naming_full_disk,
     sha256_of_file,
     sync_folder,
@@ -129,12 +130,7 @@ class RemoteBlobs:
             except TunefleetError as error:
                 if error.reason not in (Reason.BLOB_NOT_FOUND, Reason.DIGEST_MISMATCH):
                     raise
-                raise TunefleetError(
-                    Reason.MANIFEST_NOT_FOUND,
-                    f"File '{file.path}' of artifact {manifest.digest[:12]} is missing or damaged.",
-                    hint="Restore the artifact store, or run the job again.",
-                    metadata={"digest": manifest.digest, "path": file.path},
-                ) from error
+                raise lost_file(manifest, file.path) from error
         return folder
 
     def _patiently(self, work: Callable[[Any], _Result]) -> _Result:

@@ -76,14 +76,7 @@ async def serve_inference(
         )
         inference_grpc.add_InferenceServiceServicer_to_server(servicer, found_by_name(server))
         relay_grpc.add_RelayServiceServicer_to_server(RelayServicer(routes.relays), found_by_name(server))
-        try:
-            port = listen(server, address, tls, who="The gateway")
-            await server.start()
-            on_listening(f"{address.rpartition(':')[0]}:{port}")
-            await asyncio.Event().wait()  # for ever: the caller cancels
-        finally:
-            # A server that is not stopped hangs the interpreter's exit.
-            await server.stop(grace=settings.drain_seconds)
+        await _serve(server, address, tls, on_listening, drain_seconds=settings.drain_seconds)
 
 
 async def serve_relays(
@@ -102,10 +95,22 @@ async def serve_relays(
     server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=LISTENER_OPTIONS)
     servicer = RelayServicer(relays, by_certificate=True)
     relay_grpc.add_RelayServiceServicer_to_server(servicer, found_by_name(server))
+    await _serve(server, address, tls, on_listening, drain_seconds=None)
+
+
+async def _serve(
+    server: grpc.aio.Server,
+    address: str,
+    tls: ListenerTls | None,
+    on_listening: Callable[[str], None],
+    *,
+    drain_seconds: float | None,
+) -> None:
     try:
         port = listen(server, address, tls, who="The gateway")
         await server.start()
         on_listening(f"{address.rpartition(':')[0]}:{port}")
         await asyncio.Event().wait()  # for ever: the caller cancels
     finally:
-        await server.stop(grace=None)
+        # A server that is not stopped hangs the interpreter's exit.
+        await server.stop(grace=drain_seconds)
