@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NoReturn, cast
@@ -205,13 +205,22 @@ def load_rank(entry: str) -> Rank:
     return cast("Rank", getattr(importlib.import_module(module), attribute)())
 
 
-def serve(rank: Rank, pipe: RankPipe, *, is_warm: bool, import_seconds: float) -> NoReturn:
+def serve(
+    rank: Rank,
+    pipe: RankPipe,
+    *,
+    is_warm: bool,
+    import_seconds: float,
+    after_run: Callable[[], None] | None = None,
+) -> NoReturn:
     """Say that work may come, answer audits, do one run, exit."""
     pipe.send(RankReport(warm=RankWarm(import_seconds=import_seconds)))
     while True:
         command = pipe.commands.get()
         if command.WhichOneof("command") == "run":
             pipe.send(RankReport(end=_run(rank, command.run, pipe, is_warm=is_warm)))
+            if after_run is not None:
+                after_run()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)  # libraries leave threads that would delay a normal exit

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, NoReturn
 from tunefleet_core.worker.marker import MARKER
 from tunefleet_core.worker.rank import load_rank, open_pipe, serve, warm_rank
 from tunefleet_core.worker.rank_request import HANDED, UNFORKABLE, RankRequest, own_environment
+from tunefleet_core.worker.written_pages import WrittenPages
 
 if TYPE_CHECKING:
     from tunefleet_core.backend.contract import Rank
@@ -84,6 +85,7 @@ class _Parent:
         self._children: dict[int, socket.socket] = {}
         self._wake = os.pipe()
         self._serves = True
+        self._written = WrittenPages()
 
     def serve(self) -> None:
         """Serve until the owner has gone and every child too."""
@@ -177,7 +179,14 @@ class _Parent:
             os.environ[MARKER] = request.mark or os.environ[MARKER]
             _show_as(self._entry, os.environ[MARKER])
             _die_with_writer(leash)
-            serve(self._rank, open_pipe(read_fd, write_fd), is_warm=True, import_seconds=0.0)
+            self._written.copy()
+            serve(
+                self._rank,
+                open_pipe(read_fd, write_fd),
+                is_warm=True,
+                import_seconds=0.0,
+                after_run=self._written.note,
+            )
         finally:
             os._exit(1)
 
