@@ -23,6 +23,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from tunefleet.job.v1.job_pb2 import Job
+from tunefleet_cli.checks import Place
 from tunefleet_cli.findings import Finding
 from tunefleet_cli.history import newest_events
 from tunefleet_cli.redaction import Redaction, is_secret_name
@@ -51,24 +52,24 @@ _OF_INTEREST = (
 _OF_INTEREST_TOO = ("NO_PROXY", "ALL_PROXY", "LANG", "TERM", "NO_COLOR")
 
 
-async def write_bundle(file: Path, folder: Path, findings: Sequence[Finding]) -> list[str]:
+async def write_bundle(file: Path, place: Place, findings: Sequence[Finding]) -> list[str]:
     """Write the bundle and return the names of what is in it.
 
     Args:
         file: The tar to write, `.tar.gz` compressed; must not exist.
-        folder: The state folder.
+        place: Where this machine's commands go.
         findings: What the doctor found.
 
     Raises:
         TunefleetError: FIELD_INVALID if the file exists or cannot be written.
     """
-    redaction = Redaction(folder, os.environ)
+    redaction = Redaction(place.folder, os.environ)
     parts = {
         "doctor.json": _json([finding.fields() for finding in findings]),
         "versions.json": _json(_versions()),
         "environment.json": _json(_environment()),
-        **_local_files(folder),
-        **await _fleet(folder),
+        **_local_files(place.folder),
+        **await _fleet(place.given),
     }
     try:
         descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -116,7 +117,7 @@ def _local_files(folder: Path) -> dict[str, str]:
             listing.append(f"{status.st_mode & 0o7777:04o} {status.st_size:>12} {name}")
             if path.suffix == ".log":
                 parts[name if name.startswith("logs/") else f"logs/{name}"] = _tail(path)
-            elif name in ("endpoints.json", "up.lock", "envs/index.json"):
+            elif name in ("endpoints.json", "up.lock", "envs/index.json") or path.name == "member.json":
                 parts[name] = _tail(path)
         except OSError as error:
             listing.append(f"{name}: {error.strerror}")
@@ -125,11 +126,11 @@ def _local_files(folder: Path) -> dict[str, str]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files that matter: of the folder, of logs and services, not of artifacts."""
+    """Yield the files that matter: of the folder, of logs, services and members, not of artifacts."""
     if not folder.is_dir():
         return
     yield from sorted(path for path in folder.iterdir() if path.is_file())
-    for name in ("logs", "services"):
+    for name in ("logs", "services", "authority", "members"):
         for path in sorted((folder / name).rglob("*")):
             # Work folders hold rows, prompts and weights.
             if path.is_file() and not path.is_symlink() and "runs" not in path.relative_to(folder).parts:
@@ -146,11 +147,11 @@ def _tail(path: Path) -> str:
         return file.read().decode(errors="replace")
 
 
-async def _fleet(folder: Path) -> dict[str, str]:
+async def _fleet(given: str | None) -> dict[str, str]:
     """Return what the coordinator tells; without one, why there is nothing."""
     parts: dict[str, str] = {}
     try:
-        async with connect(state_folder=folder) as client:
+        async with connect(state_folder=given) as client:
             parts["fleet.json"] = _json(_fields(await client.fleet.info()))
             parts["services.json"] = _json([_fields(item) for item in await client.fleet.list()])
             parts["plugins.json"] = _json([_fields(item) for item in await client.catalog.plugins()])

@@ -11,11 +11,14 @@ import stat
 import subprocess
 import tempfile
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
 
+from tunefleet.fleet.v1.fleet_pb2 import Service
+from tunefleet_cli.checks.place import Place
 from tunefleet_cli.findings import Finding, Status
 from tunefleet_cli.gateway_chat import trusting
 from tunefleet_client import Reason, TunefleetError
@@ -25,7 +28,8 @@ from tunefleet_core.environments import Environment, EnvironmentIndex
 __all__ = [
     "check_disk",
     "check_environments",
-    "check_gateway",
+    "check_gateway_among",
+    "check_gateway_of",
     "check_proxy",
     "check_state_folder",
     "check_supervisor",
@@ -41,10 +45,17 @@ _ENVIRONMENT_SECONDS = 60.0
 _IMPORTS = "import tunefleet_core, grpc"
 
 
-def check_state_folder(folder: Path) -> Finding:
-    """Check that the state folder is there, ours to write and nobody else's to read."""
+def check_state_folder(folder: Path, *, is_elsewhere: bool = False) -> Finding:
+    """Check that the state folder is there, ours to write and nobody else's to read.
+
+    Args:
+        folder: The state folder.
+        is_elsewhere: Whether commands go to a fleet of another machine, which need none here.
+    """
     check = "state folder"
     try:
+        if is_elsewhere and not folder.exists():
+            return Finding(check=check, status="SKIPPED", text="none here: the fleet is elsewhere")
         if not folder.is_dir():
             return Finding(check=check, status="FAILED", text=f"{folder} does not exist", fix="tunefleet up")
         # A file is made, since permissions alone do not tell of a disk mounted read-only.
@@ -61,37 +72,50 @@ def check_state_folder(folder: Path) -> Finding:
     return _ok(check, str(folder))
 
 
-def check_token(folder: Path) -> Finding:
-    """Check the admin token."""
+def check_token(place: Place) -> Finding:
+    """Check the token that commands show."""
     if os.environ.get("TUNEFLEET_TOKEN"):
         return _ok("token", "from TUNEFLEET_TOKEN")
+    if place.login is not None:
+        return Finding(
+            check="token", status=place.login.status, text="that of the login", fix=place.login.fix
+        )
+    if place.is_elsewhere:
+        return Finding(
+            check="token",
+            status="FAILED",
+            text="TUNEFLEET_ADDRESS names a coordinator whose token is not kept here",
+            fix="export TUNEFLEET_TOKEN=..., or tunefleet login instead of both",
+        )
     try:
-        read_token(folder)
+        read_token(place.folder)
     except TunefleetError as error:
         return Finding(check="token", status="FAILED", text=error.message, fix=error.hint)
     return _ok("token", "present, readable by you alone")
 
 
-def check_supervisor(folder: Path) -> Finding:
+def check_supervisor(place: Place) -> Finding:
     """Check whether a `tunefleet up` holds the state folder."""
     check = "up"
     if os.environ.get("TUNEFLEET_ADDRESS"):
         return Finding(check=check, status="SKIPPED", text="TUNEFLEET_ADDRESS names a coordinator")
-    holder = _holder(folder)
+    if place.is_elsewhere:
+        return Finding(check=check, status="SKIPPED", text="the login names a coordinator")
+    holder = _holder(place.folder)
     if holder is not None:
         return _ok(check, f"process {holder} holds the state folder")
     text = "no tunefleet up holds the state folder"
     return Finding(check=check, status="WARNING", text=text, fix="tunefleet up")
 
 
-def explain_absence(folder: Path, error: TunefleetError) -> Finding:
+def explain_absence(place: Place, error: TunefleetError) -> Finding:
     """Say why there is no coordinator, as far as this machine tells: held, taken, or just not there."""
     check = "coordinator"
     plain = Finding(check=check, status="FAILED", text=error.message, fix=error.hint or "tunefleet up")
     if error.reason is not Reason.UNAVAILABLE:
         return plain
     try:
-        address = find_target(folder=folder).address
+        address = find_target(folder=place.given).address
     except TunefleetError:
         return plain
     if is_loopback(address) and _listens(address):
@@ -102,13 +126,14 @@ def explain_absence(folder: Path, error: TunefleetError) -> Finding:
             text=f"port {port} is taken: what listens at {address} is no coordinator",
             fix=f"Stop it (ss -ltnp 'sport = :{port}' names it), then: tunefleet up",
         )
-    holder = _holder(folder)
+    holder = None if place.is_elsewhere else _holder(place.folder)
     if holder is not None:
+        log = place.folder / "logs" / "coordinator.log"
         return Finding(
             check=check,
             status="FAILED",
             text=f"{error.message} Process {holder} holds the state folder and should run one",
-            fix=f"See {folder / 'logs' / 'coordinator.log'}; to begin anew: kill {holder}, then tunefleet up",
+            fix=f"See {log}; to begin anew: kill {holder}, then tunefleet up",
         )
     return plain
 
@@ -129,34 +154,51 @@ def check_proxy() -> Finding:
     )
 
 
-def check_gateway(folder: Path) -> Finding:
-    """Check that the gateway answers."""
-    check = "gateway"
+def check_gateway_of(folder: Path) -> Finding:
+    """Check that the gateway of a state folder answers."""
     try:
         endpoints = read_endpoints(folder)
-        gateway = endpoints.gateway
     except TunefleetError:
-        return Finding(check=check, status="SKIPPED", text="no fleet was started here")
-    if not gateway:
-        return Finding(check=check, status="WARNING", text="none is running", fix="tunefleet up")
-    address = urlsplit(gateway)
+        return Finding(check="gateway", status="SKIPPED", text="no fleet was started here")
+    if not endpoints.gateway:
+        return Finding(check="gateway", status="WARNING", text="none is running", fix="tunefleet up")
+    try:
+        authority = (folder / endpoints.authority).read_bytes() if endpoints.authority else None
+    except OSError as error:
+        text = f"{folder / endpoints.authority} cannot be read: {error.strerror}"
+        return Finding(check="gateway", status="FAILED", text=text, fix="tunefleet up (it writes it again)")
+    return _ask_gateway(endpoints.gateway, authority, log=str(folder / "logs" / "gateway.log"))
+
+
+def check_gateway_among(services: Sequence[Service], place: Place) -> Finding:
+    """Check that a gateway of a fleet elsewhere answers, at the address that it tells."""
+    addresses = [item.endpoints.get("openai", "").removesuffix("/v1") for item in services]
+    url = next((address for address in addresses if address), "")
+    if not url:
+        fix = "On the coordinator's machine: tunefleet up"
+        return Finding(check="gateway", status="WARNING", text="the fleet has none", fix=fix)
+    authority = find_target(folder=place.given).authority
+    return _ask_gateway(url, authority, log="the gateway's log on its machine")
+
+
+def _ask_gateway(url: str, authority: bytes | None, *, log: str) -> Finding:
+    check = "gateway"
+    address = urlsplit(url)
     try:
         host, port = address.hostname or "", address.port
         connection = http.client.HTTPConnection(host, port, timeout=_GATEWAY_SECONDS)
         if address.scheme == "https":
-            context = trusting((folder / endpoints.authority).read_bytes() if endpoints.authority else None)
+            context = trusting(authority)
             connection = http.client.HTTPSConnection(host, port, timeout=_GATEWAY_SECONDS, context=context)
         connection.request("GET", "/health")
         status = connection.getresponse().status
         connection.close()
     except (OSError, http.client.HTTPException, ValueError) as error:
-        text = f"{gateway} does not answer: {error}"
-        fix = f"tunefleet up; if it runs, see {folder / 'logs' / 'gateway.log'}"
-        return Finding(check=check, status="FAILED", text=text, fix=fix)
+        text = f"{url} does not answer: {error}"
+        return Finding(check=check, status="FAILED", text=text, fix=f"tunefleet up; if it runs, see {log}")
     if status != 200:
-        text = f"{gateway}/health answers {status}"
-        return Finding(check=check, status="FAILED", text=text, fix="See the gateway's log.")
-    return _ok(check, f"answers at {gateway}")
+        return Finding(check=check, status="FAILED", text=f"{url}/health answers {status}", fix=f"See {log}.")
+    return _ok(check, f"answers at {url}")
 
 
 def check_environments(folder: Path) -> list[Finding]:

@@ -25,18 +25,18 @@ def doctor(invocation: Invocation, bundle: str | None) -> None:
     """
     from pathlib import Path
 
-    from tunefleet_cli.checks import check_all
+    from tunefleet_cli.checks import check_all, find_place
     from tunefleet_cli.output.findings import show_findings
 
-    folder = invocation.state_folder()
-    findings = invocation.run(check_all(folder))
+    place = find_place(invocation.state)
+    findings = invocation.run(check_all(place))
     output = invocation.output()
     show_findings(output, findings)
     if bundle is not None:
         from tunefleet_cli.bundle import write_bundle
 
         file = Path(bundle).expanduser()
-        names = invocation.run(write_bundle(file, folder, findings))
+        names = invocation.run(write_bundle(file, place, findings))
         output.note(
             f"{file} has {len(names)} files, secrets taken out. Look before you send: tar -tzf {file}"
         )

@@ -17,7 +17,7 @@ from tunefleet_core.artifacts import write_whole_file
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rpc import ChannelTls, ListenerTls
 
-__all__ = ["Membership", "find_membership"]
+__all__ = ["Membership", "find_membership", "memberships"]
 
 _KEY, _CERTIFICATE, _RECORD = "key.pem", "certificate.pem", "member.json"
 _AUTHORITY, _USER_AUTHORITY = "authority.pem", "user-authority.pem"
@@ -146,10 +146,14 @@ class Membership:
         life = record.expire_time - record.begin_time
         return max(0.0, record.expire_time - life * _RENEW_BEFORE - time.time())
 
+    def seconds_left(self) -> float:
+        """Return how long the certificate is good; negative: for how long it has not been."""
+        return self._record().expire_time - time.time()
+
     def require_time_left(self) -> None:
         """Refuse a certificate whose time is over. Raises CERTIFICATE_INVALID."""
         record = self._record()
-        if time.time() >= record.expire_time:
+        if self.seconds_left() <= 0:
             raise TunefleetError(
                 Reason.CERTIFICATE_INVALID,
                 f"The certificate of {record.name} has ended: this service was away for too long.",
@@ -174,6 +178,16 @@ class Membership:
             raise _spoilt(self.folder / name, error) from error
 
 
+def memberships(state_folder: Path) -> list[Membership]:
+    """Return what services of this machine have joined as, by name.
+
+    Args:
+        state_folder: State folder of this machine.
+    """
+    folders = sorted((state_folder / "members").glob("*/"))
+    return [membership for path in folders if (membership := Membership(path)).is_whole]
+
+
 def find_membership(state_folder: Path, kind: str, name: str | None) -> Membership:
     """Return the service of a kind that this machine has joined as.
 
@@ -187,10 +201,8 @@ def find_membership(state_folder: Path, kind: str, name: str | None) -> Membersh
     """
     found = [
         membership
-        for path in sorted((state_folder / "members").glob("*/"))
-        if (membership := Membership(path)).is_whole
-        and membership.kind == kind
-        and name in (None, membership.name)
+        for membership in memberships(state_folder)
+        if membership.kind == kind and name in (None, membership.name)
     ]
     if not found:
         raise TunefleetError(

@@ -18,9 +18,9 @@ import pytest
 import samples
 from cli_process import run
 
-from tunefleet.fleet.v1.fleet_pb2 import ServiceState
+from tunefleet.fleet.v1.fleet_pb2 import ServiceKind, ServiceState
 from tunefleet.job.v1.event_pb2 import JobEvent, LogLines, Sample
-from tunefleet_cli.checks import check_all, host
+from tunefleet_cli.checks import check_all, find_place, host
 from tunefleet_cli.findings import Finding
 from tunefleet_cli.redaction import Redaction
 from tunefleet_client.testing import FakeCoordinator
@@ -51,13 +51,13 @@ async def sound(fleet: FakeCoordinator, monkeypatch: pytest.MonkeyPatch) -> Fake
 
 
 async def finding(state: Path, check: str) -> Finding:
-    found = [item for item in await check_all(state) if item.check == check]
+    found = [item for item in await check_all(find_place()) if item.check == check]
     assert len(found) == 1, f"{check} is told {len(found)} times"
     return found[0]
 
 
 async def test_a_sound_fleet_has_no_failure(sound: FakeCoordinator, state: Path) -> None:
-    failed = [item for item in await check_all(state) if item.status == "FAILED"]
+    failed = [item for item in await check_all(find_place()) if item.status == "FAILED"]
     assert failed == []
 
 
@@ -211,6 +211,25 @@ async def test_a_backend_that_failed(sound: FakeCoordinator, state: Path) -> Non
     assert (found.status, found.fix) == ("WARNING", "tunefleet plugins install mlx")
     sound.plugins = [plugin for plugin in catalog_samples.plugins() if plugin.name == "mlx"]
     assert (await finding(state, "backends")).status == "FAILED"
+    sound.plugins = []
+    found = await finding(state, "backends")
+    assert (found.status, found.fix) == ("FAILED", "tunefleet plugins install trl")
+
+
+async def test_a_fleet_without_a_server_or_a_gateway(sound: FakeCoordinator, state: Path) -> None:
+    found = await finding(state, "services")
+    assert (found.status, "1 trainer, 1 server, 0 gateways attached" in found.text) == ("WARNING", True)
+    gateway = sound.add_gateway()
+    gateway.last_heard_time.GetCurrentTime()
+    assert (await finding(state, "services")).status == "OK"
+    for service in sound.services:
+        service.kind = ServiceKind.SERVICE_KIND_TRAINER
+    found = await finding(state, "services")
+    assert (found.status, "0 servers, 0 gateways" in found.text) == ("WARNING", True)
+    sound.services.clear()
+    found = await finding(state, "services")
+    assert (found.status, "no job can run" in found.text) == ("FAILED", True)
+    assert (await finding(state, "clock")).status == "SKIPPED"
 
 
 @pytest.mark.parametrize("how", ["gone", "broken", "index"])
@@ -229,6 +248,18 @@ async def test_an_environment_that_is_broken(
     assert found.status == "FAILED"
     assert "tunefleet plugins install" in found.fix
     assert {"gone": "No such file", "broken": "libssl is gone", "index": "index"}[how] in found.text
+
+
+def test_an_environment_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TUNEFLEET_ENVS", raising=False)
+    monkeypatch.setattr(host, "_ENVIRONMENT_SECONDS", 0.3)
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 60\n")
+    python.chmod(0o755)
+    EnvironmentIndex(tmp_path).add("trl", Environment(digest="d" * 32, python=str(python)))
+    (found,) = host.check_environments(tmp_path)
+    assert (found.status, "does not answer" in found.text) == ("FAILED", True)
+    assert "tunefleet plugins install trl" in found.fix
 
 
 def test_a_disk_that_is_low(tmp_path: Path) -> None:
@@ -251,6 +282,17 @@ async def test_a_gateway_that_is_dead(sound: FakeCoordinator, state: Path) -> No
     found = await finding(state, "gateway")
     assert (found.status, "does not answer" in found.text) == ("FAILED", True)
     assert "gateway.log" in found.fix
+    # The file that its certificate is checked by has gone.
+    sound.write_state(state, gateway=f"https://127.0.0.1:{port}")
+    endpoints = json.loads((state / "endpoints.json").read_text())
+    (state / "endpoints.json").write_text(json.dumps(endpoints | {"authority": "authority/trust.pem"}))
+    found = await finding(state, "gateway")
+    assert (found.status, "trust.pem" in found.text) == ("FAILED", True)
+
+
+async def test_no_gateway_at_all(sound: FakeCoordinator, state: Path) -> None:
+    found = await finding(state, "gateway")
+    assert (found.status, found.fix) == ("WARNING", "tunefleet up")
 
 
 async def test_a_proxy_for_loopback(
@@ -325,6 +367,9 @@ async def test_the_bundle_is_written_when_nothing_runs(tmp_path: Path) -> None:
         ('{"api_key":"abcdefgh"}', '{"api_key":"[redacted]"}'),
         ("https://ada:secret@host/x", "https://[redacted]@host/x"),
         ("hf_abcdefghijklmn", "[redacted]"),
+        ("trainer --join tfjoin1_AbCdEfGh-ij", "trainer --join [redacted]"),
+        ("pasted tflogin1_AbCdEfGh_ij here", "pasted [redacted] here"),
+        ('"secret_of": ["tfj_AbCdEfGhij"]', '"secret_of": ["[redacted]"]'),
         ("-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----", "[redacted]"),
         ("TUNEFLEET_TOKEN=abcdefgh x", "TUNEFLEET_TOKEN=[redacted] x"),
         ("tokenizer_digest: abcdefgh", "tokenizer_digest: abcdefgh"),
