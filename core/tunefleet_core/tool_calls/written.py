@@ -54,8 +54,7 @@ class CallFormat:
         begin: What a call begins with; empty: a call is the whole answer, or has a reader of its own.
         end: What it ends with; empty: it goes on to the end of the answer.
         inner: Further marks that stand in a call, and may be special tokens of the tokenizer.
-        arguments: Name of the member with the arguments, where a call is a JSON object that answers can be
-            held to.
+        arguments: Name of the member with the arguments, where a call between marks is a JSON object.
         read: Takes what stands between begin and end and the schemas of arguments by name of the function;
             gives the calls, or None if these are none.
     """

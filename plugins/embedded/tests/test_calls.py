@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -36,7 +36,10 @@ def tool(name: str, schema: object, **more: object) -> Any:
 
 
 TOOLS = [tool("file", TICKET), tool("paint", {**COLOUR, "additionalProperties": False})]
-MARKS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|eot_id|>")
+MARKS = (
+    *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|eot_id|>", "<|python_start|>", "<|python_end|>"),
+    *(f"<|{name}|>" for name in ("start", "end", "message", "channel", "constrain", "call", "return")),
+)
 ONE = {"type": "function", "function": {"name": "paint"}}
 LLAMA3_1 = next(form.chat_template for form in LLAMA3.variants if form.name == "llama3_1")
 CODER = next(form.chat_template for form in QWEN3_MOE.variants if form.name == "coder")
@@ -45,7 +48,11 @@ TEMPLATES = {
     "mistral": MISTRAL.chat_template,
     "llama": LLAMA3_1,
     "coder": CODER,
+    "harmony": GPT_OSS.chat_template,
+    "llama4": LLAMA4.chat_template,
+    "gemma4": GEMMA4.chat_template,
 }
+HELD = [name for name in TEMPLATES if name != "gemma4"]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +83,7 @@ def is_of_schema(call: Any) -> bool:
     return set(found) == {"queue", "priority"} and found["queue"] in ("oak", "elm")
 
 
-@pytest.mark.parametrize("model", ["hermes", "mistral", "llama"])
+@pytest.mark.parametrize("model", HELD)
 def test_a_call_that_is_required_comes_in_the_familys_way_and_by_its_schema(
     models: EngineProcess, model: str
 ) -> None:
@@ -102,7 +109,7 @@ def test_a_stream_is_the_whole_answer(models: EngineProcess) -> None:
 
 
 def test_the_answer_of_a_tool_goes_back_into_the_conversation(models: EngineProcess) -> None:
-    for model in ("hermes", "mistral", "llama"):
+    for model in HELD:
         message = ask(models, model=model).choices[0].message
         told = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "done"}
         said = [{"role": "user", "content": "Hi"}, message.model_dump(exclude_none=True), told]
@@ -125,7 +132,7 @@ def test_several_calls_come_unless_one_alone_is_asked_for(models: EngineProcess)
 
 def test_strict_tools_leave_text_free_and_hold_the_calls(models: EngineProcess) -> None:
     strict = [tool("paint", {**COLOUR, "additionalProperties": False}, strict=True)]
-    for model in ("hermes", "mistral", "llama"):
+    for model in HELD:
         answer = ask(models, model=model, tools=strict, tool_choice="auto", max_tokens=24).choices[0]
         assert answer.message.content or answer.message.tool_calls
 
@@ -160,28 +167,44 @@ def test_none_calls_nothing(models: EngineProcess) -> None:
 def test_what_a_way_of_writing_cannot_be_held_to_is_refused_by_name(
     models: EngineProcess, change: dict[str, Any], param: str
 ) -> None:
-    asked = {**chat("Hi"), "model": "coder", "tools": TOOLS, "tool_choice": "required", **change}
+    asked = {**chat("Hi"), "model": "gemma4", "tools": TOOLS, "tool_choice": "required", **change}
     reply = models.post("/v1/chat/completions", asked)
     assert reply.status == 400
     assert reply.json()["error"]["param"] == param
 
 
-@pytest.mark.parametrize("marks", [(), MARKS], ids=["text", "tokens"])
-@pytest.mark.parametrize("name", ["hermes", "mistral", "llama3_json"])
-def test_what_strict_tools_are_held_to_is_what_templates_write(name: str, marks: tuple[str, ...]) -> None:
+TAGGED = "<tool_call>\n<function=paint>\n<parameter=colour>\n%s\n</parameter>\n</function>\n</tool_call>"
+OBJECT = '{"name": "paint", "parameters": {"colour": "%s"}}'
+THOUGHT = "<|channel|>analysis<|message|>Red?<|end|><|start|>assistant"
+TO_PAINT = '<|channel|>commentary to=functions.paint <|constrain|>json<|message|>{"colour": "%s"}'
+FREE_OF_TOKENS = ("hermes", "mistral", "llama3_json", "qwen3_coder")
+"""Ways whose marks may be plain text too."""
+HELD_CALLS = {
+    "hermes": '<tool_call>\n{"name": "paint", "arguments": {"colour": "%s"}}\n</tool_call>',
+    "mistral": '[TOOL_CALLS] [{"name": "paint", "arguments": {"colour": "%s"}, "id": "abcdefgh1"}]',
+    "llama3_json": OBJECT,
+    "qwen3_coder": TAGGED,
+    "llama4_json": f"<|python_start|><|python_end|>{OBJECT}",
+    "openai": ' to=functions.paint<|channel|>commentary json<|message|>{"colour": "%s"}',
+}
+BESIDE_TEXT = {
+    "hermes": f"Both.\n{HELD_CALLS['hermes']}\n{HELD_CALLS['hermes']}",
+    "qwen3_coder": f"Both.\n{TAGGED}\n{TAGGED}",
+    "llama4_json": f"<|python_start|>Both.<|python_end|>{OBJECT}{OBJECT}",
+    "openai": f"{THOUGHT}{TO_PAINT}",
+}
+
+
+def possible(name: str, marks: tuple[str, ...], choice: str) -> Callable[[str], bool]:
+    """Return what says whether an answer may be written where `paint` is strict or demanded."""
     (form,) = (form for form in FORMATS if form.name == name)
     tokenizer = make_tokenizer(marks=marks).backend_tokenizer
     added = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
-    asked = calls_form(
-        read_tool_use([tool("paint", COLOUR, strict=True)], "auto", is_parallel=True), form, added
-    )
+    paint = tool("paint", {**COLOUR, "properties": {"colour": {"type": "string", "enum": ["red", "blue"]}}})
+    paint["function"]["strict"] = True
+    asked = calls_form(read_tool_use([paint], choice, is_parallel=True), form, added)
     assert asked is not None
     grammars = Grammars(tokenizer.to_str(), tokenizer.get_vocab_size())
-    written = {
-        "hermes": '<tool_call>\n{"name": "paint", "arguments": {"colour": "%s"}}\n</tool_call>',
-        "mistral": '[TOOL_CALLS] [{"name": "paint", "arguments": {"colour": "%s"}, "id": "abcdefgh1"}]',
-        "llama3_json": '{"name": "paint", "parameters": {"colour": "%s"}}',
-    }[name]
 
     def is_possible(text: str) -> bool:
         grammar = grammars.start(asked, frozenset({2}))
@@ -192,11 +215,70 @@ def test_what_strict_tools_are_held_to_is_what_templates_write(name: str, marks:
             grammar.accept(token)
         return bool(grammar.possible()[0] >> 2 & 1)  # it may end there
 
-    assert is_possible(written % "red")
-    assert not is_possible(written % "green")
+    return is_possible
+
+
+@pytest.mark.parametrize(
+    ("name", "marks"),
+    [(name, marks) for name in HELD_CALLS for marks in ((), MARKS) if marks or name in FREE_OF_TOKENS],
+    ids=lambda value: value if isinstance(value, str) else "tokens" if value else "text",
+)
+def test_what_strict_tools_are_held_to_is_what_templates_write(name: str, marks: tuple[str, ...]) -> None:
+    is_possible = possible(name, marks, "auto")
+    assert is_possible(HELD_CALLS[name] % "red")
+    assert not is_possible(HELD_CALLS[name] % "green")
     assert is_possible("I painted nothing.")
-    if form.end:
-        assert is_possible(f"Both.\n{written % 'red'}\n{written % 'blue'}")
+    if name in BESIDE_TEXT:
+        beside, count = BESIDE_TEXT[name], BESIDE_TEXT[name].count("%s")
+        assert is_possible(beside % (("red", "blue")[:count]))
+        assert not is_possible(beside % (("red", "green")[-count:]))
+
+
+@pytest.mark.parametrize("name", HELD_CALLS)
+def test_a_call_that_is_required_leaves_no_text(name: str) -> None:
+    is_possible = possible(name, MARKS, "required")
+    assert is_possible(HELD_CALLS[name] % "red")
+    assert not is_possible(HELD_CALLS[name] % "green")
+    assert not is_possible("I painted nothing.")
+    assert not is_possible("")
+
+
+def test_parameters_in_tags_are_text_or_json_by_their_schema() -> None:
+    (form,) = (form for form in FORMATS if form.name == "qwen3_coder")
+    tokenizer = make_tokenizer(marks=MARKS).backend_tokenizer
+    properties = {
+        "words": {"type": "string", "description": "as they are"},
+        "count": {"type": "integer"},
+        "is_new": {"type": "boolean"},
+        "sizes": {"type": "array", "items": {"$ref": "#/$defs/size"}},
+    }
+    schema = {"type": "object", "properties": properties, "required": ["words"]}
+    schema["$defs"] = {"size": {"type": "number", "minimum": 0}}
+    use = read_tool_use([tool("f", schema)], "required", is_parallel=False)
+    asked = calls_form(use, form, {"<tool_call>": tokenizer.token_to_id("<tool_call>")})
+    assert asked is not None
+    grammars = Grammars(tokenizer.to_str(), tokenizer.get_vocab_size())
+
+    def is_possible(*parameters: tuple[str, str]) -> bool:
+        written = "".join(f"<parameter={name}>\n{text}\n</parameter>\n" for name, text in parameters)
+        grammar = grammars.start(asked, frozenset({2}))
+        text = f"<tool_call>\n<function=f>\n{written}</function>\n</tool_call>"
+        for token in tokenizer.encode(text, add_special_tokens=False).ids:
+            bits = grammar.possible()
+            if not bits[token // 8] >> token % 8 & 1:
+                return False
+            grammar.accept(token)
+        return grammar.is_complete
+
+    words = ("words", 'a "b"\n<c> & {d}')
+    assert is_possible(words)
+    assert is_possible(words, ("count", "-3"), ("is_new", "true"), ("sizes", "[1, 2.5]"))
+    assert is_possible(words, ("is_new", "False"))
+    assert not is_possible(("count", "3")), "what is required is missing"
+    assert not is_possible(words, ("count", "three"))
+    assert not is_possible(words, ("sizes", "[-1]"))
+    assert not is_possible(words, ("is_new", "maybe"))
+    assert not is_possible(words, ("other", "1"))
 
 
 WRITTEN = {
@@ -226,6 +308,8 @@ def test_marks_that_are_special_tokens_are_seen_where_there_are_tools(name: str)
     reader = make_reader()
     calls = [*reader.push(written).calls, *reader.finish().calls]
     assert [(call.name, json.loads(call.arguments)) for call in calls] == [("paint", {"colour": "red"})]
+    if name != "gemma4":
+        return
     refused = read_tool_use(TOOLS, "required", is_parallel=True)
     with pytest.raises(FormRefusedError, match="can be none or auto only"):
         forms.form(cast("Any", SimpleNamespace(tools=refused, form=None)), model)
