@@ -9,7 +9,7 @@ from tunefleet.backend.v1.backend_pb2 import BackendManifest
 from tunefleet.fleet.v1.fleet_pb2 import Service
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
 
-__all__ = ["no_service", "not_installed", "too_few_devices", "unknown_backend"]
+__all__ = ["no_service", "not_installed", "too_few_devices", "unknown_backend", "unknown_engine"]
 
 
 def no_service(kind: str) -> TunefleetError:
@@ -26,12 +26,31 @@ def unknown_backend(name: str, services: Sequence[Service]) -> TunefleetError:
     if not name:
         return not_installed("trl", "", "")
     known = sorted({item.manifest.name for service in services for item in service.backends})
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not near:
-        return not_installed(name, "", "")
-    return not_installed(
-        name, f"did you mean '{near[0]}'?", f"Write `backend: {near[0]}`; the fleet has {', '.join(known)}."
+    return not_installed(name, *_near(name, known, field="backend"))
+
+
+def unknown_engine(name: str, known: Sequence[str]) -> TunefleetError:
+    """Return the refusal of an engine that no server has; without a name, of any."""
+    why, hint = _near(name, sorted(set(known)), field="engine") if name else ("", "")
+    fact = f"No server of the fleet has the engine '{name}'" if name else "No server has an engine"
+    return TunefleetError(
+        Reason.BACKEND_NOT_INSTALLED,
+        f"{fact}: {why}" if why else f"{fact}.",
+        hint=hint or "tunefleet plugins install embedded",
+        metadata={"backend": name or "embedded"},
     )
+
+
+def _near(name: str, known: Sequence[str], *, field: str) -> tuple[str, str]:
+    """Return a question and a next step that name what there is."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return (
+            f"did you mean '{near[0]}'?",
+            f"Write `{field}: {near[0]}`; the fleet has {', '.join(known)}.",
+        )
+    has = f", or write one that the fleet has: {', '.join(known)}." if known else ""
+    return "", f"tunefleet plugins install {name}{has}"
 
 
 def not_installed(name: str, error: str, hint: str) -> TunefleetError:

@@ -23,7 +23,7 @@ from tunefleet_coordinator.holds import Holds
 from tunefleet_coordinator.inspections import InspectionBroker
 from tunefleet_coordinator.kernel import Kernel
 from tunefleet_coordinator.located import DatasetLocator
-from tunefleet_coordinator.nobody import no_service
+from tunefleet_coordinator.nobody import no_service, unknown_engine
 from tunefleet_coordinator.places import Place, choose_place
 from tunefleet_coordinator.trackers import require_trackers
 from tunefleet_coordinator.trained_model import TrainedModel, is_of_fleet
@@ -186,13 +186,7 @@ class Resolver:
                 if has_capability(manifest, Capability.CAPABILITY_CONTRACT_CHECK)
             ]
         if not found:
-            name = asked or "embedded"
-            raise TunefleetError(
-                Reason.BACKEND_NOT_INSTALLED,
-                f"No server of the fleet has the engine '{name}'." if asked else "No server has an engine.",
-                hint=f"tunefleet plugins install {name}",
-                metadata={"backend": name},
-            )
+            raise unknown_engine(asked, [manifest.name for manifest in usable])
         return found[0]
 
     def parsers_of(self, engine: str, facts: BaseFacts, template: ChatTemplate | None) -> EngineParsers:

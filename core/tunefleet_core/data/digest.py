@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.data.place import unreadable
 
 __all__ = ["file_digest"]
 
@@ -20,9 +20,4 @@ def file_digest(path: Path | str) -> str:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise TunefleetError(
-            Reason.DATA_INVALID,
-            f"{path}: cannot be read: {error.strerror or error}.",
-            hint="Check the path and that the file can be read on the host that runs the job.",
-            metadata={"path": str(path)},
-        ) from error
+        raise unreadable(Path(path), error) from error

@@ -24,9 +24,12 @@ def read_json(place: Place, field: str, text: str, *, hint: str = "") -> object:
     Raises:
         TunefleetError: DATA_INVALID naming line and field.
     """
+    text = text.rstrip()  # the end of a line is none of a text that was cut off
     try:
         return cast("object", json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_no_constant))
     except json.JSONDecodeError as error:
+        if text and error.pos >= len(text):
+            place.refuse(field, f"is not JSON: it ends at column {error.colno - 1}, unfinished.", hint=hint)
         place.refuse(field, f"is not JSON: {error.msg} at column {error.colno}.", hint=hint)
     except _DuplicateKeyError as error:
         inner = f"{field}.{error.key}" if field else error.key

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from tunefleet_core.data.json_text import read_json
-from tunefleet_core.data.place import Place, kind_of
+from tunefleet_core.data.place import Place, kind_of, unreadable
 from tunefleet_core.errors import Reason, TunefleetError
 
 __all__ = ["MAX_LINE_BYTES", "read_objects"]
@@ -38,7 +38,7 @@ def read_objects(path: Path | str, *, shape: str) -> Iterator[tuple[Place, dict[
     try:
         file = source.open("rb")
     except OSError as error:
-        raise _unreadable(source, error) from error
+        raise unreadable(source, error) from error
     with file:
         count = 0
         for line, text in _lines(source, file, shape):
@@ -54,21 +54,6 @@ def read_objects(path: Path | str, *, shape: str) -> Iterator[tuple[Place, dict[
         )
 
 
-def _unreadable(path: Path, error: OSError) -> TunefleetError:
-    if isinstance(error, FileNotFoundError):
-        fact = f"No data file at '{path}'."
-    elif isinstance(error, IsADirectoryError):
-        fact = f"'{path}' is a folder, not a data file."
-    else:
-        fact = f"'{path}' cannot be read: {error.strerror or error}."
-    return TunefleetError(
-        Reason.DATA_INVALID,
-        fact,
-        hint="Name a JSONL file that exists on the host that runs the job.",
-        metadata={"path": str(path)},
-    )
-
-
 def _lines(path: Path, file: BufferedReader, shape: str) -> Iterator[tuple[int, str]]:
     """Yield (line number, text) of the lines that are not blank, each bounded in size."""
     offset, line = 0, 0
@@ -76,14 +61,16 @@ def _lines(path: Path, file: BufferedReader, shape: str) -> Iterator[tuple[int, 
         try:
             raw = file.readline(MAX_LINE_BYTES + 2)
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         if not raw:
             return
         line += 1
         start, offset = offset, offset + len(raw)
         place = Place(path=path, line=line)
         if len(raw.rstrip(b"\r\n")) > MAX_LINE_BYTES:
-            place.refuse("", f"is longer than {MAX_LINE_BYTES // 1024**2} MiB.", hint=shape)
+            limit = f"{MAX_LINE_BYTES // 1024**2} MiB"
+            hint = f"Shorten or remove line {line} of {path}; of many rows each has a line of its own."
+            place.refuse("", f"is longer than {limit}.", hint=hint)
         if line == 1 and raw.startswith(_BOM):
             raw, start = raw[len(_BOM) :], len(_BOM)
         try:
@@ -99,7 +86,8 @@ def _lines(path: Path, file: BufferedReader, shape: str) -> Iterator[tuple[int, 
 
 
 def _object(place: Place, text: str, shape: str) -> dict[str, object]:
-    value = read_json(place, "", text, hint=shape)
+    pretty = "This looks like one object over several lines. " if text.strip() in ("{", "[") else ""
+    value = read_json(place, "", text, hint=pretty + shape)
     if not isinstance(value, dict):
         array = "This looks like one JSON array for the whole file. " if text.lstrip()[0] == "[" else ""
         place.refuse("", f"must be an object, got {kind_of(value)}.", hint=array + shape)

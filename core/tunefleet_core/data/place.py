@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from tunefleet_core.errors import FieldViolation, Reason, TunefleetError
 
-__all__ = ["Place", "did_you_mean", "kind_of", "shown"]
+__all__ = ["Place", "did_you_mean", "kind_of", "shown", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,23 @@ class Place:
             metadata={"path": str(self.path), "line": str(self.line), "field": field},
             violations=(FieldViolation(field=field or "line", description=description),),
         )
+
+
+def unreadable(path: Path, error: OSError) -> TunefleetError:
+    """Return the refusal of a data file that cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        fact = f"No data file at '{path}'."
+    elif isinstance(error, IsADirectoryError):
+        fact = f"'{path}' is a folder, not a data file."
+    else:
+        fact = f"'{path}' cannot be read: {error.strerror or error}."
+    return TunefleetError(
+        Reason.DATA_INVALID,
+        fact,
+        hint="Correct the path, which is one of the fleet's machine; a file from elsewhere is sent there by: "
+        "tunefleet datasets create NAME FILE, and named as datasets/NAME.",
+        metadata={"path": str(path)},
+    )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ first problem and knows no lines.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -251,7 +252,9 @@ def _got(value: Value) -> str:
 
 
 def _unquote(value: Value) -> str:
-    return "; write it without quotes" if isinstance(value, str) and _is_numeric(value) else ""
+    if not isinstance(value, str) or not _is_numeric(value):
+        return ""
+    return "; write it without quotes" if math.isfinite(float(value)) else "; it has to be finite"
 
 
 def _is_numeric(text: str) -> bool:

@@ -60,6 +60,8 @@ def row_of(*messages: object) -> str:
     ("line", "expected"),
     [
         ('{"messages": [}', "is not JSON: Expecting value at column 15."),
+        ('{"messages": [', "is not JSON: it ends at column 14, unfinished."),
+        ('{"messages": "a', "is not JSON: Unterminated string starting at at column 14."),
         ('{"messages": NaN}', "is not JSON: NaN is no JSON value."),
         ('{"messages": ' + "1" * 5000 + "}", "is not JSON: Exceeds the limit"),
         ("[" * 200_000, "is n"),  # nested too deeply, or no JSON, by the interpreter's depth
@@ -67,6 +69,10 @@ def row_of(*messages: object) -> str:
         ("3", "must be an object, got a number."),
         ("{}", "messages: is missing."),
         ('{"message": []}', "messages: is missing; the row has 'message' instead."),
+        (
+            '{"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}',
+            "messages: is missing; the row has 'a', 'b', 'c', 'd' and more.",
+        ),
         ('{"messages": [], "messages": []}', "messages: is given twice in one object."),
         ('{"messages": null}', "messages: must be a list, got null."),
         ('{"messages": []}', "messages: is an empty list."),
@@ -133,7 +139,28 @@ def test_a_line_may_be_as_long_as_the_bound_and_no_longer(tmp_path: Path) -> Non
     fits = row_of(USER, ANSWER | {"content": "x" * room})
     assert len(list(read_rows(write(tmp_path, f"{fits}\r\n{GOOD}\n")))) == 2
     longer = row_of(USER, ANSWER | {"content": "x" * (room + 1)})
-    assert refusal(write(tmp_path, f"{GOOD}\n{longer}\n")).message == "train.jsonl:2: is longer than 8 MiB."
+    error = refusal(write(tmp_path, f"{GOOD}\n{longer}\n"))
+    assert error.message == "train.jsonl:2: is longer than 8 MiB."
+    assert "Shorten or remove line 2 of" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (json.dumps([json.loads(GOOD)]), "one JSON array for the whole file"),
+        (json.dumps([json.loads(GOOD)], indent=1), "one object over several lines"),
+        (json.dumps(json.loads(GOOD), indent=1), "one object over several lines"),
+        ('{"instruction": "a", "input": "", "output": "b"}', "`output`"),
+        ('{"id": 1, "conversations": []}', "`from` is the role"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_how_to_be_one_of_these(
+    tmp_path: Path, content: str, says: str
+) -> None:
+    error = refusal(write(tmp_path, content))
+    assert error.message.startswith("train.jsonl:1: ")
+    assert says in error.hint
+    assert "Write one object per line" in error.hint
 
 
 @pytest.mark.parametrize("content", ["", "\n \n", "\ufeff"])
@@ -149,9 +176,12 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
 def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert file_digest(write(tmp_path, "")) == empty
-    with pytest.raises(TunefleetError, match="cannot be read") as caught:
+    with pytest.raises(TunefleetError, match=f"No data file at '{tmp_path / 'none'}'") as caught:
         file_digest(tmp_path / "none")
     assert caught.value.reason is Reason.DATA_INVALID
+    assert "tunefleet datasets create" in caught.value.hint
+    with pytest.raises(TunefleetError, match="is a folder, not a data file"):
+        file_digest(tmp_path)
 
 
 JSON = st.recursive(

@@ -144,6 +144,8 @@ def test_anchors_and_aliases_may_be_used() -> None:
         (TRAIN + "priority: 2147483648\n", "5: priority: must lie between -2147483648 and 2147483647"),
         (TRAIN + '  optim: {epochs: "2e0"}\n', "5: train.optim.epochs: must be a number, "
          "got the text '2e0'; write it without quotes"),
+        (TRAIN + "  optim: {learning_rate: NaN}\n", "5: train.optim.learning_rate: must be a number, "
+         "got the text 'NaN'; it has to be finite"),
         (TRAIN + "  method: {sft: {packing: yes}}\n", "5: train.method.sft.packing: must be true or "
          "false, got the text 'yes'"),
         (HEAD + "train: {base: {model: a/b}, data: {train: a.jsonl}}\n", "2: train.data.train: must be "
