@@ -66,11 +66,11 @@ from tunefleet_core.errors import TunefleetError
 from tunefleet_core.lifecycle import Policy
 from tunefleet_core.plugins import childless, load_plugins
 from tunefleet_core.rpc import (
-    LISTENER_OPTIONS,
     ErrorInterceptor,
     ListenerTls,
     found_by_name,
     listen,
+    listener_options,
     require_tls,
 )
 from tunefleet_core.rpc.channels import MESSAGE_OPTIONS
@@ -183,7 +183,7 @@ async def _serve_store(options: CoordinatorOptions, store: Store, group: asyncio
     artifact = ArtifactServicer(kernel, blobs, pruner)
 
     health = Health()
-    users = _listener(AuthInterceptor(tokens, lambda: health.is_serving))
+    users = _listener(AuthInterceptor(tokens, lambda: health.is_serving), tls.users if tls else None)
     people = found_by_name(users)
     job_grpc.add_JobServiceServicer_to_server(JobServicer(kernel, resolver, admission), people)
     model_grpc.add_ModelServiceServicer_to_server(ModelServicer(kernel, pruner), people)
@@ -202,7 +202,7 @@ async def _serve_store(options: CoordinatorOptions, store: Store, group: asyncio
         checked = MemberInterceptor(members, lambda: health.is_serving)
         of_services.append((checked, options.member_address, tls.services))
     for admission, address, shown in of_services:
-        services = _listener(admission)
+        services = _listener(admission, shown)
         machines = found_by_name(services)
         fleet_grpc.add_FleetServiceServicer_to_server(fleet, machines)
         artifact_grpc.add_ArtifactServiceServicer_to_server(artifact, machines)
@@ -240,6 +240,6 @@ def _join_place(options: CoordinatorOptions, tls: FleetTls | None) -> JoinPlace 
     )
 
 
-def _listener(admission: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
-    options = [*MESSAGE_OPTIONS, *LISTENER_OPTIONS]
+def _listener(admission: grpc.aio.ServerInterceptor, tls: ListenerTls | None) -> grpc.aio.Server:
+    options = [*MESSAGE_OPTIONS, *listener_options(tls)]
     return grpc.aio.server(interceptors=[ErrorInterceptor(), admission], options=options)

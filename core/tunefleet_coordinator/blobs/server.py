@@ -18,7 +18,7 @@ from tunefleet_coordinator.store.schema import HEAD_REVISION
 from tunefleet_coordinator.store.state_version import refuse_newer
 from tunefleet_core.artifacts import PIECE_BYTES, BlobStore, Watermark, keep_freed_memory
 from tunefleet_core.errors import TunefleetError
-from tunefleet_core.rpc import LISTENER_OPTIONS, ErrorInterceptor, ListenerTls, listen, require_tls
+from tunefleet_core.rpc import ErrorInterceptor, ListenerTls, listen, listener_options, require_tls
 
 __all__ = ["BlobOptions", "serve"]
 
@@ -29,7 +29,6 @@ _OPTIONS = [
     ("grpc.max_send_message_length", 2 * PIECE_BYTES),
     # A piece in one frame instead of 64: a third of what receiving costs.
     ("grpc.http2.max_frame_size", 2 * PIECE_BYTES),
-    *LISTENER_OPTIONS,
 ]
 
 
@@ -79,7 +78,8 @@ async def serve(options: BlobOptions, tokens: TokenLookup, members: TokenLookup 
         servers: list[grpc.aio.Server] = []
         try:
             for admission, address, tls in listeners:
-                server = grpc.aio.server(interceptors=[ErrorInterceptor(), admission], options=_OPTIONS)
+                options = [*_OPTIONS, *listener_options(tls)]
+                server = grpc.aio.server(interceptors=[ErrorInterceptor(), admission], options=options)
                 servers.append(server)
                 server.add_generic_rpc_handlers((blob_handlers(servicer),))
                 listen(server, address, tls, who="The blobs process")

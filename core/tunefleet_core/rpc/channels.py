@@ -22,7 +22,10 @@ LIVENESS_OPTIONS: list[tuple[str, int]] = [
     # A connection to another machine can die without a word: an address that changed, a router that was
     # started again. Without these, calls wait on it for some fifteen minutes.
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    # Long enough for a question that waits behind megabytes on their way over a slow line.
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # What gRPC 1.85 goes by in place of the one above; it is a minute unless it is told.
+    ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
 ]
 """Of channels with TLS. Listeners allow it: see `listeners`."""

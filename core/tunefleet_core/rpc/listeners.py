@@ -12,14 +12,21 @@ import grpc.aio
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rpc.channels import is_loopback
 
-__all__ = ["LISTENER_OPTIONS", "ListenerTls", "listen", "read_pem", "require_tls"]
+__all__ = ["ListenerTls", "listen", "listener_options", "read_pem", "require_tls"]
 
-LISTENER_OPTIONS: list[tuple[str, int]] = [
+_OPTIONS: list[tuple[str, int]] = [
     ("grpc.so_reuseport", 0),  # a port that is taken must be an error
     # Callers of other machines ask every ten seconds whether the connection lives; see `LIVENESS_OPTIONS`.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
 ]
-"""Of every server that listens."""
+_LIVENESS_OPTIONS: list[tuple[str, int]] = [
+    # A caller of another machine can be gone without a word, and its calls with it: an answer that a relay
+    # carries would be waited for. As callers ask, but for the pause before.
+    ("grpc.keepalive_time_ms", 15_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +59,11 @@ class ListenerTls:
             root_certificates=self.client_authority or None,
             require_client_auth=bool(self.client_authority),
         )
+
+
+def listener_options(tls: ListenerTls | None) -> list[tuple[str, int]]:
+    """Return the options of a server that listens; with TLS, whoever calls may be on another machine."""
+    return _OPTIONS if tls is None else [*_OPTIONS, *_LIVENESS_OPTIONS]
 
 
 def require_tls(field: str, address: str, *, has_tls: bool, hint: str) -> None:

@@ -11,11 +11,11 @@ from tunefleet.inference.v1 import inference_service_pb2_grpc as inference_grpc
 from tunefleet.inference.v1 import relay_service_pb2_grpc as relay_grpc
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.rpc import (
-    LISTENER_OPTIONS,
     ErrorInterceptor,
     ListenerTls,
     found_by_name,
     listen,
+    listener_options,
     require_tls,
 )
 from tunefleet_services.gateway.access_log import AccessLog
@@ -62,7 +62,7 @@ async def serve_inference(
             the port is taken.
     """
     require_tls("inference-port", address, has_tls=tls is not None, hint="Give --tls-cert and --tls-key.")
-    options = [("grpc.max_receive_message_length", settings.max_body_bytes), *LISTENER_OPTIONS]
+    options = [("grpc.max_receive_message_length", settings.max_body_bytes), *listener_options(tls)]
     async with Engines.opened(settings, routes) as engines:
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=options)
         servicer = InferenceServicer(
@@ -92,7 +92,7 @@ async def serve_relays(
     """
     if not tls.client_authority:
         raise TunefleetError.field("relay-certificates", "lacks the authority that servers must be of")
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=LISTENER_OPTIONS)
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=listener_options(tls))
     servicer = RelayServicer(relays, by_certificate=True)
     relay_grpc.add_RelayServiceServicer_to_server(servicer, found_by_name(server))
     await _serve(server, address, tls, on_listening, drain_seconds=None)
