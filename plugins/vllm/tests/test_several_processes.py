@@ -1,4 +1,4 @@
-"""One engine of several processes that guess tokens answers as one process does that guesses none."""
+"""Engines of several processes answer as one process does: split, guessing tokens, or copied."""
 
 from __future__ import annotations
 
@@ -41,3 +41,20 @@ def test_tensors_in_two_processes_and_guessed_tokens_change_no_answer(
     accepted = [line for line in lines if line.startswith("vllm:spec_decode_num_accepted_tokens_total")]
     assert accepted, "it says how many guesses were right"
     assert float(accepted[0].rpartition(" ")[2]) > 0
+
+
+def test_each_of_two_copies_answers_with_every_adapter(
+    engine: RunningEngine, trained: Trained, tmp_path: Path
+) -> None:
+    order = trained.order(tmp_path)
+    order.settings.data_parallel = 2
+    with running(order) as copies:
+        for name, folder in trained.adapters.items():
+            copies.load(name, folder)
+        expected = answers(engine)
+        # Requests go in turns to the copies: an adapter that only one of them had would be missed.
+        for _ in range(2):
+            assert answers(copies) == expected
+        for name in trained.adapters:
+            found = copies.check(name, trained.contract(name))
+            assert (found.tokens, found.numbers) == (VERIFIED, VERIFIED), found.summary
