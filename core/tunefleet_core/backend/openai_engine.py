@@ -1,4 +1,4 @@
-"""What the drivers of engines that speak OpenAI HTTP share: a real token as health, adapters by name.
+"""What the drivers of engines that speak OpenAI HTTP share: real tokens as health, adapters by name.
 
 The engine is asked with plain urllib in a thread: a contract host asks little, and has no need
 of an HTTP library for it.
@@ -17,12 +17,15 @@ from typing import ClassVar, cast
 
 from tunefleet.backend.v1.server_pb2 import AdapterOrder, EngineOrder
 from tunefleet_core.backend.contract import EngineCommand
+from tunefleet_core.backend.probe_answers import ProbeAnswers
 from tunefleet_core.errors import Reason, TunefleetError
 
 __all__ = ["OpenAiDriver", "devices_of", "template_file"]
 
 _HEALTH_SECONDS = 2.0
 _TOKEN_SECONDS = 30.0
+_PROBE_TOKENS = 8
+"""A loop shows in these, and an engine that has much to do spares them."""
 _LOAD_SECONDS = 310.0  # engines themselves give up after 300
 _CPU, _METAL = "cpu", "metal"
 
@@ -41,8 +44,13 @@ class OpenAiDriver(ABC):
     unload_path: ClassVar[str] = "/v1/unload_lora_adapter"
     absent: ClassVar[tuple[int, ...]] = (404,)
     """Statuses by which it says that there is no such adapter to drop."""
+    health_path: ClassVar[str] = "/health"
+    """What says that it lives before it is asked for tokens; empty: nothing that is worth asking."""
+    probe_token: ClassVar[int] = 0
+    """A prompt of one token; this one is in every vocabulary, and no tokenizer can make nothing of it."""
 
     def __init__(self) -> None:
+        self._answers = ProbeAnswers()
         # Loopback needs no proxy, and one from the environment would swallow the call.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -51,16 +59,22 @@ class OpenAiDriver(ABC):
         """Return the command that serves `order` on a loopback port."""
 
     async def is_ready(self, address: str) -> bool:
-        """Return whether the engine writes a token: that it listens does not say so."""
+        """Return whether the engine writes, and not worse than at first: that it listens says neither."""
         try:
-            await self.ask(f"{address}/health", seconds=_HEALTH_SECONDS)
+            if self.health_path:
+                await self.ask(f"{address}{self.health_path}", seconds=_HEALTH_SECONDS)
             listed = json.loads(await self.ask(f"{address}/v1/models", seconds=_HEALTH_SECONDS))
-            # Token 0 is in every vocabulary, and no tokenizer can make nothing of it.
-            question = {"model": listed["data"][0]["id"], "prompt": [0], "max_tokens": 1, "temperature": 0}
-            await self.ask(f"{address}/v1/completions", question, seconds=_TOKEN_SECONDS)
+            model = str(listed["data"][0]["id"])
+            question = {
+                "model": model,
+                "prompt": [self.probe_token],
+                "max_tokens": _PROBE_TOKENS,
+                "temperature": 0,
+            }
+            answer = json.loads(await self.ask(f"{address}/v1/completions", question, seconds=_TOKEN_SECONDS))
+            return self._answers.makes_sense(address, model, str(answer["choices"][0]["text"]))
         except (OSError, ValueError, LookupError, TypeError):
             return False
-        return True
 
     async def load_adapter(self, address: str, order: AdapterOrder) -> None:
         """Load an adapter. Raises TunefleetError/BACKEND_FAILED; then nothing has changed."""

@@ -169,7 +169,7 @@ class HostedEngine:
             silent = 0 if await self._driver.is_ready(address) else silent + 1
         return TunefleetError(
             Reason.BACKEND_FAILED,
-            f"The engine runs and has left {_MOST_SILENT} questions in a row without an answer.",
+            f"The engine runs and has left {_MOST_SILENT} questions in a row without an answer of any sense.",
             hint="It is started again by itself; read the last lines of its log below if it goes on.",
             metadata={"log": self._last_lines()},
         )

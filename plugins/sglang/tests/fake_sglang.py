@@ -88,7 +88,10 @@ class FakeSglang:
         if path == "/v1/completions" and any(body["prompt"]):  # SGLang finds token 0 empty
             top = _top(body["prompt"], scale)
             texts = {"?": top.logprobs[0]}  # the texts of many tokens are one
-            return 200, {"model": body["model"], "choices": [{"logprobs": {"top_logprobs": [texts]}}]}
+            return 200, {
+                "model": body["model"],
+                "choices": [{"text": "?", "logprobs": {"top_logprobs": [texts]}}],
+            }
         if path == "/v1/chat/completions" and "messages" in body:
             return 200, {"model": body["model"], "choices": [{"message": {"content": f"{scale}"}}]}
         return 400, {"object": "error", "message": f"{path} was asked wrongly", "code": 400}

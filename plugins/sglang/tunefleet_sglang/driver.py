@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -17,8 +16,6 @@ __all__ = ["SglangDriver"]
 
 _START_SECONDS = 1800.0
 """A large base is read from disk, its kernels are compiled and its graphs captured first."""
-_LISTED_SECONDS = 2.0
-_TOKEN_SECONDS = 30.0
 
 
 class SglangDriver(OpenAiDriver):
@@ -29,6 +26,10 @@ class SglangDriver(OpenAiDriver):
 
     load_path = "/load_lora_adapter"
     unload_path = "/unload_lora_adapter"
+    # SGLang's /health writes a token too, and takes a second at least and twenty at most: it says no more
+    # than the question that comes after it, and is slow where the engine is busy.
+    health_path = ""
+    probe_token = 1  # a prompt of token 0 is an empty one to SGLang
 
     def command(self, order: EngineOrder, port: int) -> EngineCommand:
         """Return the command that serves on a loopback port."""
@@ -38,21 +39,6 @@ class SglangDriver(OpenAiDriver):
             address=f"http://127.0.0.1:{port}",
             start_seconds=_START_SECONDS,
         )
-
-    async def is_ready(self, address: str) -> bool:
-        """Return whether the engine writes a token.
-
-        SGLang's /health writes one too, and takes a second at least and twenty at most: it says
-        no more than this question, and is slow where the engine is busy.
-        """
-        try:
-            listed = json.loads(await self.ask(f"{address}/v1/models", seconds=_LISTED_SECONDS))
-            # Token 1 is in every vocabulary; a prompt of token 0 is an empty one to SGLang.
-            question = {"model": listed["data"][0]["id"], "prompt": [1], "max_tokens": 1, "temperature": 0}
-            await self.ask(f"{address}/v1/completions", question, seconds=_TOKEN_SECONDS)
-        except (OSError, ValueError, LookupError, TypeError):
-            return False
-        return True
 
     async def load_adapter(self, address: str, order: AdapterOrder) -> None:
         """Load an adapter at the scale it was trained with.

@@ -11,7 +11,9 @@ import psutil
 import pytest
 
 from tunefleet.backend.v1.server_pb2 import AdapterOrder, EngineOrder, EngineState
-from tunefleet_core.backend import EngineCommand
+from tunefleet_core.backend import EngineCommand, OpenAiDriver
+from tunefleet_core.backend.contract import EngineDriver
+from tunefleet_core.backend.probe_answers import ProbeAnswers
 from tunefleet_core.errors import Reason, error_from_status
 from tunefleet_core.worker import hosted_engine
 from tunefleet_core.worker.engine_end import engine_ended
@@ -41,7 +43,7 @@ class FakeFallsSilent:
         raise AssertionError("no adapter is dropped here")
 
 
-async def driven(folder: Path, driver: FakeFallsSilent) -> HostedEngine:
+async def driven(folder: Path, driver: EngineDriver) -> HostedEngine:
     engine = HostedEngine(EngineOrder(engine="one", base_path=str(folder), work_dir=str(folder)), driver)
     await engine.drive()
     assert engine.describe().state == EngineState.ENGINE_STATE_ENDED
@@ -60,6 +62,59 @@ async def test_an_engine_that_falls_silent_is_ended(tmp_path: Path, monkeypatch:
 async def test_an_engine_has_the_time_to_start_that_its_driver_gives_it(tmp_path: Path) -> None:
     engine = await driven(tmp_path, FakeFallsSilent([], start_seconds=0.3))
     assert "not ready after 0 s" in engine.describe().error.message
+
+
+class FakeLoses(OpenAiDriver):
+    """A driver of a stand-in that speaks OpenAI HTTP and, after some answers, writes something else."""
+
+    def __init__(self, then: str) -> None:
+        super().__init__()
+        self._then = then
+
+    def command(self, order: EngineOrder, port: int) -> EngineCommand:
+        argv = (sys.executable, "-c", _LOSES_ITS_WORDS, str(port), self._then)
+        return EngineCommand(argv=argv, address=f"http://127.0.0.1:{port}", start_seconds=60.0)
+
+
+_LOSES_ITS_WORDS = """
+import http.server, json, sys
+answers = iter(["a red fox", "a red fox", sys.argv[2], "a red dog"])
+class Handler(http.server.BaseHTTPRequestHandler):
+    def answer(self, value):
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def do_GET(self):
+        self.answer({"data": [{"id": "m"}]})
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        text = next(answers, sys.argv[2])
+        print("wrote", repr(text), flush=True)
+        self.answer({"choices": [{"text": text}]})
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.mark.parametrize("then", ["", " \n", "!!!!!!!!", " the the the th"], ids=repr)
+async def test_an_engine_that_writes_nothing_or_in_a_loop_any_more_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    monkeypatch.setattr(hosted_engine, "_HEALTH_SECONDS", 0.05)
+    engine = await driven(tmp_path, FakeLoses(then))
+    error = engine.describe().error
+    assert "3 questions in a row without an answer of any sense" in error.message
+    # One lapse is forgiven, and another answer than the first is none.
+    assert (tmp_path / "one.log").read_text().splitlines().count(f"wrote {then!r}") == 4
+
+
+@pytest.mark.parametrize("by_nature", ["", "aaaaaaaa", "words"])
+def test_what_a_model_writes_by_nature_is_no_fault(by_nature: str) -> None:
+    answers = ProbeAnswers()
+    for text in (by_nature, by_nature, "other words"):
+        assert answers.makes_sense("http://127.0.0.1:1", "m", text)
 
 
 class FakeEndsAtStart(FakeFallsSilent):
