@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Catalog"]
 
+_JUDGING_SECONDS = 120.0
+"""The first who asks waits until a hundred thousand combinations are judged."""
+
 
 class Catalog:
     """What is installed and known. Every method raises TunefleetError."""
@@ -93,7 +96,9 @@ class Catalog:
                 engines=engines,
                 standing=standing,
             )
-            response = await self._connection.unary(self._stub.ListCombinations, request)
+            response = await self._connection.unary(
+                self._stub.ListCombinations, request, deadline_seconds=_JUDGING_SECONDS
+            )
             return response.combinations, response.next_page_token
 
         return await all_pages(page, limit=limit)

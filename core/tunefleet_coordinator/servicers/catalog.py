@@ -7,7 +7,7 @@ from tunefleet.catalog.v1 import catalog_service_pb2 as pb
 from tunefleet.catalog.v1 import catalog_service_pb2_grpc as catalog_grpc
 from tunefleet.fleet.v1.fleet_pb2 import Service
 from tunefleet_coordinator.kernel import Kernel
-from tunefleet_coordinator.servicers.combinations import Combinations, key_of
+from tunefleet_coordinator.servicers.combinations import Combinations
 from tunefleet_coordinator.servicers.formats import listed_formats
 from tunefleet_coordinator.servicers.pages import page_of
 from tunefleet_core.catalog import Family
@@ -67,8 +67,7 @@ class CatalogServicer(catalog_grpc.CatalogServiceServicer):
         self, request: pb.ListCombinationsRequest, context: RpcContext
     ) -> pb.ListCombinationsResponse:
         services = await self._kernel.observe(lambda world: world.services())
-        found = await self._combinations.of([row for row in services if row.is_attached], request)
-        page = page_of(found, request, key_of)
+        page = await self._combinations.page([row for row in services if row.is_attached], request)
         return pb.ListCombinationsResponse(combinations=page.items, next_page_token=page.next_page_token)
 
     def _families(self) -> list[pb.Plugin]:

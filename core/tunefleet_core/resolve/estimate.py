@@ -67,6 +67,8 @@ _STATE_BYTES = {
     "adafactor": 0,  # sums over rows and columns
 }
 _PAGED = "paged_"
+_MOST = 2**63 - 1
+"""What the wire can say; lengths and batches within their own bounds can multiply to more."""
 _LAYER_SHARE = 17
 """Numbers that a layer keeps for the backward pass, for each of its inputs."""
 
@@ -128,8 +130,8 @@ def estimate_train(
     return Estimate(
         weights_bytes=weights,
         optimizer_bytes=sum(kept.values()),
-        activation_bytes=activations,
-        peak_bytes=weights + sum(kept.values()) + activations,
+        activation_bytes=min(activations, _MOST),
+        peak_bytes=min(weights + sum(kept.values()) + activations, _MOST),
         host_bytes=sum(size for part, size in parts.items() if part in layout.on_host),
         trainable_parameters=trainable,
         total_steps=total_steps,

@@ -343,7 +343,7 @@ _RULES: Mapping[str, _Rule] = {
     "KtoMethod.desirable_weight": _above(0),
     "KtoMethod.undesirable_weight": _above(0),
     "Optim.learning_rate": _above(0, 1),
-    "Optim.epochs": _above(0),
+    "Optim.epochs": _above(0, 1_000_000),
     "Optim.batch_size": _above(0),
     "Optim.micro_batch_size": _above(0),
     "Optim.schedule": _one_of(SCHEDULES),

@@ -43,6 +43,9 @@ class Matrix:
     formats: dict[str, Format] = field(default_factory=dict[str, Format])
     ran: Proofs = field(default_factory=proofs)
     _judged: dict[Cell, Verdict] = field(default_factory=dict[Cell, Verdict])
+    _working: dict[tuple[str, ...], tuple[Cell, ...]] = field(
+        default_factory=dict[tuple[str, ...], "tuple[Cell, ...]"]
+    )
 
     @classmethod
     def of(
@@ -157,9 +160,7 @@ class Matrix:
         """Return the nearest combination that works, as what to write; empty if there is none."""
         if cell.engine and cell.adaptation != _FULL and self._merges(cell):
             return f"{_MERGE}, and {cell.engine} serves the whole model"
-        known = (Standing.PROVEN, Standing.STATED)
-        near = (other for other in self._near(cell) if self._judge(other).standing in known)
-        nearest = min(near, key=lambda other: (_distance(cell, other), other.order), default=None)
+        nearest = min(self._near(cell), key=lambda other: (_distance(cell, other), other.order), default=None)
         return "" if nearest is None else _difference(cell, nearest)
 
     def _merges(self, cell: Cell) -> bool:
@@ -170,15 +171,27 @@ class Matrix:
         return merges and self._judge(replace(cell, engine="")).works and self._served(whole).works
 
     def _near(self, cell: Cell) -> Iterator[Cell]:
-        """Yield the combinations of the same family and method that a job could be changed to."""
-        for name, manifest in self.backends.items():
-            engines = ("",) if not cell.engine else self._engines_of(manifest)
-            for adaptation in dict.fromkeys((cell.adaptation, "lora", _FULL)):
-                for quantization in dict.fromkeys((cell.format, "")):
-                    for engine in engines:
-                        yield replace(
-                            cell, backend=name, adaptation=adaptation, format=quantization, engine=engine
-                        )
+        """Yield the combinations of the same family and method that work and a job could be changed to."""
+        for adaptation in dict.fromkeys((cell.adaptation, "lora", _FULL)):
+            for quantization in dict.fromkeys((cell.format, "")):
+                yield from self._known_to_work(cell, adaptation, quantization)
+
+    def _known_to_work(self, cell: Cell, adaptation: str, quantization: str) -> tuple[Cell, ...]:
+        """Return what works of a cell with any backend, and any engine if it is served.
+
+        Kept: thousands of refused cells ask for the same few, each of them for dozens.
+        """
+        key = (cell.family, cell.method, adaptation, quantization, "served" if cell.engine else "")
+        if key not in self._working:
+            known = (Standing.PROVEN, Standing.STATED)
+            near = replace(cell, adaptation=adaptation, format=quantization)
+            asked = (
+                replace(near, backend=name, engine=engine)
+                for name, manifest in self.backends.items()
+                for engine in (self._engines_of(manifest) if cell.engine else ("",))
+            )
+            self._working[key] = tuple(other for other in asked if self._judge(other).standing in known)
+        return self._working[key]
 
 
 def combinations(
