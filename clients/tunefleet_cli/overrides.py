@@ -39,7 +39,25 @@ def read_job(path: str, overrides: Sequence[str]) -> JobSpec:
     _apply(content, overrides)
     # JSON is YAML: the reader of job files judges the result, whatever was set.
     text = json.dumps(content)
-    return parse_job_text(text, base_dir=Path.cwd(), origin=f"{path} with --set")
+    origin = "--set"
+    try:
+        return parse_job_text(text, base_dir=Path.cwd(), origin=origin)
+    except TunefleetError as error:
+        raise _without_line(error, origin) from error
+
+
+def _without_line(error: TunefleetError, origin: str) -> TunefleetError:
+    """Return an error about what was set without the line number, which counts in no file of the user."""
+    hint = error.hint
+    if hint.startswith("Correct line"):
+        hint = "Correct what --set says, then run the command again."
+    return TunefleetError(
+        error.reason,
+        error.message.replace(f"{origin}:1: ", f"{origin}: "),
+        hint=hint,
+        metadata=error.metadata,
+        violations=error.violations,
+    )
 
 
 def read_settings(overrides: Sequence[str]) -> EngineSettings:
@@ -83,6 +101,10 @@ def _step(content: dict[str, object], part: str, whole: str) -> dict[str, object
     else:
         inner = _items(content, match["name"], int(match["index"]), whole)[int(match["index"])]
     if not isinstance(inner, dict):
+        if isinstance(inner, list):
+            raise TunefleetError.field(
+                whole, f"'{part}' is a list.", hint=f"Say which element: --set '{part}[0].…=…'"
+            )
         raise TunefleetError.field(whole, f"'{part}' is a value, it has no fields.")
     return cast("dict[str, object]", inner)
 

@@ -8,7 +8,7 @@ short cuts carry their help here for the same reason.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import click
@@ -177,6 +177,27 @@ def _load(target: str) -> click.Command:
     return command
 
 
+_Resolved = tuple[str | None, click.Command | None, list[str]]
+
+
+def _resolved(
+    resolve: Callable[[click.Context, list[str]], _Resolved],
+    group: click.Group,
+    ctx: click.Context,
+    args: list[str],
+) -> _Resolved:
+    """Resolve a command; of a word that is none, say which one is near."""
+    try:
+        return resolve(ctx, args)
+    except click.UsageError as error:
+        import difflib  # of use only here; help and commands start without it
+
+        near = difflib.get_close_matches(args[0], group.list_commands(ctx), n=1)
+        if near and not args[0].startswith("-"):
+            raise click.UsageError(f"{error.message} Did you mean '{near[0]}'?", ctx) from None
+        raise
+
+
 class NounGroup(click.Group):
     """The verbs of one noun, imported when they are called."""
 
@@ -192,10 +213,8 @@ class NounGroup(click.Group):
         target = self._verbs.get(cmd_name) or self._verbs.get(other)
         return _load(target) if target else None
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        _, command, rest = super().resolve_command(ctx, args)
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> _Resolved:
+        _, command, rest = _resolved(super().resolve_command, self, ctx, args)
         shown = next((verb for verb in (args[0], _OTHER_WORDS.get(args[0], "")) if verb in self._verbs), None)
         return shown, command, rest
 
@@ -210,6 +229,9 @@ class RootGroup(click.Group):
         if cmd_name in NOUNS:
             return NounGroup(cmd_name)
         return _load(SHORTCUTS[cmd_name][0]) if cmd_name in SHORTCUTS else None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> _Resolved:
+        return _resolved(super().resolve_command, self, ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # The base class would import every command to ask for its help.

@@ -83,7 +83,7 @@ def _conflict(found: Job) -> TunefleetError:
     return TunefleetError(
         Reason.STATE_CONFLICT,
         f"Job '{found.name.rsplit('/', 1)[-1]}' is {state}.",
-        hint=f"tunefleet jobs show {found.name.rsplit('/', 1)[-1]}",
+        hint=f"tunefleet jobs get {found.name.rsplit('/', 1)[-1]}",
         metadata={"name": found.name, "state": state},
     )
 

@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tunefleet_core.data.foreign import foreign_rows
 from tunefleet_core.data.openai_rows import as_pair, is_question
 from tunefleet_core.data.place import Place
 from tunefleet_core.errors import TunefleetError
@@ -119,6 +120,9 @@ def require_form(place: Place, value: Mapping[str, object], wanted: Form) -> Non
     if missing is None:
         return
     near = difflib.get_close_matches(missing, value, n=1, cutoff=0.8)
+    foreign = foreign_rows(value)
+    if foreign is not None and not near:
+        place.refuse(missing, f"is missing; this is {foreign.what}.", hint=foreign.hint)
     other = form_of(value)
     if other is not None and other is not wanted and not near:
         if set(other.methods) & set(wanted.methods):
@@ -137,21 +141,10 @@ def require_form(place: Place, value: Mapping[str, object], wanted: Form) -> Non
         )
     near = near or difflib.get_close_matches(missing, value, n=1, cutoff=0.6)
     instead = f"; the row has '{near[0]}' instead" if near else _what_there_is(value)
-    place.refuse(missing, f"is missing{instead}.", hint=_RENAMED.get(frozenset(value), "") + wanted.shape)
+    place.refuse(missing, f"is missing{instead}.", hint=wanted.shape)
 
 
 def _what_there_is(value: Mapping[str, object]) -> str:
     """Return the first fields of a row, as the end of a sentence; empty if it has none."""
     names = [repr(name if len(name) <= 30 else f"{name[:27]}...") for name in list(value)[:4]]
     return f"; the row has {', '.join(names)}{' and more' if len(value) > 4 else ''}" if names else ""
-
-
-_ALPACA = "Rows of Alpaca are asked as user, with `instruction` and `input`, and answered with `output`. "
-_SHAREGPT = "In rows of ShareGPT `from` is the role (human: user, gpt: assistant), `value` the content. "
-_RENAMED = {
-    frozenset({"instruction", "output"}): _ALPACA,
-    frozenset({"instruction", "input", "output"}): _ALPACA,
-    frozenset({"conversations"}): _SHAREGPT,
-    frozenset({"id", "conversations"}): _SHAREGPT,
-}
-"""Fields of rows that are widespread, and how they are written here."""

@@ -37,7 +37,10 @@ def read_json(place: Place, field: str, text: str, *, hint: str = "") -> object:
     except RecursionError:
         place.refuse(field, "is nested too deeply.", hint=hint)
     except ValueError as error:  # NaN and friends, or a number of thousands of digits
-        place.refuse(field, f"is not JSON: {str(error).splitlines()[0]}.", hint=hint)
+        said = str(error).splitlines()[0]
+        if "digits" in said:
+            place.refuse(field, "holds a whole number of thousands of digits.", hint="Write it as text.")
+        place.refuse(field, f"is not JSON: {said}.", hint=hint)
 
 
 def check_value(place: Place, field: str, value: object) -> None:

@@ -11,6 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import cast
 
+from tunefleet_core.data.foreign import file_hint
 from tunefleet_core.data.json_text import read_json
 from tunefleet_core.data.place import Place, kind_of, unreadable
 from tunefleet_core.errors import Reason, TunefleetError
@@ -86,9 +87,8 @@ def _lines(path: Path, file: BufferedReader, shape: str) -> Iterator[tuple[int, 
 
 
 def _object(place: Place, text: str, shape: str) -> dict[str, object]:
-    pretty = "This looks like one object over several lines. " if text.strip() in ("{", "[") else ""
-    value = read_json(place, "", text, hint=pretty + shape)
+    hint = file_hint(text, shape)
+    value = read_json(place, "", text, hint=hint)
     if not isinstance(value, dict):
-        array = "This looks like one JSON array for the whole file. " if text.lstrip()[0] == "[" else ""
-        place.refuse("", f"must be an object, got {kind_of(value)}.", hint=array + shape)
+        place.refuse("", f"must be an object, got {kind_of(value)}.", hint=hint)
     return cast("dict[str, object]", value)

@@ -140,7 +140,7 @@ def cancel_job(draft: Draft, asked: CancelRequested) -> JobRow:
         return job
     check_etag(job, asked.etag)
     if job.is_terminal:
-        raise state_conflict(job, "has already ended", f"See how it went: tunefleet jobs show {job.job_id}")
+        raise state_conflict(job, "has already ended", f"See how it went: tunefleet jobs get {job.job_id}")
     if job.state in _WAITING:
         job = end_job(draft, job, JobState.JOB_STATE_CANCELLED, "Cancelled while nothing of it ran.")
     else:

@@ -40,7 +40,7 @@ def pause_job(draft: Draft, asked: PauseRequested) -> JobRow:
         return job
     check_etag(job, asked.etag)
     if job.is_terminal or job.state == JobState.JOB_STATE_STOPPING:
-        raise state_conflict(job, "cannot be paused", f"See how it went: tunefleet jobs show {job.job_id}")
+        raise state_conflict(job, "cannot be paused", f"See how it went: tunefleet jobs get {job.job_id}")
     if job.state == JobState.JOB_STATE_PAUSING:
         if job.resume_requested:
             job = draft.write(job, resume_requested=False)
@@ -153,7 +153,7 @@ def _instead_of_retry(job: JobRow) -> str:
         return f"Resume it: tunefleet jobs resume {job.job_id}"
     if job.state == JobState.JOB_STATE_SUCCEEDED:
         return "Submit its spec again to have it done once more."
-    return f"See where it stands: tunefleet jobs show {job.job_id}"
+    return f"See where it stands: tunefleet jobs get {job.job_id}"
 
 
 def _check_resumable(job: JobRow, attempt: AttemptRow) -> None:

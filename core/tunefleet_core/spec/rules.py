@@ -228,7 +228,7 @@ def _above(low: float, high: float = math.inf) -> _Rule:
         number = cast("float", value)
         if number > low and number <= high and math.isfinite(number):
             return ""
-        bound = "" if math.isinf(high) else f" and at most {high:g}"
+        bound = "" if math.isinf(high) else f" and at most {high:,}"
         return f"must be greater than {low:g}{bound}, got {number:g}"
 
     return check

@@ -97,7 +97,7 @@ def _read_config(folder: Path, weights: str) -> dict[str, Any]:
             raise TunefleetError(
                 Reason.BASE_INVALID,
                 f"The adapter folder '{folder}' has no {name}.",
-                hint="Fetch the adapter again: tunefleet models show NAME",
+                hint="Fetch the adapter again: tunefleet models fetch NAME",
                 metadata={"path": str(folder)},
             )
     return dict(json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")))

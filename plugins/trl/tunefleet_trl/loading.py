@@ -173,7 +173,7 @@ def load_adapter(model: Any, folder: str) -> Any:
         raise TunefleetError(
             Reason.BASE_INVALID,
             f"The adapter folder '{folder}' has no adapter_model.safetensors.",
-            hint="Fetch the adapter again: tunefleet models show NAME",
+            hint="Fetch the adapter again: tunefleet models fetch NAME",
             metadata={"path": folder},
         )
     try:

@@ -155,7 +155,8 @@ def test_anchors_and_aliases_may_be_used() -> None:
         (TRAIN + "backend_options: 3\n", "5: backend_options: must be a mapping of options, got the "),
         (TRAIN + "backend_options: {a: [{b: 9007199254740993}]}\n", "5: backend_options.a[0].b: is a "
          "whole number beyond 2^53, which would be rounded, got 9007199254740993"),
-        (TRAIN + "  optim:\n\n    epochs: 0\n", "7: train.optim.epochs: must be greater than 0, got 0"),
+        (TRAIN + "  optim:\n\n    epochs: 0\n", "7: train.optim.epochs: must be greater than 0 and "
+         "at most 1,000,000, got 0"),
         (TRAIN + "  optim:\n    batch_size: 4\n    micro_batch_size: 3\n", "7: "
          "train.optim.micro_batch_size: must divide batch_size 4 evenly, got 3"),
         (HEAD + "train:\n  data: {train: [{weight: 2}]}\n", "2: train.base.model: is missing; name a "
