@@ -12,9 +12,9 @@ from mlx_lm.generate import make_text_state_machine
 from mlx_lm.server import GenerationContext, Response
 from mlx_lm.tokenizer_utils import load as load_tokenizer
 
-from tunefleet_families import GPT_OSS, LLAMA3, LLAMA4, QWEN3
+from tunefleet_families import GEMMA4, GPT_OSS, LLAMA3, LLAMA4, QWEN3
 from tunefleet_mlx.engine.answers import AnswerWriter
-from tunefleet_mlx.engine.calls import CallReaders
+from tunefleet_mlx.engine.calls import CallReaders, read_tools
 from tunefleet_mlx.engine.refusal import Refusal
 from tunefleet_mlx.engine.requests import parse_generation
 
@@ -48,9 +48,7 @@ def writer(bases: Path, template: str, **more: object) -> AnswerWriter:
     tokenizer = tokenizer_with(bases, template)
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": TOOLS, **more}
     asked = parse_generation(body, is_chat=True, most_tokens=100)
-    reader = CallReaders().reader(
-        tokenizer, asked.request.tools if asked.may_call else None, is_parallel=asked.is_parallel
-    )
+    reader = CallReaders().reader(tokenizer, asked.tools)
     context = GenerationContext(
         has_tool_calling=tokenizer.has_tool_calling,
         has_thinking=tokenizer.has_thinking,
@@ -87,19 +85,23 @@ def test_without_leave_to_call_it_stays_text(bases: Path) -> None:
     assert (told["message"]["content"], told["finish_reason"]) == (RED, "stop")
 
 
-def test_a_demanded_call_is_refused_by_name() -> None:
-    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": TOOLS}
+def test_a_demanded_call_that_cannot_be_held_is_refused_by_name(bases: Path) -> None:
+    tokenizer = tokenizer_with(bases, GEMMA4.chat_template)
     for choice in ("required", {"type": "function", "function": {"name": "paint"}}):
-        with pytest.raises(Refusal, match="'tool_choice'"):
-            parse_generation({**body, "tool_choice": choice}, is_chat=True, most_tokens=100)
+        with pytest.raises(Refusal, match="'tool_choice' can be none or auto only"):
+            CallReaders().form(tokenizer, read_tools(TOOLS, choice, is_parallel=True), None)
+    with pytest.raises(Refusal, match="has no function 'sing'"):
+        read_tools(TOOLS, {"type": "function", "function": {"name": "sing"}}, is_parallel=True)
+    with pytest.raises(Refusal, match="there are no 'tools'"):
+        read_tools(None, "required", is_parallel=True)
 
 
 def test_mlx_lm_reads_what_it_knows(bases: Path) -> None:
     tokenizer = tokenizer_with(bases, QWEN3.chat_template)
-    assert CallReaders().reader(tokenizer, TOOLS, is_parallel=True) is None
+    assert CallReaders().reader(tokenizer, read_tools(TOOLS, None, is_parallel=True)) is None
     assert tokenizer.has_tool_calling
 
 
-def test_a_tool_without_a_name_is_refused(bases: Path) -> None:
+def test_a_tool_without_a_name_is_refused() -> None:
     with pytest.raises(Refusal, match="'tools'"):
-        CallReaders().reader(tokenizer_with(bases, LLAMA3_1), [{"type": "function"}], is_parallel=True)
+        read_tools([{"type": "function"}], None, is_parallel=True)

@@ -20,6 +20,7 @@ from tunefleet_core.catalog.matrix import record
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.parity import TrainServeContract, check_numbers, read_contract
 from tunefleet_core.testing.openai_features import check_or_record, find_features
+from tunefleet_families import LLAMA3, QWEN3
 from tunefleet_mlx.adapter_files import peft_to_mlx
 from tunefleet_mlx.engine.drafted import check_draft
 
@@ -61,7 +62,8 @@ def trained(bases: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def engine(trained: Trained) -> Iterator[RunningEngine]:
     """The base with one adapter of each kind."""
     template = trained.adapters["lora"] / "chat_template.jinja"  # this base brings none
-    with our_engine(trained.base, "--chat-template", template) as running:
+    # Tools take more tokens of this tokenizer than this base was made for.
+    with our_engine(trained.base, "--chat-template", template, "--max-context", 4096) as running:
         for kind, folder in trained.adapters.items():
             template = trained.contract(kind).template
             status, answer = running.load(
@@ -260,8 +262,40 @@ def _theirs(
     return {int(one["id"]): float(one["logprob"]) for one in top}
 
 
-def test_it_takes_what_the_table_says(engine: RunningEngine) -> None:
-    check_or_record("mlx", asyncio.run(find_features(engine.address, "lora")))
+def load_with(engine: RunningEngine, trained: Trained, name: str, template: str) -> None:
+    stops = list(trained.contract("lora").template.stop_token_ids)
+    status, answer = engine.load(name, trained.adapters["lora"], chat_template=template, stop_token_ids=stops)
+    assert status == 200, answer
+
+
+def test_it_takes_what_the_table_says(engine: RunningEngine, trained: Trained) -> None:
+    load_with(engine, trained, "asked", QWEN3.chat_template)  # it shows tools
+    check_or_record("mlx", asyncio.run(find_features(engine.address, "asked")))
+    assert engine.post("/v1/unload_lora_adapter", {"lora_name": "asked"})[0] == 200
+
+
+LLAMA3_1 = next(form.chat_template for form in LLAMA3.variants if form.name == "llama3_1")
+
+
+@pytest.mark.parametrize("template", [QWEN3.chat_template, LLAMA3_1], ids=["qwen3", "llama3_1"])
+def test_a_demanded_call_is_written_by_its_schema(
+    engine: RunningEngine, trained: Trained, template: str
+) -> None:
+    """By a parser of mlx-lm, and by a reader of ours where it has none."""
+    load_with(engine, trained, "caller", template)
+    file = {"type": "function", "function": {"name": "file", "description": "File.", "parameters": TICKET}}
+    other = {"type": "function", "function": {"name": "other", "parameters": {"type": "object"}}}
+    one = {"type": "function", "function": {"name": "file"}}
+    more: dict[str, Any] = {"tools": [other, file], "tool_choice": one, "max_tokens": 400}
+    answer = engine.ask("/v1/chat/completions", said("caller", temperature=1.0, **more))
+    (choice,) = answer["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    (call,) = choice["message"]["tool_calls"][:1]
+    assert call["function"]["name"] == "file"
+    found = json.loads(call["function"]["arguments"])
+    assert list(found) == ["queue", "words"]
+    assert found["queue"] in ("oak", "elm")
+    assert engine.post("/v1/unload_lora_adapter", {"lora_name": "caller"})[0] == 200
 
 
 TICKET = {

@@ -145,11 +145,11 @@ class Batches(ResponseGenerator):
         draft = self.model_provider.draft_model
         if held is not None and draft is not None:
             raise Refusal(
-                400, "'response_format' is not supported beside a draft model: its guesses are free."
+                400, f"'{_field(arguments)}' is not supported beside a draft model: its guesses are free."
             )
         if not self.model_provider.is_batchable:
             if held is not None:
-                raise Refusal(400, "'response_format' is not supported for a model of this class.")
+                raise Refusal(400, f"'{_field(arguments)}' is not supported for a model of this class.")
             self._serve_single(queued, stream)
             return
         key = self.model_provider.model_key
@@ -262,6 +262,11 @@ class _Batch:
         for answer in self.answers.values():
             answer.out.put(error)
         self.answers.clear()
+
+
+def _field(arguments: Arguments) -> str:
+    """Return the field of a request that asks for the form of its answer."""
+    return arguments.form.field.partition(".")[0] if arguments.form is not None else ""
 
 
 def _sampler(arguments: GenerationArguments, tokenizer: Any) -> Callable[[Any], Any]:

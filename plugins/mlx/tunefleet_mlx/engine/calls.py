@@ -1,6 +1,7 @@
-"""Calls of tools where mlx-lm has no parser for the model: read as its chat template writes them.
+"""Calls of tools: held to what is demanded, and read where mlx-lm has no parser for the model.
 
-mlx-lm guesses a parser from words in the template; for Llama 3.1 and 4, gpt-oss and DeepSeek it knows none.
+Both as the model's chat template writes them. mlx-lm guesses a parser from words in the template; for
+Llama 3.1 and 4, gpt-oss and DeepSeek it knows none.
 """
 
 from __future__ import annotations
@@ -8,11 +9,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tunefleet_core.answer_forms import FormRefusedError
-from tunefleet_core.tool_calls import CallFormat, CallReader, find_format, read_tool_use, reader_of
+from tunefleet_core.answer_forms import AnswerForm, FormRefusedError
+from tunefleet_core.tool_calls import (
+    CallFormat,
+    CallReader,
+    ToolUse,
+    calls_form,
+    find_format,
+    read_tool_use,
+    reader_of,
+)
 from tunefleet_mlx.engine.refusal import Refusal
 
-__all__ = ["CallReaders"]
+__all__ = ["CallReaders", "read_tools"]
+
+
+def read_tools(
+    tools: Sequence[dict[str, Any]] | None, choice: object, *, is_parallel: bool
+) -> ToolUse | None:
+    """Return what a request asks of tools; None: nothing.
+
+    Raises:
+        Refusal: Tools or choice are wrong, naming the field.
+    """
+    if not tools and choice in (None, "auto", "none"):
+        return None
+    try:
+        return read_tool_use(tools or [], choice, is_parallel=is_parallel)
+    except FormRefusedError as error:
+        raise Refusal(400, str(error)) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Refusal(400, "'tools' must be a list of functions, each with a name.") from error
 
 
 class CallReaders:
@@ -21,31 +48,37 @@ class CallReaders:
     def __init__(self) -> None:
         self._formats: dict[str, CallFormat | None] = {}
 
-    def reader(
-        self, tokenizer: Any, tools: Sequence[dict[str, Any]] | None, *, is_parallel: bool
-    ) -> CallReader | None:
+    def reader(self, tokenizer: Any, use: ToolUse | None) -> CallReader | None:
         """Return what takes calls out of an answer; None: mlx-lm does, or nobody.
 
         Args:
             tokenizer: In mlx-lm's wrapper.
-            tools: Those that may be called.
-            is_parallel: Whether there may be several calls.
-
-        Raises:
-            Refusal: The tools are wrong, naming the field.
+            use: The tools that may be called.
         """
-        if not tools or tokenizer.has_tool_calling:
+        if use is None or use.choice == "none" or tokenizer.has_tool_calling:
             return None
         form = self._format(tokenizer)
-        if form is None:
-            return None
+        return None if form is None else reader_of(form, use.schemas, is_parallel=use.is_parallel)
+
+    def form(self, tokenizer: Any, use: ToolUse | None, answer: AnswerForm | None) -> AnswerForm | None:
+        """Return what an answer is held to: calls that are demanded or strict, or a form that was asked for.
+
+        Args:
+            tokenizer: In mlx-lm's wrapper.
+            use: The tools that may be called.
+            answer: What `response_format` asks for.
+
+        Raises:
+            Refusal: It cannot be held, naming the field.
+        """
+        if use is None:
+            return answer
+        added = tokenizer._tokenizer.added_tokens_decoder
+        tokens = {token.content: token_id for token_id, token in added.items()}
         try:
-            use = read_tool_use(tools, None, is_parallel=is_parallel)
+            return calls_form(use, self._format(tokenizer), tokens, answer=answer)
         except FormRefusedError as error:
             raise Refusal(400, str(error)) from error
-        except (KeyError, TypeError, AttributeError) as error:
-            raise Refusal(400, "'tools' must be a list of functions, each with a name.") from error
-        return reader_of(form, use.schemas, is_parallel=is_parallel)
 
     def _format(self, tokenizer: Any) -> CallFormat | None:
         plain = tokenizer._tokenizer  # what the wrapper wraps, as in rendering

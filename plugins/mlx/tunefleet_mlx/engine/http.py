@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,10 @@ class Handler(BaseHTTPRequestHandler):
     def _generate(self, *, is_chat: bool) -> None:
         asked = parse_generation(self._body(), is_chat=is_chat, most_tokens=self._models.max_context)
         served = self._models.find(asked.model)
-        tools = asked.request.tools if asked.may_call else None
-        reader = self._batches.call_readers.reader(served.tokenizer, tools, is_parallel=asked.is_parallel)
-        context, responses = self._batches.generate(asked.request, asked.arguments)
+        calls = self._batches.call_readers
+        form = calls.form(served.tokenizer, asked.tools, asked.arguments.form)
+        reader = calls.reader(served.tokenizer, asked.tools)
+        context, responses = self._batches.generate(asked.request, replace(asked.arguments, form=form))
         writer = AnswerWriter(asked, context, lambda token: served.tokenizer.decode([token]), reader)
         try:
             if not asked.stream:

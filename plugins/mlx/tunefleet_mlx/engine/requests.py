@@ -19,6 +19,8 @@ from mlx_lm.server import (
 )
 
 from tunefleet_core.parity import TOP_TOKENS
+from tunefleet_core.tool_calls import ToolUse
+from tunefleet_mlx.engine.calls import read_tools
 from tunefleet_mlx.engine.forms import Arguments, parse_form
 from tunefleet_mlx.engine.refusal import Refusal
 
@@ -33,7 +35,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
-    "tool_choice": ("auto", "none"),
 }
 _CONTEXT = 20
 """Tokens back that mlx-lm's penalties look, its default."""
@@ -48,8 +49,7 @@ class Asked:
     arguments: Arguments
     is_chat: bool
     stream: bool
-    may_call: bool
-    is_parallel: bool
+    tools: ToolUse | None
     include_usage: bool
     tokens_as_ids: bool
 
@@ -82,11 +82,10 @@ def parse_generation(body: dict[str, Any], *, is_chat: bool, most_tokens: int) -
     model = fields.take("model")
     stream = fields.flag("stream")
     options = fields.take("stream_options") or {}
-    may_call = body.get("tool_choice", "auto") != "none"
+    is_parallel = fields.flag("parallel_tool_calls", default=True)
     asked = Asked(
         model=model,
-        may_call=may_call,
-        is_parallel=fields.flag("parallel_tool_calls", default=True),
+        tools=read_tools(request.tools, fields.take("tool_choice"), is_parallel=is_parallel),
         request=request,
         arguments=_arguments(fields, model, max_tokens=int(limit), logprobs=wants, top=top),
         is_chat=is_chat,
