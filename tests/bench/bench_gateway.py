@@ -5,7 +5,11 @@ nothing), so every difference is the gateway's. Engine, gateway and clients are 
 each. Both ways are measured in turns within one run, and compared pair by pair: the machine's
 mood falls on both. Prints one JSON document.
 
-    python tests/bench/bench_gateway.py [--pairs 8] [--streams 1 8 32] [--relay] [--output FILE]
+    python tests/bench/bench_gateway.py [--pairs 8] [--streams 1 8 32 128] [--interval-ms 5] [--relay]
+        [--output FILE]
+
+At 128 streams a piece each 5 ms is more than engine, gateway and clients can pass on two cores: what
+is compared is then how they share them. `--interval-ms 20` asks for as many pieces as 32 streams do at 5.
 
 With --relay the same gateway reaches the engine through a relay in a process of its own: what
 is compared is then the relay with the engine itself.
@@ -55,7 +59,6 @@ FAKE_ENGINE = Path(__file__).parents[1] / "integration" / "gateway" / "fake_engi
 TOKEN = "tf-bench"
 PATH = "/v1/chat/completions"
 PIECES = 200
-INTERVAL_MS = 5
 
 
 @dataclass
@@ -74,9 +77,15 @@ def body(**fields: Any) -> bytes:
 
 
 async def read_stream(
-    session: aiohttp.ClientSession, address: str, pieces: int, ages: list[float], first: list[float]
+    session: aiohttp.ClientSession,
+    address: str,
+    pieces: int,
+    ages: list[float],
+    first: list[float],
+    *,
+    interval_ms: float,
 ) -> None:
-    fake = {"tokens": pieces, "interval_ms": INTERVAL_MS, "stamp": True}
+    fake = {"tokens": pieces, "interval_ms": interval_ms, "stamp": True}
     started = time.monotonic_ns()
     count = 0
     async with session.post(address + PATH, data=body(stream=True, fake=fake)) as answer:
@@ -94,15 +103,20 @@ async def read_stream(
         raise RuntimeError(f"{count} of {pieces} pieces arrived")
 
 
-async def measure(session: aiohttp.ClientSession, address: str, streams: int) -> Sample:
+async def measure(
+    session: aiohttp.ClientSession, address: str, streams: int, *, interval_ms: float
+) -> Sample:
     sample = Sample()
     started = time.monotonic()
     async with asyncio.TaskGroup() as group:
         for _ in range(streams):
-            group.create_task(read_stream(session, address, PIECES, sample.piece_ages, sample.first_burst))
+            reading = read_stream(
+                session, address, PIECES, sample.piece_ages, sample.first_burst, interval_ms=interval_ms
+            )
+            group.create_task(reading)
     sample.pieces_per_second = streams * PIECES / (time.monotonic() - started)
     for _ in range(30):
-        await read_stream(session, address, 2, [], sample.first)
+        await read_stream(session, address, 2, [], sample.first, interval_ms=interval_ms)
     for _ in range(30):
         begun = time.monotonic_ns()
         async with session.post(address + PATH, data=body()) as answer:
@@ -111,16 +125,18 @@ async def measure(session: aiohttp.ClientSession, address: str, streams: int) ->
     return sample
 
 
-async def compare(direct: str, gateway: str, streams: int, pairs: int) -> dict[str, Any]:
+async def compare(
+    direct: str, gateway: str, streams: int, pairs: int, *, interval_ms: float
+) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
     ways: dict[str, list[Sample]] = {direct: [], gateway: []}
     async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as session:
         for address in ways:  # connections and code are warm before anything counts
-            await measure(session, address, streams)
+            await measure(session, address, streams, interval_ms=interval_ms)
         for pair in range(pairs):
             order = [direct, gateway] if pair % 2 == 0 else [gateway, direct]
             for address in order:
-                ways[address].append(await measure(session, address, streams))
+                ways[address].append(await measure(session, address, streams, interval_ms=interval_ms))
     matched = list(zip(ways[direct], ways[gateway], strict=True))
     ratios = [through.pieces_per_second / bare.pieces_per_second for bare, through in matched]
 
@@ -232,7 +248,8 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pairs", type=int, default=8)
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32, 128])
+    parser.add_argument("--interval-ms", type=float, default=5, help="between two pieces of a stream")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--relay", action="store_true", help="reach the engine through a relay")
     parser.add_argument("--serve", metavar="ENGINE", help=argparse.SUPPRESS)  # the gateway's own process
@@ -248,13 +265,14 @@ def main() -> None:
     more = ["--relay"] if options.relay else []
     with started(str(FAKE_ENGINE)) as engine, started(__file__, "--serve", engine, *more) as gateway:
         results = [
-            asyncio.run(compare(engine, gateway, streams, options.pairs)) for streams in options.streams
+            asyncio.run(compare(engine, gateway, streams, options.pairs, interval_ms=options.interval_ms))
+            for streams in options.streams
         ]
     document = {
         "benchmark": "gateway_relay" if options.relay else "gateway",
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": about,
-        "engine": f"FakeEngine, {PIECES} pieces, one each {INTERVAL_MS} ms",
+        "engine": f"FakeEngine, {PIECES} pieces, one each {options.interval_ms:g} ms",
         "promises": {}
         if options.relay
         else {"throughput_ratio": ">= 0.97", "added_piece_ms": "< 1", "added_first_ms": "< 1"},
