@@ -103,7 +103,7 @@ def _step(content: dict[str, object], part: str, whole: str) -> dict[str, object
     if not isinstance(inner, dict):
         if isinstance(inner, list):
             raise TunefleetError.field(
-                whole, f"'{part}' is a list.", hint=f"Say which element: --set '{part}[0].…=…'"
+                whole, f"'{part}' is a list.", hint=f"Say which element of it, such as {part}[0]."
             )
         raise TunefleetError.field(whole, f"'{part}' is a value, it has no fields.")
     return cast("dict[str, object]", inner)

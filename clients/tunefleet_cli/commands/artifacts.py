@@ -65,7 +65,11 @@ def prune(invocation: Invocation, dry_run: bool, yes: bool, older_than: float | 
             output.done("Nothing needs to go.")
             return
         if dry_run:
-            output.done(f"Nothing was removed; {pruned_text(found)} would go.", next_step="tunefleet prune")
+            asked = click.get_current_context().params["older_than"]
+            age = "" if asked is None else f" --older-than {asked:g}s"
+            output.done(
+                f"Nothing was removed; {pruned_text(found)} would go.", next_step=f"tunefleet prune{age}"
+            )
             return
         if not click.confirm(f"Remove {pruned_text(found)}?", err=True):
             output.failed("Nothing was removed.")

@@ -49,10 +49,11 @@ def create_dataset(invocation: Invocation, name: str, file: str, labels: dict[st
             lambda client: client.datasets.create(name, file, labels=labels, progress=progress)
         )
     short = short_name(dataset.name)
+    rows = f"{dataset.rows:,} {'row' if dataset.rows == 1 else 'rows'}"
     output.result(
         dataset,
         name=short,
-        text=f"Dataset {short} has {dataset.rows:,} rows. Jobs name it as datasets/{short}.",
+        text=f"Dataset {short} has {rows}. Jobs name it as datasets/{short}.",
         next_step=f"tunefleet data check datasets/{short} --model MODEL",
     )
 
@@ -97,13 +98,17 @@ def check(
     turns that would be served otherwise than trained. A wrong row is named by
     file, line and field. Exit code 1 if nothing would be trained.
     """
+    import re
     from pathlib import Path
 
     from tunefleet.dataset.v1.dataset_service_pb2 import CheckRowsResponse
+    from tunefleet.model.v1.model_pb2 import Model
     from tunefleet_cli.model_reference import model_reference
     from tunefleet_cli.output.audit import show_check
-    from tunefleet_client import Client
+    from tunefleet_client import Client, NotFound
 
+    if re.fullmatch(r"[a-z][a-z0-9-]*", file) and not Path(file).exists():
+        file = f"datasets/{file}"  # as `datasets get NAME` takes it
     is_name = file.startswith(("datasets/", "projects/"))
     source = file if is_name else str(Path(file).expanduser().absolute())
 
@@ -111,11 +116,24 @@ def check(
         base = model_reference(model)
         if base.startswith("models/"):
             # A trained adapter reads rows with the tokenizer and template of its base.
-            base = (await client.models.get(base)).base_model
+            base = (await trained(client, base)).base_model
         checked = await client.datasets.check(
             source, model=base, revision=revision, max_length=max_length, loss_on=loss_on
         )
         return base, checked
+
+    async def trained(client: Client, name: str) -> Model:
+        try:
+            return await client.models.get(name)
+        except NotFound as error:
+            if not Path(model).is_dir():
+                raise
+            raise NotFound(
+                error.reason,
+                error.message,
+                hint=f"For the folder of that name: --model ./{model}",
+                metadata=error.metadata,
+            ) from error
 
     base, response = invocation.ask(ask)
     output = invocation.output()

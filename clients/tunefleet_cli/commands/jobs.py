@@ -102,6 +102,7 @@ def logs(invocation: Invocation, name: str, follow: bool) -> None:
     from tunefleet_client import JobChange
 
     output = invocation.output()
+    count = 0
 
     async def read() -> None:
         end = 0
@@ -116,8 +117,10 @@ def logs(invocation: Invocation, name: str, follow: bool) -> None:
                     return
 
     def show(change: JobChange) -> None:
+        nonlocal count
         if change.event is None or not change.event.HasField("log_lines"):
             return
+        count += 1
         if output.is_json:
             output.message(change.event)
             return
@@ -125,3 +128,5 @@ def logs(invocation: Invocation, name: str, follow: bool) -> None:
             output.fragment(f"{line}\n")
 
     invocation.run(read())
+    if not count:
+        output.note(f"It printed nothing.  tunefleet jobs watch {name} shows its events")

@@ -126,7 +126,9 @@ def say_begun(invocation: Invocation, name: str, begun: Rollout, *, wait_seconds
         )
         raise click.exceptions.Exit(FAILED)
     version = f"Version {found.candidate.number} of {name}"
-    text = f"{version} is loaded." if state == "LOADING" else f"{version} has {found.candidate.weight} %."
+    text = (
+        f"{version} is being loaded." if state == "LOADING" else f"{version} has {found.candidate.weight} %."
+    )
     output.result(found, name=name, text=text, next_step=f"tunefleet deployments watch {name}")
 
 

@@ -68,7 +68,7 @@ def insert_token(connection: Connection, row: TokenRow, request: Request | None)
         raise TunefleetError(
             Reason.TOKEN_EXISTS,
             f"There is a token '{row.token_id}' already.",
-            hint="Pick another id, or revoke that one: tunefleet tokens revoke",
+            hint=f"Pick another id, or revoke that one: tunefleet tokens revoke {row.token_id}",
             metadata={"token_id": row.token_id},
         )
     connection.execute(tokens.insert().values({item.name: getattr(row, item.name) for item in fields(row)}))

@@ -49,7 +49,8 @@ def submit_deployment(draft: Draft, asked: DeploymentSubmitted) -> Accepted:
         raise TunefleetError(
             Reason.DEPLOYMENT_EXISTS,
             f"A deployment '{asked.deployment_id}' exists already in project '{asked.project}'.",
-            hint=f"Pick another id, or delete it first: tunefleet deployments delete {asked.deployment_id}",
+            hint="Pick another id, or roll a new version out in it: tunefleet deploy MODEL "
+            f"--name {asked.deployment_id} --canary 5,25,100",
             metadata={"deployment": asked.name},
         )
     row = DeploymentRow(

@@ -121,7 +121,7 @@ def promote(draft: Draft, asked: PromoteRequested) -> DeploymentRow:
     if found.is_repeated:
         return row
     if traffic.state != _BAKING:
-        what = "is still loaded" if traffic.state == _LOADING else "has no roll-out"
+        what = "still loads its candidate" if traffic.state == _LOADING else "has no roll-out"
         raise _conflict(row, what, "tunefleet deployments rollout", traffic)
     candidate = draft.deployment(traffic.candidate)
     if candidate is None or not candidate.answers:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from tunefleet_core.errors import TunefleetError
 
-__all__ = ["ErrorType", "GatewayError", "error_document", "error_of"]
+__all__ = ["ErrorType", "GatewayError", "as_sentences", "error_document", "error_of"]
 
 ErrorType = Literal[
     "invalid_request_error", "authentication_error", "permission_error", "rate_limit_error", "server_error"
@@ -82,12 +82,18 @@ def error_of(error: TunefleetError) -> GatewayError:
     status, error_type = _STATUSES.get(error.code, (500, "server_error"))
     return GatewayError(
         status,
-        f"{error.message} {error.hint}".strip(),
+        as_sentences(error.message, error.hint),
         code=error.reason.lower(),
         error_type=error_type,
         param=error.metadata.get("field"),
         headers={"Retry-After": "1"} if status == 503 else None,
     )
+
+
+def as_sentences(message: str, hint: str) -> str:
+    """Return what is wrong and what to do about it as one text; a refused field ends without a full stop."""
+    end = "." if message and hint and message[-1] not in ".!?:" else ""
+    return f"{message}{end} {hint}".strip()
 
 
 def error_document(message: str, *, error_type: ErrorType, code: str, param: str | None = None) -> bytes:

@@ -69,8 +69,8 @@ def model_not_found(model: str, routes: RouteTableHolder, project: str) -> Gatew
     near = did_you_mean(shown, routes.table.routes_of(project))
     return GatewayError(
         404,
-        f"No model '{shown}' is served{near or '.'} GET /v1/models or `tunefleet models list` shows the "
-        "models; `tunefleet deploy` serves another.",
+        f"No model '{shown}' is served{near or '.'} GET /v1/models or `tunefleet deployments list` shows "
+        "what is; `tunefleet deploy` serves another.",
         code="model_not_found",
         param="model",
     )

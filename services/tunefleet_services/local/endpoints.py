@@ -31,6 +31,12 @@ class Endpoints:
     member_blobs: str = ""
     relay: str = ""
 
+    def taken(self) -> list[str]:
+        """Return the addresses of IPv4 that nobody can listen at now."""
+        addresses = (getattr(self, name) for name in (*_NAMES, *_MEMBER_NAMES))
+        parts = (address.rpartition(":") for address in addresses if address.count(":") == 1)
+        return [f"{host}:{port}" for host, _, port in parts if not is_free_port(host, int(port))]
+
     def write(self, state_folder: Path, *, host: str = "", authority: str = "") -> None:
         """Publish them, atomically.
 

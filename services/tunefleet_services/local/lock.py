@@ -21,11 +21,18 @@ def hold_state_folder(folder: Path) -> Generator[None]:
     """Hold a state folder until the block ends.
 
     Raises:
-        TunefleetError: STATE_FOLDER_HELD, saying who holds it since when.
+        TunefleetError: STATE_FOLDER_HELD, saying who holds it since when; FIELD_INVALID
+            if the folder cannot be made or written to.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = folder / "up.lock"
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(folder / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise TunefleetError.field(
+            "state",
+            f"'{folder}' cannot be the state folder: {error.strerror or error}",
+            hint="Name a folder that you may write to: tunefleet up --state DIR",
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -35,6 +35,7 @@ __all__ = ["UpOptions", "run_up"]
 _READY_LIMIT_SECONDS = 60.0
 _POLL_SECONDS = 0.1
 _START_TRIES = 3
+_PORTS_LIMIT_SECONDS = 5.0
 _EVERY_ADDRESS = ("0.0.0.0", "::", "[::]")
 _AUTHORITY = "authority"
 _TRUST = f"{_AUTHORITY}/trust.pem"
@@ -119,8 +120,25 @@ class _Fleet:
         self._failure: TunefleetError | None = None
         self._has_answered = False
 
+    async def _require_ports(self) -> None:
+        """Refuse ports that others go on holding; those of a fleet that was killed are soon free."""
+        taken = self._endpoints.taken()
+        end = asyncio.get_running_loop().time() + _PORTS_LIMIT_SECONDS
+        while taken and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(_POLL_SECONDS)
+            taken = self._endpoints.taken()
+        if taken:
+            raise TunefleetError(
+                Reason.UNAVAILABLE,
+                f"{taken[0]} is taken, or cannot be listened at.",
+                hint="Stop what listens there, or choose the first of five others: tunefleet up --port N",
+                metadata={"address": taken[0]},
+            )
+
     async def run(self) -> None:
         """Start everything, announce, wait for the signal, stop in order."""
+        if self._options.port:
+            await self._require_ports()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)

@@ -185,6 +185,24 @@ async def test_rows_are_checked_with_marks_that_need_no_colour(
     assert request.model == "/models/Qwen3-0.6B", "an adapter reads rows as its base does"
 
 
+async def test_a_bare_word_that_is_no_file_is_a_dataset(fleet: FakeCoordinator) -> None:
+    fleet.check = CheckRowsResponse(audit=samples.resolved_spec().mask_audit, template_source="base")
+    assert (await run("datasets", "check", "tickets", "--model", "org/base")).code == 0
+    request = [item for item in fleet.requests if isinstance(item, CheckRowsRequest)][-1]
+    assert request.source == "datasets/tickets"
+
+
+async def test_a_folder_that_is_written_as_a_models_name_is_told_how_to_be_named(
+    fleet: FakeCoordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    ended = await run("data", "check", "rows.jsonl", "--model", "tiny")
+    assert ended.code == 3
+    assert "--model ./tiny" in ended.stderr
+    assert "./other" not in (await run("data", "check", "rows.jsonl", "--model", "other")).stderr
+
+
 async def test_a_wrong_row_is_named_by_file_line_and_field(fleet: FakeCoordinator) -> None:
     fleet.error = TunefleetError(
         Reason.DATA_INVALID,

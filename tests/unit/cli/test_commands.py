@@ -197,6 +197,13 @@ async def test_logs_are_the_lines_and_nothing_else(fleet: FakeCoordinator) -> No
     assert (ended.code, ended.stdout) == (0, "one\n[bold]two[/bold]\n")
 
 
+async def test_a_job_that_printed_nothing_says_so_beside_the_data(fleet: FakeCoordinator) -> None:
+    await fleet.append(FULL, step(1))
+    ended = await run("jobs", "logs", RUNNING)
+    assert (ended.code, ended.stdout) == (0, "")
+    assert "It printed nothing." in ended.stderr
+
+
 async def test_interrupting_a_follower_detaches_and_leaves_the_job_alone(fleet: FakeCoordinator) -> None:
     process = await start("jobs", "watch", RUNNING)
     assert process.stdout is not None

@@ -55,6 +55,7 @@ def test_numbers_texts_and_lists_are_set(job: str, tmp_path: Path, monkeypatch: 
         ("epochs", "not path=value"),
         ("=3", "not path=value"),
         ("train.optim.epochs=-1", "greater than 0"),
+        ("train.data.train.0.source=a", "'train' is a list"),
         ("train.optim.learning_rte=1", "learning_rate"),
         ("train.data.train[4].source=x", "no element 4"),
         ("name.first=x", "has no fields"),

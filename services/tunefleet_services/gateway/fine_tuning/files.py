@@ -68,7 +68,10 @@ class FilePages:
             sha256=form.sha256,
             labels={_FILENAME_LABEL: form.filename},
         )
-        made = await session.call(session.datasets.CreateDataset, asked, seconds=READ_ROWS_SECONDS)
+        try:
+            made = await session.call(session.datasets.CreateDataset, asked, seconds=READ_ROWS_SECONDS)
+        except TunefleetError as error:
+            raise _named(error, asked.dataset_id, form.filename) from error
         return web.json_response(_document(made.dataset))
 
     async def list(self, request: web.Request) -> web.Response:
@@ -201,6 +204,19 @@ def _file_id(request: web.Request) -> str:
             metadata={"field": "file_id"},
         )
     return file_id
+
+
+def _named(error: TunefleetError, dataset_id: str, filename: str) -> TunefleetError:
+    """Return an error about rows by the name that their file has where it comes from."""
+    if error.reason is not Reason.DATA_INVALID or not filename:
+        return error
+    return TunefleetError(
+        error.reason,
+        error.message.replace(f"{dataset_id}:", f"{filename}:", 1),
+        hint=error.hint,
+        metadata=error.metadata,
+        violations=error.violations,
+    )
 
 
 def _document(dataset: Dataset) -> dict[str, object]:

@@ -8,6 +8,7 @@ from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet.job.v1.state_pb2 import JobState
 from tunefleet_core.errors import error_from_status
+from tunefleet_services.gateway.errors import as_sentences
 from tunefleet_services.gateway.fine_tuning.graders import grader_of
 from tunefleet_services.gateway.fine_tuning.job_spec import (
     METHODS,
@@ -85,7 +86,7 @@ def _error(job: Job) -> Mapping[str, object] | None:
     if not job.HasField("error"):
         return None
     error = error_from_status(job.error)
-    message = f"{error.message} {error.hint}".strip()
+    message = as_sentences(error.message, error.hint)
     return {"code": error.reason.lower(), "message": message, "param": error.metadata.get("field")}
 
 
