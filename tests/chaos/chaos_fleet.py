@@ -45,6 +45,9 @@ LEASE_SECONDS = 2.0
 _LIMIT_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.02
+_MOST_POLL_SECONDS = 0.25
+_SHARE_OF_POLLS = 6
+"""Looking takes one part in so many of the time: who looks takes the core from what it waits for."""
 _FINAL_STATE_FILE = "state.json"
 
 
@@ -202,7 +205,8 @@ class ChaosFleet:
             *self._trainer_options[name],
         )
         if is_awaited:
-            await self.until(lambda: self._is_attached(name, before), f"{name} is attached")
+            async with self.client() as client:
+                await self.until(lambda: self._is_attached(client, name, before), f"{name} is attached")
 
     async def spawn(self, name: str, *arguments: str) -> asyncio.subprocess.Process:
         """Start a Python process of the fleet with a log of its name."""
@@ -296,7 +300,11 @@ class ChaosFleet:
     async def services(self) -> dict[str, Service]:
         """Return the services by short name."""
         async with self.client() as client:
-            return {item.name.removeprefix("services/"): item for item in await client.fleet.list()}
+            return await self._services(client)
+
+    @staticmethod
+    async def _services(client: Client) -> dict[str, Service]:
+        return {item.name.removeprefix("services/"): item for item in await client.fleet.list()}
 
     def runs(self, trainer: str = "trainer") -> list[RunOnDisk]:
         """Return the attempts that a trainer keeps and that have a host."""
@@ -365,14 +373,17 @@ class ChaosFleet:
         """Wait until a condition (plain or async) holds; return how long that took in seconds."""
         start = time.monotonic()
         while True:
+            looked = time.monotonic()
             result = is_so()
             if asyncio.iscoroutine(result):
                 result = await result
+            now = time.monotonic()
             if result:
-                return time.monotonic() - start
-            if time.monotonic() - start > limit_seconds:
+                return now - start
+            if now - start > limit_seconds:
                 raise AssertionError(f"not within {limit_seconds:.0f} s: {what}\n{self._logs()}")
-            await asyncio.sleep(_POLL_SECONDS)
+            took = (_SHARE_OF_POLLS - 1) * (now - looked)
+            await asyncio.sleep(min(max(_POLL_SECONDS, took), _MOST_POLL_SECONDS))
 
     # --- the end -----------------------------------------------------------------------
 
@@ -433,9 +444,9 @@ class ChaosFleet:
         service = (await self.services()).get(name)
         return 0 if service is None else service.session_epoch
 
-    async def _is_attached(self, name: str, before: int) -> bool:
+    async def _is_attached(self, client: Client, name: str, before: int) -> bool:
         assert self._processes[name].returncode is None, self.log(name)
-        service = (await self.services()).get(name)
+        service = (await self._services(client)).get(name)
         return (
             service is not None
             and service.session_epoch > before

@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from chaos_fleet import ChaosFleet
 
-_FEW = 3
+_FEW = 1
 
 
 def seeds(many: int, few: int = _FEW) -> range:
-    """Return the seeds of a test: a few, `all` of them, or exactly TUNEFLEET_TEST_SEEDS many."""
+    """Return the seeds of a test: one, `all` of them, or exactly TUNEFLEET_TEST_SEEDS many."""
     wanted = os.environ.get("TUNEFLEET_TEST_SEEDS", "")
     return range(many if wanted == "all" else int(wanted or few))
 
@@ -35,7 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "seeds(many, few=3): run once per seed, see TUNEFLEET_TEST_SEEDS")
+    config.addinivalue_line("markers", "seeds(many, few=1): run once per seed, see TUNEFLEET_TEST_SEEDS")
 
 
 @pytest.fixture

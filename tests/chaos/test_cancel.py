@@ -29,7 +29,7 @@ _SITUATIONS = {
 }
 
 
-@pytest.mark.seeds(12, 4)
+@pytest.mark.seeds(12)
 @pytest.mark.parametrize("stubborn", [False, True], ids=["plain", "stubborn"])
 async def test_cancel_leaves_no_process_at_any_moment(
     fleet: ChaosFleet, seed: int, stubborn: bool, measure: Callable[[str, float], None]

@@ -32,7 +32,8 @@ async def test_run_survives_a_killed_coordinator(fleet: ChaosFleet, seed: int) -
     assert metrics == list(range(1, _STEPS + 1))
 
 
-@pytest.mark.seeds(3, 1)
+@pytest.mark.slow  # four kills; one is shown above
+@pytest.mark.seeds(3)
 async def test_run_survives_a_coordinator_killed_again_and_again(fleet: ChaosFleet, seed: int) -> None:
     rng = random.Random(seed)
     async with fleet.client() as client:

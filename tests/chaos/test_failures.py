@@ -12,6 +12,7 @@ from tunefleet_core.errors import Reason, error_from_status
 pytestmark = [pytest.mark.chaos]
 
 
+@pytest.mark.slow  # three attempts; what one failure does is shown below
 async def test_poison_job_fails_after_its_last_attempt(fleet: ChaosFleet) -> None:
     async with fleet.client() as client:
         job = await client.jobs.create(echo_job(exit_at_step=7, max_attempts=3))

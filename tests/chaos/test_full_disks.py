@@ -95,6 +95,7 @@ async def test_run_that_fills_its_disk_says_so_and_keeps_its_checkpoint(
     await fleet.assert_succeeded(later, later_events)
 
 
+@pytest.mark.slow  # another disk than the run's
 async def test_full_artifact_store_fails_the_run_and_keeps_what_was_committed(
     fleet_on_small_disk: ChaosFleet, root: Path
 ) -> None:
@@ -142,6 +143,7 @@ async def test_full_coordinator_refuses_a_create_and_works_again_with_space(
             assert_whole((await fleet.finish(client, name))[1])
 
 
+@pytest.mark.slow  # another disk than the run's
 async def test_run_outlasts_a_coordinator_whose_disk_is_full(
     fleet_on_small_disk: ChaosFleet, root: Path
 ) -> None:

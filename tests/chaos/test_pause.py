@@ -65,7 +65,7 @@ def _steps(events: Sequence[JobEvent]) -> list[int]:
     return [event.metrics.step for event in events if event.HasField("metrics")]
 
 
-@pytest.mark.seeds(6, 3)
+@pytest.mark.seeds(6)
 async def test_a_run_paused_at_any_moment_ends_as_if_it_had_not_been(
     fleet: ChaosFleet, seed: int, measure: Callable[[str, float], None]
 ) -> None:
@@ -91,8 +91,10 @@ async def test_a_run_paused_at_any_moment_ends_as_if_it_had_not_been(
     assert all(item.device_release == DeviceRelease.DEVICE_RELEASE_BY_EXIT for item in releases)
 
 
-@pytest.mark.seeds(4, 1)
-@pytest.mark.parametrize("victim", ["rank", "trainer", "coordinator"])
+@pytest.mark.seeds(4)
+@pytest.mark.parametrize(
+    "victim", ["rank", *(pytest.param(name, marks=pytest.mark.slow) for name in ("trainer", "coordinator"))]
+)
 async def test_a_kill_while_it_saves_leaves_it_paused_from_its_newest_checkpoint(
     fleet: ChaosFleet, seed: int, victim: str
 ) -> None:
@@ -127,6 +129,7 @@ async def test_a_kill_while_it_saves_leaves_it_paused_from_its_newest_checkpoint
     assert ended.attempt == 2
 
 
+@pytest.mark.slow  # another moment of a pause
 async def test_a_run_that_still_loads_is_paused_without_waiting_for_it(fleet: ChaosFleet) -> None:
     async with fleet.client() as client:
         job = await client.jobs.create(echo_job(steps=5, load_seconds=30.0, stubborn=True))
@@ -145,6 +148,7 @@ async def test_a_run_that_still_loads_is_paused_without_waiting_for_it(fleet: Ch
     assert _outcomes(events) == [_PAUSED]
 
 
+@pytest.mark.slow  # another end of a pause
 async def test_a_pause_that_takes_long_can_be_cancelled(fleet: ChaosFleet) -> None:
     async with fleet.client() as client:
         job = await client.jobs.create(echo_job(steps=400, step_seconds=0.02, save_seconds=60.0))
@@ -161,6 +165,7 @@ async def test_a_pause_that_takes_long_can_be_cancelled(fleet: ChaosFleet) -> No
     assert_whole(events)
 
 
+@pytest.mark.slow  # three more runs
 async def test_a_failed_job_is_retried_where_it_was_and_a_cancelled_one_from_its_start(
     fleet: ChaosFleet,
 ) -> None:

@@ -15,7 +15,10 @@ pytestmark = [pytest.mark.chaos]
 _TIMES = 10
 
 
-@pytest.mark.parametrize("at_once", [True, False], ids=["at-once", "one-by-one"])
+@pytest.mark.parametrize(
+    "at_once",
+    [pytest.param(True, id="at-once"), pytest.param(False, id="one-by-one", marks=pytest.mark.slow)],
+)
 async def test_same_create_sent_ten_times_is_one_job(fleet: ChaosFleet, at_once: bool) -> None:
     request_id = str(uuid.uuid4())
     async with fleet.client() as client:
@@ -48,6 +51,7 @@ async def test_create_repeated_across_a_killed_coordinator_is_one_job(fleet: Cha
     await fleet.assert_succeeded(ended, events)
 
 
+@pytest.mark.slow  # starts and ends services for one answer more
 async def test_what_was_granted_is_answered_though_it_would_not_be_granted_now(fleet: ChaosFleet) -> None:
     request_id = str(uuid.uuid4())
     async with fleet.client() as client:
@@ -67,6 +71,7 @@ async def test_what_was_granted_is_answered_though_it_would_not_be_granted_now(f
     await fleet.assert_succeeded(ended, events)
 
 
+@pytest.mark.slow  # a fleet for one refusal
 async def test_same_request_id_with_another_body_is_refused(fleet: ChaosFleet) -> None:
     request_id = str(uuid.uuid4())
     async with fleet.client() as client:
@@ -80,6 +85,7 @@ async def test_same_request_id_with_another_body_is_refused(fleet: ChaosFleet) -
         await fleet.finish(client, first.name)
 
 
+@pytest.mark.slow  # the same of another call
 async def test_same_cancel_sent_ten_times_cancels_once(fleet: ChaosFleet) -> None:
     request_id = str(uuid.uuid4())
     async with fleet.client() as client:

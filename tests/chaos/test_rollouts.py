@@ -193,6 +193,7 @@ async def test_shares_stickiness_a_restart_of_both_deciders_and_an_instant_way_b
         assert "rollout_ended" in kinds
 
 
+@pytest.mark.slow
 async def test_a_stream_in_flight_is_finished_before_its_version_is_taken_down(served: Served) -> None:
     async with served.connected() as client, aiohttp.ClientSession() as session:
         await _back_to_first(client, served)
@@ -241,6 +242,7 @@ async def test_a_version_whose_requests_fail_is_rolled_back_by_itself(served: Se
         await served.until_answered_by("first")
 
 
+@pytest.mark.slow
 async def test_steps_that_bake_follow_by_themselves_and_the_old_version_goes(served: Served) -> None:
     async with served.connected() as client:
         await _back_to_first(client, served)

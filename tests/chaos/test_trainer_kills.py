@@ -62,7 +62,8 @@ async def test_trainer_restarted_within_its_lease_adopts_the_run(
     assert [event.metrics.step for event in events if event.HasField("metrics")] == list(range(1, _STEPS + 1))
 
 
-@pytest.mark.seeds(8, 2)
+@pytest.mark.slow  # another moment of the same death
+@pytest.mark.seeds(8)
 async def test_trainer_killed_at_any_moment_of_a_start_loses_no_job(
     bare_fleet: ChaosFleet, seed: int
 ) -> None:
@@ -84,7 +85,7 @@ async def test_trainer_killed_at_any_moment_of_a_start_loses_no_job(
     assert ended.attempt <= 2
 
 
-@pytest.mark.seeds(6, 2)
+@pytest.mark.seeds(6)
 async def test_lost_trainer_is_replaced_and_its_revival_is_fenced(
     bare_fleet: ChaosFleet, seed: int, measure: Callable[[str, float], None]
 ) -> None:
@@ -113,8 +114,14 @@ async def test_lost_trainer_is_replaced_and_its_revival_is_fenced(
     _assert_nothing_of_attempt_1_after_its_end(events)
 
 
-@pytest.mark.seeds(4, 2)
-@pytest.mark.parametrize("with_worker", [True, False], ids=["trainer-and-worker", "trainer-only"])
+@pytest.mark.seeds(4)
+@pytest.mark.parametrize(
+    "with_worker",
+    [
+        pytest.param(True, id="trainer-and-worker"),
+        pytest.param(False, id="trainer-only", marks=pytest.mark.slow),
+    ],
+)
 async def test_stopped_trainer_that_goes_on_after_its_lease_is_fenced(
     bare_fleet: ChaosFleet, seed: int, with_worker: bool
 ) -> None:
@@ -144,6 +151,7 @@ async def test_stopped_trainer_that_goes_on_after_its_lease_is_fenced(
     assert (await fleet.services())[first].holds == []
 
 
+@pytest.mark.slow
 async def test_trainer_stopped_for_less_than_its_lease_keeps_its_run(fleet: ChaosFleet) -> None:
     async with fleet.client() as client:
         job = await client.jobs.create(echo_job(steps=40, step_seconds=0.04))

@@ -67,6 +67,7 @@ async def test_second_up_on_a_state_folder_refuses_and_says_who_holds_it(up: Cha
         assert len(await client.fleet.list()) == 3
 
 
+@pytest.mark.slow  # `up` shows it
 async def test_coordinator_of_a_held_folder_refuses_too(fleet: ChaosFleet) -> None:
     other = await fleet.spawn("other", "-m", "tunefleet_coordinator", "--state", str(fleet.state))
     async with asyncio.timeout(60):
@@ -85,6 +86,7 @@ async def test_up_stops_on_term_with_a_run_and_leaves_no_process(up: ChaosFleet)
     assert list((up.root / "tmp").glob("tunefleet-*/*.sock")) == []
 
 
+@pytest.mark.slow  # starts all of `up` once more
 async def test_children_of_a_killed_up_end_by_themselves(up: ChaosFleet) -> None:
     async with connect(state_folder=up.state) as client:
         job = await client.jobs.create(echo_job(steps=10_000))
@@ -98,6 +100,7 @@ async def test_children_of_a_killed_up_end_by_themselves(up: ChaosFleet) -> None
     )
 
 
+@pytest.mark.slow  # starts all of `up` twice more
 async def test_next_up_adopts_the_run_of_a_killed_one(up: ChaosFleet) -> None:
     async with connect(state_folder=up.state) as client:
         job = await client.jobs.create(echo_job(steps=20, every_steps=4, seed=8, step_seconds=0.1))
@@ -111,7 +114,13 @@ async def test_next_up_adopts_the_run_of_a_killed_one(up: ChaosFleet) -> None:
         assert [event.sequence for event in events] == list(range(1, len(events) + 1))
 
 
-@pytest.mark.parametrize("child", ["coordinator", "trainer", "server", "gateway"])
+@pytest.mark.parametrize(
+    "child",
+    [
+        "coordinator",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("trainer", "server", "gateway")),
+    ],
+)
 async def test_killed_child_is_started_again(up: ChaosFleet, child: str) -> None:
     pid = _child(up, child)
     os.kill(pid, signal.SIGKILL)
@@ -122,6 +131,7 @@ async def test_killed_child_is_started_again(up: ChaosFleet, child: str) -> None
     assert ended.result.model
 
 
+@pytest.mark.slow  # starts all of `up` once more
 async def test_up_that_cannot_start_says_why_and_ends(bare_fleet: ChaosFleet) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -22,8 +22,8 @@ def _is_metrics_of(attempt: int, step: int = 0) -> Callable[[JobEvent], bool]:
     return lambda event: event.attempt == attempt and event.metrics.step > step
 
 
-@pytest.mark.seeds(6, 2)
-@pytest.mark.parametrize("victim", ["rank", "host"])
+@pytest.mark.seeds(6)
+@pytest.mark.parametrize("victim", ["rank", pytest.param("host", marks=pytest.mark.slow)])
 async def test_killed_worker_resumes_from_newest_committed_checkpoint(
     fleet: ChaosFleet, seed: int, victim: str, measure: Callable[[str, float], None]
 ) -> None:

@@ -18,7 +18,12 @@ from tunefleet.job.v1.job_service_pb2 import PlanJobResponse
 from tunefleet_core.catalog import has_generation_markers
 from tunefleet_core.errors import Reason, TunefleetError
 
-pytestmark = [pytest.mark.backend, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.backend,
+    pytest.mark.slow,  # a fleet of its own, which trains several times
+    pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 PUBLISHED = ROOT / "plugins" / "families" / "tests" / "published"
 _MARKER = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")

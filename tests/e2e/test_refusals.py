@@ -124,9 +124,13 @@ _REFUSALS = {
         hint=("q_proj",),
     ),
 }
+_QUICK = ("unknown-role", "missing-base", "unknown-backend", "unknown-target")
+"""One each of the rows, the base, the backend and the model."""
 
 
-@pytest.mark.parametrize("case", list(_REFUSALS))
+@pytest.mark.parametrize(
+    "case", [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in _REFUSALS]
+)
 async def test_job_is_refused_at_submit(fleet: LocalFleet, tmp_path: Path, case: str) -> None:
     refusal = _REFUSALS[case]
     override = refusal.override(tmp_path) if callable(refusal.override) else refusal.override

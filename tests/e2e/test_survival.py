@@ -19,6 +19,7 @@ from tunefleet_core.worker.marker import marked_processes
 
 pytestmark = [
     pytest.mark.backend,
+    pytest.mark.slow,  # trains three times; kills are proven fast with echo, equal bytes by the tests of trl
     pytest.mark.chaos,
     pytest.mark.timeout(300),
     pytest.mark.asyncio(loop_scope="module"),
@@ -77,7 +78,6 @@ async def test_killed_rank_resumes_and_ends_bitwise_equal_to_an_undisturbed_run(
         assert await _adapter_sha256(client, ended) == await _adapter_sha256(client, undisturbed)
 
 
-@pytest.mark.slow  # trains once more
 async def test_other_seed_gives_another_adapter(fleet: LocalFleet) -> None:
     """Without this, equal files would prove nothing."""
     async with fleet.client() as client:
@@ -87,7 +87,6 @@ async def test_other_seed_gives_another_adapter(fleet: LocalFleet) -> None:
     assert first != second
 
 
-@pytest.mark.slow  # trains once more
 async def test_killed_trainer_is_started_again_and_adopts_the_run(fleet: LocalFleet) -> None:
     async with fleet.client() as client:
         job = await client.jobs.create(tickets_job(*_CHECKPOINTS, max_steps=60))

@@ -21,7 +21,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "integration" / "hub"))
 
 from fake_hub import FakeHub, serving
 
-pytestmark = [pytest.mark.backend, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.backend,
+    pytest.mark.slow,  # a fleet of its own for more refusals
+    pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 _JOB = """\
 name: wrong

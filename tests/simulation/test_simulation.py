@@ -130,6 +130,7 @@ def test_a_replica_that_is_tried_without_end_is_found() -> None:
     assert "is to be tried again after" in _found(stubborn)
 
 
+@pytest.mark.slow  # many seeds until one finds it
 def test_a_wait_that_a_restart_cuts_short_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica_retries, "_left", lambda draft, row, longest: 0.0)
     assert "before its time" in _found(decide)

@@ -43,6 +43,8 @@ def marked_processes(mark: str, *, variable: str = MARKER) -> list[psutil.Proces
     """Return the live processes that carry a marker, and their children; never the caller."""
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
+        if process.pid in found:
+            continue  # a child, and its own children with it: asking for them reads every process of the host
         try:
             if process.environ().get(variable) != mark:
                 continue

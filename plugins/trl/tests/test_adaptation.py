@@ -24,6 +24,8 @@ from tunefleet_trl.rank import TrlRank
 from tunefleet_trl.reference_numbers import measure
 
 Run = Callable[[str], lab.MemoryContext]
+QUICK = ("lora", "rslora", "qlora", "full")
+CASES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in lab.ADAPTATIONS]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def _quantization(context: lab.MemoryContext) -> str:
     return context.order.resolved_spec.spec.train.quantization
 
 
-@pytest.mark.parametrize("adaptation", lab.ADAPTATIONS)
+@pytest.mark.parametrize("adaptation", CASES)
 def test_it_learns_and_leaves_the_base_as_it_was(run: Run, base: Path, adaptation: str) -> None:
     before = {path.name: path.read_bytes() for path in base.iterdir()}
     losses = _losses(run(adaptation))
@@ -71,7 +73,7 @@ def test_it_learns_and_leaves_the_base_as_it_was(run: Run, base: Path, adaptatio
     assert {path.name: path.read_bytes() for path in base.iterdir()} == before
 
 
-@pytest.mark.parametrize("adaptation", lab.ADAPTATIONS)
+@pytest.mark.parametrize("adaptation", CASES)
 def test_what_is_trained_is_what_was_estimated(run: Run, adaptation: str) -> None:
     context = run(adaptation)
     spec = context.order.resolved_spec
@@ -82,7 +84,7 @@ def test_what_is_trained_is_what_was_estimated(run: Run, adaptation: str) -> Non
     assert estimate.trainable_parameters == trained
 
 
-@pytest.mark.parametrize("adaptation", lab.ADAPTATIONS)
+@pytest.mark.parametrize("adaptation", CASES)
 def test_the_output_loaded_again_gives_the_tuned_numbers(run: Run, adaptation: str) -> None:
     context = run(adaptation)
     measured = _measure(context, context.output, quantization=_quantization(context))
@@ -136,7 +138,7 @@ def test_an_nf4_adapter_on_the_whole_base_at_another_scale_is_refused(
     assert not judge_numbers(read_contract(folder), _measure(context, folder)).accepted
 
 
-@pytest.mark.parametrize("adaptation", ["qlora", "qdora"])
+@pytest.mark.parametrize("adaptation", ["qlora", pytest.param("qdora", marks=pytest.mark.slow)])
 def test_a_validation_changes_no_step_on_a_quantised_base(
     run: Run, base: Path, tmp_path: Path, adaptation: str
 ) -> None:

@@ -97,6 +97,7 @@ def test_what_was_taken_out_of_the_base_is_given_back_in_the_adapter(
     assert verdict.distance_to_tuned < 1e-4 < verdict.distance_to_base
 
 
+@pytest.mark.slow
 def test_modules_that_are_trained_whole_are_merged_too(base: Path, tmp_path: Path) -> None:
     spec = lab.train_spec(steps=4, dropout=0.0)
     spec.train.adapter.lora.modules_to_save.append("lm_head")

@@ -62,7 +62,8 @@ def shallow(warm: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lab.build_base(tmp_path_factory.mktemp("shallow"), num_hidden_layers=1)
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_it_learns_and_resumes_as_without_and_writes_the_same_names(
     shallow: Path, tmp_path: Path, backend: str
 ) -> None:

@@ -78,6 +78,7 @@ def test_the_distance_from_the_teacher_falls(
     assert read_contract(context.output).numbers
 
 
+@pytest.mark.slow  # three runs that write answers
 def test_a_run_that_was_paused_draws_the_same_answers(base: Path, teacher: Path, tmp_path: Path) -> None:
     spec = spec_of(0.5, steps=6)
     spec.train.adapter.lora.dropout = 0.1

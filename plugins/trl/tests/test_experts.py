@@ -54,7 +54,10 @@ def _names(context: lab.MemoryContext) -> list[str]:
     return list(context.order.resolved_spec.target_parameters)
 
 
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize(
+    "model_type",
+    [name if name == "qwen3_moe" else pytest.param(name, marks=pytest.mark.slow) for name in TYPES],
+)
 def test_experts_learn_and_the_adapter_names_them(run: Run, model_type: str) -> None:
     context = run(model_type)
     losses = [metrics.loss for metrics in context.told if metrics.HasField("loss")]

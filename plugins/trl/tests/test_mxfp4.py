@@ -154,6 +154,7 @@ def test_a_published_base_is_loaded_as_whole_numbers_without_loss(published: Pat
         assert torch.equal(getattr(experts, name).detach(), expected)
 
 
+@pytest.mark.slow
 def test_experts_of_a_published_base_learn_and_leave_its_files_alone(
     run: lab.MemoryContext, published: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -50,7 +50,9 @@ def _context(
     return lab.MemoryContext(lab.order(resolved, folder / "work"), **fields)
 
 
-@pytest.mark.parametrize(("model_type", "length"), [("qwen3", LENGTH), ("gpt_oss", 512)])
+@pytest.mark.parametrize(
+    ("model_type", "length"), [("qwen3", LENGTH), pytest.param("gpt_oss", 512, marks=pytest.mark.slow)]
+)
 def test_the_loss_of_packed_rows_is_that_of_the_rows_alone(
     base: Path, tmp_path: Path, model_type: str, length: int
 ) -> None:

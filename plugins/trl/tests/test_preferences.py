@@ -67,8 +67,10 @@ def order_of(base: Path, folder: Path, method: str, spec: lab.JobSpec) -> lab.Ru
     return lab.order(resolved, folder / "work")
 
 
-@pytest.mark.parametrize("adaptation", ["lora", "full"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("adaptation", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", [name if name == "dpo" else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_the_margin_grows(
     base: Path, tmp_path: Path, method: str, adaptation: str, request: pytest.FixtureRequest
 ) -> None:
@@ -93,6 +95,7 @@ def test_the_margin_grows(
     lab.record_training(request, method, adaptation)
 
 
+@pytest.mark.slow
 def test_a_quantised_base_is_trained_by_preferences_too(
     base: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -201,6 +204,7 @@ def test_a_step_that_stands_out_names_its_rows(
     assert {row.path for spike in context.events_of("loss_spike") for row in spike.rows} == {str(path)}
 
 
+@pytest.mark.slow  # supervised runs show it fast
 @pytest.mark.parametrize("method", ["dpo", "kto"])
 def test_a_resumed_run_ends_in_the_same_bytes(base: Path, tmp_path: Path, method: str) -> None:
     spec = spec_of(method, steps=STEPS, dropout=0.1)

@@ -155,7 +155,10 @@ def test_a_resumed_run_does_not_try_again(base: Path, tmp_path: Path) -> None:
     assert resumed.step == 4
 
 
-@pytest.mark.parametrize(("micro", "fix"), [(4, "micro_batch_size to 2"), (1, "train.max_length to")])
+@pytest.mark.parametrize(
+    ("micro", "fix"),
+    [(4, "micro_batch_size to 2"), pytest.param(1, "train.max_length to", marks=pytest.mark.slow)],
+)
 def test_too_little_memory_is_told_before_the_first_step_with_the_smallest_fix(
     base: Path, tmp_path: Path, micro: int, fix: str
 ) -> None:

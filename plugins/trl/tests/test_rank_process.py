@@ -11,16 +11,20 @@ import trl_lab as lab
 from tunefleet.backend.v1.rank_pb2 import RankCommand, RankEnd, RankStop
 from tunefleet.backend.v1.run_pb2 import RunOrder, StopMode
 from tunefleet.job.v1.event_pb2 import AttemptOutcome, JobEvent
+from tunefleet_core.testing.rank_parents import rank_parent
 from tunefleet_core.worker.rank_process import RankProcess
 
 ENTRY = "tunefleet_trl.rank:TrlRank"
 
 
 async def _run(
-    order: RunOrder, *, stop_at: int = 0
+    order: RunOrder, *, stop_at: int = 0, is_forked: bool = False
 ) -> tuple[RankEnd, list[JobEvent], list[str], list[float]]:
     """Run an order in a warm process; stop it with CANCEL after a step. Returns times of steps and end."""
-    process = await RankProcess.spawn(ENTRY, warm=True)
+    if is_forked:  # from what other tests have forked from: nothing is imported again
+        process = await RankProcess.fork(rank_parent(ENTRY))
+    else:
+        process = await RankProcess.spawn(ENTRY, warm=True)
     events: list[JobEvent] = []
     times: list[float] = []
     try:
@@ -67,7 +71,7 @@ def test_a_warm_process_trains_and_prints_nothing(base: Path, tmp_path: Path) ->
 
 
 def test_a_cancel_ends_a_process_that_trains(base: Path, tmp_path: Path) -> None:
-    end, _, _, times = asyncio.run(_run(_order(base, tmp_path, steps=100_000), stop_at=3))
+    end, _, _, times = asyncio.run(_run(_order(base, tmp_path, steps=100_000), stop_at=3, is_forked=True))
     assert end.outcome == AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
     assert len(times) < 100
     assert not (tmp_path / "work" / "output").exists()
