@@ -46,9 +46,7 @@ class EngineProcess:
         self.log: deque[str] = deque(maxlen=200)
 
     def __enter__(self) -> EngineProcess:
-        self.process = subprocess.Popen(
-            self._command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        self.process = self._started()
         threading.Thread(target=self._read_log, daemon=True).start()
         killer = threading.Timer(_START_SECONDS, self.process.kill)
         killer.start()
@@ -68,12 +66,17 @@ class EngineProcess:
             self.process.send_signal(signal.SIGTERM)
             try:
                 self.process.wait(10)
-            except subprocess.TimeoutExpired:
+            except (subprocess.TimeoutExpired, TimeoutError):
                 self.process.kill()
                 self.process.wait()
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()
+
+    def _started(self) -> Any:
+        return subprocess.Popen(
+            self._command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     def client(self, key: str = "none") -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from asking import chat
 from engine_process import EngineProcess
+from forked_engine import ForkedEngine
 from tiny_models import make_adapter, make_base, make_tokenizer
 from tunefleet_core.answer_forms import FormRefusedError, Grammars
 from tunefleet_core.tool_calls import FORMATS, CallReader, calls_form, read_tool_use
@@ -64,7 +65,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
     root = tmp_path_factory.mktemp("calls")
     base = make_base(root / "base", "qwen3", context=4096, marks=MARKS)
     adapter = make_adapter(base, root / "adapter", seed=1)
-    with EngineProcess(base, "--served-name", "base") as engine:
+    with ForkedEngine(base, "--served-name", "base") as engine:
         for name, template in TEMPLATES.items():
             reply = engine.load(name, adapter, chat_template=template)
             assert reply.status == 200, reply.text

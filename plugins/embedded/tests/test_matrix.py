@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import reference
 from asking import greedy_ids
-from engine_process import EngineProcess
+from forked_engine import ForkedEngine
 from tiny_models import CHAT_TEMPLATE, make_adapter, make_prompt
 from tunefleet_core.catalog import Family, FamilyRegistry, read_base, select_target_modules
 from tunefleet_core.catalog.matrix import ENGINES, record
@@ -50,7 +50,7 @@ def test_it_is_served_as_the_library_computes_it(
     served = {"base": (None, "full"), "plain": (plain, "lora"), "stable": (stable, "rslora")}
     if not _family(model_type).reads_ids:
         served["learned"] = (make_prompt(base, tmp_path / "learned", seed=3), "prompt_tuning")
-    with EngineProcess(base, "--served-name", "base") as engine:
+    with ForkedEngine(base, "--served-name", "base") as engine:
         for name, (folder, _) in served.items():
             assert folder is None or engine.load(name, folder).status == 200
         answers = {name: greedy_ids(engine.client(), name, PROMPT, 6) for name in served}
@@ -67,11 +67,11 @@ def test_what_the_matrix_refuses_the_engine_refuses_too(
 ) -> None:
     base, targets = _base(model_type, tmp_path / "base")
     if _family(model_type).name in ENGINES["embedded"].fails:
-        with pytest.raises(RuntimeError, match="has layers of type"), EngineProcess(base):
+        with pytest.raises(RuntimeError, match="has layers of type"), ForkedEngine(base):
             pass
         return
     adapter = make_adapter(base, tmp_path / "plain", seed=1, r=8, target_modules=targets)
-    with EngineProcess(base, "--served-name", "base") as engine:
+    with ForkedEngine(base, "--served-name", "base") as engine:
         assert greedy_ids(engine.client(), "base", PROMPT, 6) == reference.greedy(base, None, PROMPT, 6)
         assert engine.load("plain", adapter).status == 400
     _record("full", model_type, request)

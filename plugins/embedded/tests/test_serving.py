@@ -14,6 +14,7 @@ from asking import AS_IDS, stream_ids
 from bench_throughput import ratio
 from conftest import Lab
 from engine_process import EngineProcess
+from forked_engine import ForkedEngine
 from tiny_models import make_base
 
 LONG = {"prompt": [5, 6, 7], "max_tokens": 500, "temperature": 0, "stream": True, "extra_body": AS_IDS}
@@ -82,7 +83,7 @@ def test_a_client_that_leaves_frees_its_rows(qwen: EngineProcess, stream: bool) 
 
 
 def test_more_requests_than_rows_wait_their_turn(qwen_lab: Lab) -> None:
-    with EngineProcess(
+    with ForkedEngine(
         qwen_lab.base, "--max-batch", "2", "--max-waiting", "8", "--served-name", "base"
     ) as engine:
 
@@ -102,7 +103,7 @@ def test_a_long_prompt_does_not_hold_up_a_stream(tmp_path: Path) -> None:
     """No forward between two decode steps reads more than a chunk of it."""
     base = make_base(tmp_path, "llama", context=4096)
     prompt = [5 + i % 290 for i in range(3000)]
-    with EngineProcess(base, "--served-name", "base") as engine:
+    with ForkedEngine(base, "--served-name", "base") as engine:
 
         async def scenario() -> tuple[list[int], list[int]]:
             async with engine.async_client() as client:
@@ -134,7 +135,7 @@ def test_a_signal_ends_the_process_while_it_streams(qwen_lab: Lab, number: signa
 
 def test_a_key_is_asked_for_everywhere_but_health(qwen_lab: Lab) -> None:
     key = "correct horse"
-    with EngineProcess(
+    with ForkedEngine(
         qwen_lab.base, "--api-key-env", "TUNEFLEET_TEST_KEY", environment={"TUNEFLEET_TEST_KEY": key}
     ) as engine:
         assert engine.get("/health").status == 200
@@ -153,12 +154,12 @@ def test_a_key_is_asked_for_everywhere_but_health(qwen_lab: Lab) -> None:
     [(["--max-context", "4096"], "positions"), (["--api-key-env", "TUNEFLEET_NOT_SET"], "not set")],
 )
 def test_a_wrong_start_says_why(qwen_lab: Lab, options: list[str], word: str) -> None:
-    with pytest.raises(RuntimeError, match=word), EngineProcess(qwen_lab.base, *options):
+    with pytest.raises(RuntimeError, match=word), ForkedEngine(qwen_lab.base, *options):
         pass
 
 
 def test_an_adapter_folder_is_no_base(qwen_lab: Lab) -> None:
-    with pytest.raises(RuntimeError, match="adapter is not a base"), EngineProcess(qwen_lab.adapters["a"]):
+    with pytest.raises(RuntimeError, match="adapter is not a base"), ForkedEngine(qwen_lab.adapters["a"]):
         pass
 
 
