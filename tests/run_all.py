@@ -42,7 +42,10 @@ TESTS_OF = {"sglang-on-cpu": "sglang"}
 """Plugins that exist for the tests of another: what serves on GPUs alone, without its kernels."""
 FOR_FLEETS = tuple(name for name in APART if name not in TESTS_OF)
 """What whole fleets run on."""
-LONGEST_FIRST = (BESIDE, SERVICES, "trl", "light", "deepspeed", END_TO_END, "embedded", "mlx")
+LONGEST_FIRST = (
+    *(BESIDE, SERVICES, "trl", END_TO_END, "light"),
+    *("embedded", "compress", "mlx", "vllm", "deepspeed"),
+)
 ALSO = {"vllm": ("compress",)}
 """What plugins apart load that others write: installed first, if it is to be installed at all."""
 _AT_ONCE = 3

@@ -109,6 +109,12 @@ class BlobsProcess:
                 found += str(self.store.root) in os.readlink(link)
         return found
 
+    async def closes_all_files(self) -> None:
+        """Wait until it has no file open below its store: it sees later than its client that a call ended."""
+        async with asyncio.timeout(60):
+            while self.open_files():
+                await asyncio.sleep(0.02)
+
     def most_memory_bytes(self) -> int:
         """Return the most memory that the process ever had."""
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()

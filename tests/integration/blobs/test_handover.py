@@ -58,7 +58,7 @@ async def test_a_file_is_passed_and_taken_without_travelling(blobs: BlobsProcess
     assert told[-1] == (source.stat().st_size, source.stat().st_size)
     assert blobs.partials() == []
     assert [path.name for path in target.parent.iterdir()] == ["target"]
-    assert blobs.open_files() == 0
+    await blobs.closes_all_files()
 
 
 @pytest.mark.usefixtures("no_pieces")
@@ -96,9 +96,7 @@ async def test_a_cancelled_upload_leaves_no_open_file_and_is_gone_on_with(
                 await asyncio.sleep(0.002)
         work.cancel()
         await asyncio.wait((work,))
-        async with asyncio.timeout(60):
-            while blobs.open_files():
-                await asyncio.sleep(0.02)
+        await blobs.closes_all_files()
         assert await transfers.upload(source) == sha256_of_file(source)
 
 
@@ -178,7 +176,7 @@ async def test_a_ticket_is_good_once_and_for_a_regular_file_of_the_size(
         os.close(reader)
         os.close(file)
         await channels.close()
-    assert blobs.open_files() == 0
+    await blobs.closes_all_files()
 
 
 async def _refused(blobs: BlobsProcess, ticket: str, size_bytes: int) -> bool:

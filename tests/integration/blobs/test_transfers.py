@@ -56,7 +56,7 @@ async def test_an_empty_file_is_a_blob_too(blobs: BlobsProcess, tmp_path: Path) 
     assert target.read_bytes() == b""
 
 
-@pytest.mark.parametrize("mebibytes", [8, 20])
+@pytest.mark.parametrize("mebibytes", [8, pytest.param(20, marks=pytest.mark.slow)])
 async def test_two_clients_send_one_blob_at_once(blobs: BlobsProcess, tmp_path: Path, mebibytes: int) -> None:
     source = _file(tmp_path / "source", mebibytes * MIB)
     async with blobs.transfers() as one, blobs.transfers() as two:
@@ -67,7 +67,7 @@ async def test_two_clients_send_one_blob_at_once(blobs: BlobsProcess, tmp_path: 
     assert blobs.partials() == []
 
 
-@pytest.mark.parametrize("direction", ["upload", "download"])
+@pytest.mark.parametrize("direction", ["upload", pytest.param("download", marks=pytest.mark.slow)])
 async def test_a_transfer_survives_kills_of_the_process(
     blobs: BlobsProcess, tmp_path: Path, direction: str
 ) -> None:
@@ -144,7 +144,7 @@ async def _survive(
         assert sha256_of_file(target) == sha256
     assert blobs.partials() == []
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
-    assert blobs.open_files() == 0
+    await blobs.closes_all_files()
 
 
 async def test_a_client_that_goes_on_waits_out_the_death_of_the_process(

@@ -55,6 +55,7 @@ async def test_a_wrong_row_is_named_by_line_and_field(fleet: DataFleet, tmp_path
         assert await client.datasets.list() == ()
 
 
+@pytest.mark.slow  # starts everything twice
 async def test_the_same_request_makes_one_dataset(fleet: DataFleet, tmp_path: Path) -> None:
     file = _rows(tmp_path / "rows.jsonl")
     request_id = str(uuid.uuid4())
@@ -110,6 +111,7 @@ async def test_a_job_runs_on_a_dataset_that_was_deleted_after_submit(
     assert Path(resolved[0].path).read_bytes() == file.read_bytes()
 
 
+@pytest.mark.slow
 async def test_a_dataset_that_is_not_there_is_refused_wherever_it_is_named(fleet: DataFleet) -> None:
     await fleet.start_trainer()
     evaluation = JobSpec(name="score", backend="echo")

@@ -96,6 +96,7 @@ async def test_an_upload_that_fills_the_disk_leaves_nothing(tmp_path: Path) -> N
         assert await client.transfers.upload(tmp_path / "big"), "with room again it goes through"
 
 
+@pytest.mark.slow
 async def test_a_state_folder_of_a_newer_version_is_left_as_it_is(fleet: DataFleet) -> None:
     for name in ("blobs", "coordinator"):
         await fleet.stop(name)

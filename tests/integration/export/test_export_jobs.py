@@ -111,6 +111,7 @@ async def _created(fleet: ChaosFleet, client: Client, model: str) -> str:
     return name
 
 
+@pytest.mark.slow
 async def test_a_killed_export_is_tried_again_and_ends_in_the_same_bytes(fleet: ChaosFleet) -> None:
     async with fleet.client() as client:
         await trained(fleet, client)
@@ -127,6 +128,7 @@ async def test_a_killed_export_is_tried_again_and_ends_in_the_same_bytes(fleet: 
         assert await merged_state(fleet, job) == await merged_state(fleet, whole)
 
 
+@pytest.mark.slow
 async def test_a_cancelled_export_leaves_no_model(fleet: ChaosFleet) -> None:
     async with fleet.client() as client:
         await trained(fleet, client)

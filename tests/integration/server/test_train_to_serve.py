@@ -179,6 +179,7 @@ async def test_what_was_trained_is_served_and_nothing_else(
         assert (await asyncio.to_thread(ask, address, wanted[name].engine_model, question)).strip() == answer
 
 
+@pytest.mark.slow
 async def test_adapter_is_checked_again_after_its_engine_died(
     trained: Trained, coordinator: FakeCoordinator, trl_server: ServiceProcess, deploy: Deploy
 ) -> None:
