@@ -44,7 +44,7 @@ def create_dataset(invocation: Invocation, name: str, file: str, labels: dict[st
     from tunefleet_client import short_name
 
     output = invocation.output()
-    with output.transfer(f"Sending {file}") as progress:
+    with output.transfer(f"Sending {file}", then="Its rows are read there") as progress:
         dataset = invocation.ask(
             lambda client: client.datasets.create(name, file, labels=labels, progress=progress)
         )

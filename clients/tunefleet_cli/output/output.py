@@ -125,15 +125,25 @@ class Output:
                 self.line(line)
 
     @contextmanager
-    def transfer(self, text: str) -> Generator[Callable[[int, int], None]]:
-        """Show how far a transfer is while the block runs; told bytes so far and in all."""
+    def transfer(self, text: str, *, then: str = "") -> Generator[Callable[[int, int], None]]:
+        """Show how far a transfer is while the block runs; told bytes so far and in all.
+
+        Args:
+            text: What is sent or fetched.
+            then: What goes on once all bytes are there; empty: nothing that takes time.
+        """
         if not self.is_human or self._is_quiet:
             yield lambda done, total: None
             return
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         with Progress(*columns, console=self._messages, transient=True) as progress:
             task = progress.add_task(text, total=None)
-            yield lambda done, total: progress.update(task, completed=done, total=total)
+
+            def show(done: int, total: int) -> None:
+                said = then if then and done >= total else text
+                progress.update(task, completed=done, total=total, description=said)
+
+            yield show
 
     def gap(self) -> None:
         """Leave a line free, for people."""

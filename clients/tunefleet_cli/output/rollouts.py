@@ -39,6 +39,7 @@ def show_rollout(output: Output, name: str, rollout: Rollout) -> None:
             ("roll-out", Text(name, style="strong")),
             ("state", state_cell(output, rollout_state(rollout.state))),
             ("why", rollout.reason),
+            ("waits", _waits(name, rollout)),
             ("step", step),
             ("next step", _next_step(output, rollout)),
             ("limits", _limits(rollout)),
@@ -91,6 +92,17 @@ def deployment_event_lines(event: DeploymentEvent) -> list[str]:
             return [f"{version} from {getattr(scaled, 'from')} to {scaled.to} replicas"]
         case None:
             return []
+
+
+def _waits(name: str, rollout: Rollout) -> str:
+    """Return what keeps a candidate from its first step that is no loading any more."""
+    is_short = rollout.candidate.state == DeploymentState.DEPLOYMENT_STATE_DEGRADED
+    if rollout.state != RolloutState.ROLLOUT_STATE_LOADING or not is_short:
+        return ""
+    return (
+        "It begins once every replica of the candidate is ready, and not all are. Add room for them, or "
+        f"take fewer: tunefleet deployments scale {name} N"
+    )
 
 
 def _next_step(output: Output, rollout: Rollout) -> str:

@@ -102,7 +102,7 @@ def roll_out(draft: Draft, asked: RolloutRequested) -> DeploymentRow:
         step_time=draft.at.wall,
         start_time=draft.at.wall,
         end_time=None,
-        reason="The candidate is loaded and checked.",
+        reason="The candidate is being loaded and checked.",
         current_counts=b"",
         candidate_counts=b"",
         deadline=None,

@@ -10,10 +10,11 @@ import pytest
 import samples
 from click.testing import CliRunner
 
+from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.deployment.v1.deployment_service_pb2 import RollOutDeploymentRequest
-from tunefleet.deployment.v1.rollout_pb2 import DeploymentEvent, StickyKey
+from tunefleet.deployment.v1.rollout_pb2 import DeploymentEvent, RolloutState, StickyKey
 from tunefleet_cli.main import cli
-from tunefleet_cli.output.rollouts import deployment_event_lines
+from tunefleet_cli.output.rollouts import deployment_event_lines, show_rollout
 from tunefleet_client.testing import FakeCoordinator
 
 _BEGIN = ("deploy", "better", "--name", "tickets", "--canary", "5,25%")
@@ -100,3 +101,26 @@ def test_every_event_of_a_deployment_has_a_line() -> None:
     ]
     told = {event.WhichOneof("payload") for event in samples.deployment_events()}
     assert told == {field.name for field in DeploymentEvent.DESCRIPTOR.oneofs_by_name["payload"].fields}
+
+
+def test_a_candidate_that_lacks_replicas_says_what_it_waits_for(printed) -> None:
+    rollout = samples.rollout()
+    rollout.state = RolloutState.ROLLOUT_STATE_LOADING
+    rollout.candidate.state = DeploymentState.DEPLOYMENT_STATE_DEGRADED
+    files = printed(width=300)
+    show_rollout(files.output, "tickets", rollout)
+    assert "every replica of the candidate is ready" in files.stdout.getvalue()
+    assert "tunefleet deployments scale tickets N" in files.stdout.getvalue()
+    rollout.state = RolloutState.ROLLOUT_STATE_BAKING
+    files = printed(width=300)
+    show_rollout(files.output, "tickets", rollout)
+    assert "every replica" not in files.stdout.getvalue(), "later it may lose some and go on"
+
+
+def test_a_transfer_says_what_goes_on_once_all_bytes_are_there(printed) -> None:
+    files = printed(width=100)
+    with files.output.transfer("Sending rows", then="Its rows are read there") as told:
+        told(10, 100)
+        sent = len(files.stderr.getvalue())
+        told(100, 100)
+    assert "Its rows are read there" in files.stderr.getvalue()[sent:]

@@ -189,7 +189,7 @@ def _text(body: Mapping[str, Any], field: str, *, required: bool = False) -> str
 
 def _whole(value: object, field: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
-        raise TunefleetError.field(field, "must be a whole number of at least 0, or 'auto'")
+        raise TunefleetError.field(field, f"must be a whole number from 0 to {2**31 - 1:,}, or 'auto'")
     return value
 
 
