@@ -35,7 +35,12 @@ _GatewayValue: TypeAlias = int | tuple[str, ...] | None
 @click.option("--tls-cert", metavar="PEM", help="Own certificate for people (else one of the fleet's own).")
 @click.option("--tls-key", metavar="PEM", help="Its key.")
 @click.option("--tls-ca", metavar="PEM", help="What people check it by (else the last of its chain).")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port for users; 0: a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="First of five ports: the API's; the third is the gateway's. 0: free ones, kept.",
+)
 @click.option(
     "--trainers", type=click.IntRange(0, 64), default=1, show_default=True, help="Trainers to start."
 )

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from tunefleet.dataset.v1.audit_pb2 import MaskAudit, MaskedRow, PrefixBreak
 from tunefleet.dataset.v1.dataset_service_pb2 import CheckRowsResponse
-from tunefleet_cli.output.output import Output
+from tunefleet_cli.output.output import Output, printable
 from tunefleet_cli.output.quantities import percent_text
 from tunefleet_cli.output.theme import state_text
 
@@ -164,4 +164,4 @@ def _place(item: PrefixBreak) -> str:
 def _visible(text: str) -> str:
     """Return text on one line, with nothing in it that could move the cursor."""
     shown = text.replace("\n", "⏎").replace("\t", "⇥")
-    return "".join(char if char.isprintable() else "�" for char in shown)
+    return printable(shown)

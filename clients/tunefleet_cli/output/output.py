@@ -221,9 +221,13 @@ class Output:
             self._messages.print(hanging(Text("  Next step:  ", style="faint"), Text(step, style="accent")))
 
 
+_HARMLESS = "\n\t\u200c\u200d"
+"""Joiners too: Persian, Hindi and many emoji are written with them."""
+
+
 def printable(text: str) -> str:
     """Return text of a model or a run without what would command a terminal (escape codes)."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
+    return "".join(char if char.isprintable() or char in _HARMLESS else "�" for char in text)
 
 
 def open_output(*, is_json: bool, is_plain: bool, is_quiet: bool = False) -> Output:

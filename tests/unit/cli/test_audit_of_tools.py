@@ -41,3 +41,10 @@ def test_thoughts_that_are_left_out_are_told_with_their_first_line() -> None:
         _audit(rows_with_thoughts=4, rows_with_thoughts_left_out=2, first_line_with_thoughts_left_out=7)
     )
     assert "in 4 rows; the template leaves some out of 2, first on line 7" in " ".join(text.split())
+
+
+def test_joiners_are_shown_and_what_turns_the_line_around_is_not() -> None:
+    persian, family = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\U0001f469\u200d\U0001f467"
+    spans = [MaskedSpan(text=f"{persian} {family} a\u202eb\x1b[2J", is_trained=True)]
+    shown = _shown(MaskAudit(rows=1, tokens=9, trained_tokens=9, first_rows=[MaskedRow(line=1, spans=spans)]))
+    assert f"⟦{persian} {family} a�b�[2J⟧" in shown
