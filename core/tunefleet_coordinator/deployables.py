@@ -15,7 +15,7 @@ from tunefleet_coordinator.resolver import Resolver
 from tunefleet_coordinator.trained_model import TrainedModel, is_of_fleet
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.lifecycle import DeploymentRow
-from tunefleet_core.resolve import require_deployable, require_same_base, settle_engine
+from tunefleet_core.resolve import require_deployable, settle_engine
 from tunefleet_core.spec import written_rank
 
 __all__ = ["Deployable", "check_replicas", "resolve_deployable"]
@@ -145,7 +145,7 @@ async def _base_as_trained(resolver: Resolver, trained: TrainedModel) -> BaseFac
     """
     base = trained.resolved.base
     if base.path and not base.manifest_digest:  # a manifest is what it is for ever
-        require_same_base(base, await resolver.base_facts(trained.question), verb="served")
+        trained.require_base(await resolver.base_facts(trained.question), verb="served")
     return base
 
 

@@ -262,9 +262,11 @@ class Resolver:
             return CompanionModel(field=wanted.field, base=facts)
         trained = await self.trained_model(project, wanted.model)
         trained.require_kind(wanted)
+        facts = await self._facts(place.service, trained.question)
+        trained.require_base(facts, verb="used")
         return CompanionModel(
             field=wanted.field,
-            base=await self._facts(place.service, trained.question),
+            base=facts,
             adapter=None if trained.is_whole else trained.adapter,
             template_sha256=trained.resolved.chat_template.sha256,
         )
@@ -272,6 +274,7 @@ class Resolver:
     async def _evaluate(self, project: str, spec: JobSpec, place: Place) -> Resolution:
         base = spec.evaluate.model
         question = _question(base)
+        trained: TrainedModel | None = None
         template: ChatTemplate | None = None
         adapter: ResolvedAdapter | None = None
         if is_of_fleet(base.model):
@@ -284,6 +287,8 @@ class Resolver:
         if not has_capability(place.backend.manifest, Capability.CAPABILITY_INSPECT):
             return resolve_plain(spec, place.backend, adapter=adapter)
         facts = await self._facts(place.service, question)
+        if trained is not None:
+            trained.require_base(facts, verb="scored")
         draft = draft_evaluate(
             spec,
             facts,

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from tunefleet.fleet.v1.fleet_pb2 import BaseQuestion
 from tunefleet.job.v1.resolved_pb2 import ResolvedAdapter, ResolvedSpec
+from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.lifecycle import ModelRow
-from tunefleet_core.resolve import WantedCompanion
+from tunefleet_core.resolve import WantedCompanion, require_same_base
 
 __all__ = ["TrainedModel", "is_of_fleet"]
 
@@ -49,6 +50,21 @@ class TrainedModel:
         if base.manifest_digest:
             return BaseQuestion(model=base.model, manifest_digest=base.manifest_digest)
         return BaseQuestion(model=base.model if base.commit else base.path, revision=base.commit)
+
+    def require_base(self, now: BaseFacts, *, verb: str) -> None:
+        """Refuse an adapter whose base is no longer what it was trained on.
+
+        Args:
+            now: The base as it is now.
+            verb: What is not done then, such as `served`.
+
+        Raises:
+            TunefleetError: BASE_INVALID naming what changed.
+        """
+        base = self.resolved.base
+        # A manifest is what it is for ever, and some backends look at no base.
+        if not self.is_whole and base.path and not base.manifest_digest:
+            require_same_base(base, now, verb=verb)
 
     def require_writer(self, field: str) -> None:
         """Refuse a model that scores answers where one that writes them is needed.

@@ -12,6 +12,8 @@ import aiohttp
 import pytest
 from local_fleet import BASE, TICKETS, LocalFleet
 
+from tunefleet_core.testing.conformance.tiny_base import write_base
+
 pytestmark = [pytest.mark.backend, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
 _FAILED = 1
@@ -184,7 +186,7 @@ async def _refused_deployment(fleet: LocalFleet, name: str) -> dict[str, str]:
 
 
 @pytest.mark.slow  # trains once more
-async def test_adapter_is_not_served_on_a_base_whose_weights_changed_since(fleet: LocalFleet) -> None:
+async def test_adapter_is_not_used_on_a_base_that_changed_since(fleet: LocalFleet) -> None:
     base = copy_of_base(fleet.root / "other-weights")
     await _train_on(fleet, base, "other-weights")
     weights = (base / "model.safetensors").read_bytes()
@@ -201,7 +203,28 @@ async def test_adapter_is_not_served_on_a_base_whose_weights_changed_since(fleet
     error = await _refused_deployment(fleet, "other-weights")
     assert error["reason"] == "BASE_INVALID"
 
-    (base / "config.json").write_text(config)  # nothing else was wrong
+    shutil.rmtree(base)
+    write_base(base)  # of another architecture, at the same place
+    made = json.loads((base / "config.json").read_text())
+    other = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (base / "config.json").write_text(json.dumps(made | other))
+    assert (await _refused_deployment(fleet, "other-weights"))["reason"] == "BASE_INVALID"
+    model, before = "models/other-weights", await _job_count(fleet)
+    for command, verb in (
+        (("export", model), "exported"),
+        (("eval", model, TICKETS / "test.jsonl"), "scored"),
+    ):
+        ended = await fleet.cli(*command, "--json")
+        error = ended.document("error")
+        assert (error["reason"], f"is not {verb}" in error["message"]) == ("BASE_INVALID", True), error
+        assert "config or weights" in error["message"]
+        assert error["hint"]
+    assert await _job_count(fleet) == before, "nothing was started"
+
+    shutil.rmtree(base)
+    copy_of_base(base)
+    (base / "model.safetensors").write_bytes(weights)  # nothing else was wrong
+    (base / "config.json").write_text(config)
     await fleet.done("deploy", "models/other-weights", "--wait")
     await fleet.done("deployments", "delete", "other-weights")
 

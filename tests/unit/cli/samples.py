@@ -38,7 +38,7 @@ from tunefleet.deployment.v1.rollout_pb2 import (
     TrafficCounts,
 )
 from tunefleet.fleet.v1.fleet_pb2 import InstalledBackend, Service, ServiceKind, ServiceState
-from tunefleet.fleet.v1.fleet_service_pb2 import GetFleetResponse, Token
+from tunefleet.fleet.v1.fleet_service_pb2 import GetFleetResponse, JoinToken, Token
 from tunefleet.job.v1.diagnosis_pb2 import Diagnosis
 from tunefleet.job.v1.event_pb2 import Metrics, Notice
 from tunefleet.job.v1.job_pb2 import Job, JobResult
@@ -404,6 +404,27 @@ def tokens() -> list[Token]:
     ci = Token(name="tokens/ci", role="viewer", project="default", create_time=ago(90_000), creator="admin")
     ci.expire_time.CopyFrom(ago(-7_300))
     return [Token(name="tokens/ada", role="admin", create_time=ago(600), creator="admin"), ci]
+
+
+def join_tokens() -> list[JoinToken]:
+    bound = JoinToken(
+        name="joinTokens/trainer-ab12",
+        kind=ServiceKind.SERVICE_KIND_TRAINER,
+        service="services/gpu1-trainer",
+        uses_left=1,
+        create_time=ago(60),
+        creator="admin",
+    )
+    bound.expire_time.CopyFrom(ago(-840))
+    for_many = JoinToken(
+        name="joinTokens/rack-4",
+        kind=ServiceKind.SERVICE_KIND_SERVER,
+        uses_left=12,
+        create_time=ago(3_600),
+        creator="ada",
+    )
+    for_many.expire_time.CopyFrom(ago(-82_800))
+    return [bound, for_many]
 
 
 def fleet() -> GetFleetResponse:

@@ -85,6 +85,7 @@ VIEWS: dict[str, Callable[[Output], None]] = {
     "datasets_list": lambda output: lists.DATASETS.show(output, samples.datasets()),
     "datasets_get": lambda output: sheets.show_dataset(output, samples.datasets()[0]),
     "tokens_list": lambda output: lists.TOKENS.show(output, samples.tokens()),
+    "fleet_tokens_list": lambda output: lists.JOIN_TOKENS.show(output, samples.join_tokens()),
     "catalog_backends": lambda output: lists.BACKENDS.show(output, catalog_samples.backends()),
     "catalog_families": lambda output: lists.FAMILIES.show(output, catalog_samples.families()),
     "catalog_formats": lambda output: lists.FORMATS.show(output, catalog_samples.formats()),
@@ -104,6 +105,13 @@ VIEWS: dict[str, Callable[[Output], None]] = {
     "error_fields": lambda output: output.error(TWO_FIELDS),
     "done": lambda output: output.done("Job a is accepted.", next_step="tunefleet jobs watch a"),
 }
+
+
+def test_every_list_is_among_them() -> None:
+    named = {name for view in VIEWS.values() for name in view.__code__.co_names}
+    known = {name for name in lists.__all__ if isinstance(getattr(lists, name), lists.Listing)}
+    assert len(known) > 10
+    assert known <= named
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -166,6 +174,7 @@ def test_no_color_takes_the_colour_and_leaves_the_symbols(
         (lambda output: lists.DEPLOYMENTS.show(output, []), "tunefleet deploy MODEL"),
         (lambda output: lists.SERVICES.show(output, []), "tunefleet up"),
         (lambda output: lists.PLUGINS.show(output, []), "tunefleet plugins install NAME"),
+        (lambda output: lists.JOIN_TOKENS.show(output, []), "tunefleet fleet tokens create"),
     ],
 )
 def test_an_empty_list_says_what_to_do(view, what: str, printed) -> None:
