@@ -18,7 +18,7 @@ from tunefleet_core.spec import parse_job_file, parse_job_text, spec_to_yaml
 
 __all__ = ["read_job", "read_settings"]
 
-_INDEX = re.compile(r"^(?P<name>[^\[\]]+)\[(?P<index>\d+)\]$")
+_INDEX = re.compile(r"^(?P<name>[^\[\]]+)\[(?P<index>[0-9]{1,6})\]$")
 
 
 def read_job(path: str, overrides: Sequence[str]) -> JobSpec:
@@ -79,7 +79,7 @@ def _apply(content: dict[str, object], overrides: Sequence[str]) -> None:
         field, equals, value = override.partition("=")
         if not equals or not field:
             raise TunefleetError.field("--set", f"'{override}' is not path=value.")
-        _set(content, field.split("."), _value(value), whole=field)
+        _set(content, field.split("."), _value(value, field), whole=field)
 
 
 def _set(content: dict[str, object], path: Sequence[str], value: object, *, whole: str) -> None:
@@ -116,9 +116,20 @@ def _items(content: dict[str, object], name: str, index: int, whole: str) -> lis
     return cast("list[object]", items)
 
 
-def _value(text: str) -> object:
+def _value(text: str, whole: str) -> object:
     """Return a value as a job file would have it: number, list, mapping, else text."""
     try:
         return cast(object, json.loads(text))
-    except ValueError:
-        return cast(object, yaml.safe_load(text)) if text.startswith(("[", "{")) else text
+    except (ValueError, RecursionError):
+        if not text.startswith(("[", "{")):
+            return text
+    try:
+        # Through JSON: dates and the like are texts in a job file.
+        return cast(object, json.loads(json.dumps(yaml.safe_load(text), default=str)))
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or "it is nested too deeply, or has keys that are no texts"
+        raise TunefleetError.field(
+            whole,
+            f"'{text[:60]}' is no list and no mapping: {problem}.",
+            hint=f"Close what is opened, and quote all of it for the shell: --set '{whole}=[a, b]'",
+        ) from error

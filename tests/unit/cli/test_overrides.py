@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import Message
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tunefleet_cli.model_reference import model_reference
-from tunefleet_cli.overrides import read_job
-from tunefleet_core.errors import TunefleetError
+from tunefleet_cli.overrides import read_job, read_settings
+from tunefleet_core.errors import Reason, TunefleetError
 
 JOB = """\
 name: tickets
@@ -59,11 +62,54 @@ def test_numbers_texts_and_lists_are_set(job: str, tmp_path: Path, monkeypatch: 
         ("train.optim.learning_rte=1", "learning_rate"),
         ("train.data.train[4].source=x", "no element 4"),
         ("name.first=x", "has no fields"),
+        ("train.data.train=[{source", "is no list and no mapping: expected ',' or '}'"),
+        ("labels={? [a] : b}", "is no list and no mapping"),
+        ("train.data.train=" + "[" * 3000, "is no list and no mapping"),
+        ("labels[" + "9" * 5000 + "]=a", "is not YAML"),
+        ("train.optim.learning_rate=NaN", "finite"),
     ],
 )
 def test_a_wrong_override_is_refused(job: str, override: str, what: str) -> None:
     with pytest.raises(TunefleetError, match=what):
         read_job(job, [override])
+
+
+def test_a_date_is_text_as_in_a_job_file(job: str) -> None:
+    assert read_job(job, ["labels={day: 2026-12-01}"]).labels["day"] == "2026-12-01"
+
+
+_WORDS = st.sampled_from(
+    [
+        "train",
+        "data",
+        "labels",
+        "name",
+        "optim.",
+        "=",
+        "[",
+        "]",
+        "{",
+        "}",
+        ":",
+        " ",
+        "0",
+        "1e999",
+        "NaN",
+        "&a",
+        "*a",
+    ]
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(override=st.lists(_WORDS | st.text(max_size=3), max_size=10).map("".join))
+def test_any_override_is_set_or_refused(job: str, override: str) -> None:
+    for read in (lambda: read_job(job, [override]), lambda: read_settings([override])):
+        try:
+            is_fine = isinstance(read(), Message)
+        except TunefleetError as error:
+            is_fine = error.reason is Reason.FIELD_INVALID and bool(error.message)
+        assert is_fine
 
 
 def test_a_model_is_a_name_a_folder_or_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
