@@ -24,7 +24,9 @@ _FORMS = (
     re.compile(r"(?P<keep>\bBearer\s+)[^\s\"',;\\]+", re.I),
     re.compile(r"(?P<keep>\bauthorization[\"']?\s*[:=]\s*[\"']?)[^\"',;\\}\n]+", re.I),
     re.compile(r"(?P<keep>[a-z][a-z0-9+.-]*://)[^\s/@:]+:[^\s/@]+(?=@)", re.I),
-    re.compile(r"(?P<keep>)\b(?:tf(?:j|join1|login1)?_|hf_|sk-|ghp_|github_pat_|xox[a-z]-)[A-Za-z0-9_-]{8,}"),
+    re.compile(
+        r"(?P<keep>)\b(?:tf(?:s|j|join1|login1)?_|hf_|sk-|ghp_|github_pat_|xox[a-z]-)[A-Za-z0-9_-]{8,}"
+    ),
     re.compile(r"(?P<keep>)\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"),
     re.compile(
         r"(?P<keep>)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S

@@ -369,6 +369,7 @@ async def test_the_bundle_is_written_when_nothing_runs(tmp_path: Path) -> None:
         ("hf_abcdefghijklmn", "[redacted]"),
         ("trainer --join tfjoin1_AbCdEfGh-ij", "trainer --join [redacted]"),
         ("pasted tflogin1_AbCdEfGh_ij here", "pasted [redacted] here"),
+        ("called with tfs_AbCdEfGhij by", "called with [redacted] by"),
         ('"secret_of": ["tfj_AbCdEfGhij"]', '"secret_of": ["[redacted]"]'),
         ("-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----", "[redacted]"),
         ("TUNEFLEET_TOKEN=abcdefgh x", "TUNEFLEET_TOKEN=[redacted] x"),
