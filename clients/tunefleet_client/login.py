@@ -31,7 +31,7 @@ def read_login() -> Invitation | None:
         return None
     with at_path(path):
         mode = stat.S_IMODE(path.stat().st_mode)
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")  # what is no text is no whole string
     if mode & 0o077:
         raise failure(
             Reason.TOKEN_INVALID,

@@ -94,7 +94,7 @@ def read_endpoints(folder: Path) -> Endpoints:
             hint=_START,
             metadata={"path": str(path)},
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise failure(
             Reason.UNAVAILABLE, f"{path} cannot be read: {error}", hint=_START, metadata={"path": str(path)}
         ) from error

@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind, File, Manifest
 from tunefleet.artifact.v1.blob_service_pb2 import UploadBlobRequest, UploadStart
+from tunefleet.backend.v1.run_pb2 import RunOrder
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentSpec
 from tunefleet.fleet.v1.fleet_pb2 import Service, ServiceKind
 from tunefleet.fleet.v1.fleet_service_pb2 import AttachRequest, Hello
+from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet_core import CONTRACT_VERSION
 
-__all__ = ["bytes_for", "messages"]
+__all__ = ["bytes_for", "messages", "take_as_right"]
 
 _DEEPEST = 5
 _NAMES = (
@@ -70,7 +72,15 @@ _RIGHT: dict[str, tuple[str, ...]] = {
     "etag": ("", "1"),
     "source": ("nothing.jsonl", "datasets/none"),
     "model": ("nothing", "models/none", "org/name"),
+    "server": ("fuzz",),
+    "service": ("services/fuzz-1", "services/fuzz-2"),
+    "hosts": ("localhost", "127.0.0.1", "fuzz.example"),
+    "run": ("a", "b"),
+    "deployment": ("a",),
 }
+# Where a process would read and write: below its own folder, or nowhere.
+_PATHS = ("", "work", "work/none", "x" * 300, "none\x00")
+_PATH_FIELDS = {"path", "work_dir", "resume_from", "adapter_dir", "companion_adapter_dirs", "log_folder"}
 _DIGEST = "0" * 64
 _SPEC = {
     "name": "fuzz",
@@ -83,11 +93,12 @@ _SPEC = {
         "optim": {"maxSteps": 4},
     },
 }
+_JOB = json_format.ParseDict(_SPEC, JobSpec())
 # Messages that are right: with something of them changed they reach far behind the first check.
 _SEEDS: dict[str, Message] = {
     seed.DESCRIPTOR.full_name: seed
     for seed in (
-        json_format.ParseDict(_SPEC, JobSpec()),
+        _JOB,
         Hello(
             service=Service(name="services/fuzz", kind=ServiceKind.SERVICE_KIND_TRAINER),
             contract_versions=[CONTRACT_VERSION],
@@ -105,9 +116,21 @@ _SEEDS: dict[str, Message] = {
             files=[File(path="a.json", size_bytes=1, sha256=_DIGEST)],
         ),
         UploadBlobRequest(start=UploadStart(sha256=_DIGEST, size_bytes=4)),
+        RunOrder(run="a", attempt=1, work_dir="work", resolved_spec=ResolvedSpec(spec=_JOB)),
     )
 }
 _OF_FILE = {"job": "jobs", "model": "models", "deployment": "deployments", "dataset": "datasets"}
+
+
+def take_as_right(message: Message, **values: tuple[str, ...]) -> None:
+    """Take for right what only a running fleet knows, such as the secret of a token.
+
+    Args:
+        message: One that is right.
+        values: Right values by the names of fields, wherever they stand.
+    """
+    _RIGHT.update(values)
+    _SEEDS[message.DESCRIPTOR.full_name] = message
 
 
 def _right_of(field: FieldDescriptor) -> tuple[str, ...] | None:
@@ -125,6 +148,8 @@ def _right_of(field: FieldDescriptor) -> tuple[str, ...] | None:
 
 
 def _texts_of(field: FieldDescriptor) -> st.SearchStrategy[str]:
+    if field.name in _PATH_FIELDS and field.file.package != "tunefleet.artifact.v1":
+        return st.sampled_from(_PATHS)
     right = _right_of(field)
     return _TEXTS if right is None else st.one_of(st.sampled_from(right), st.sampled_from(right), _TEXTS)
 

@@ -206,9 +206,8 @@ def check_environments(folder: Path) -> list[Finding]:
     check = "environments"
     try:
         environments = EnvironmentIndex(folder).environments()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        text = f"the index of environments cannot be read: {error}"
-        return [Finding(check=check, status="FAILED", text=text, fix="tunefleet plugins install NAME")]
+    except TunefleetError as error:
+        return [Finding(check=check, status="FAILED", text=error.message, fix=error.hint)]
     broken = [(item, why) for item in environments if (why := _fault(item))]
     if broken:
         return [_broken(environment, why) for environment, why in broken]
@@ -242,7 +241,7 @@ def _holder(folder: Path) -> int | None:
     try:
         pid = int(json.loads((folder / "up.lock").read_text())["pid"])
         words = " ".join(psutil.Process(pid).cmdline())
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, psutil.Error):
         return None
     return pid if "tunefleet" in words and " up" in words else None
 

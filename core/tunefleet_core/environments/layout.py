@@ -17,8 +17,10 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from tunefleet_core.artifacts import write_whole_file
+from tunefleet_core.errors import TunefleetError
 
 __all__ = ["COMPLETE", "HOST_DIGEST", "Environment", "EnvironmentIndex", "host_environment"]
 
@@ -42,6 +44,12 @@ class Environment:
     def is_host(self) -> bool:
         """Whether it is the environment of the services."""
         return self.digest == HOST_DIGEST
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"a list of plugins is expected, got {value!r}")
+    return tuple(str(item) for item in cast("list[object]", value))
 
 
 def host_environment() -> Environment:
@@ -72,17 +80,27 @@ class EnvironmentIndex:
             return 0.0
 
     def read(self) -> dict[str, Environment]:
-        """Return plugin name to environment."""
+        """Return plugin name to environment.
+
+        Raises:
+            TunefleetError: FIELD_INVALID if the index cannot be read.
+        """
         try:
             content = json.loads(self._file.read_text())
+            return {
+                name: Environment(
+                    digest=str(item["digest"]), python=str(item["python"]), plugins=_texts(item["plugins"])
+                )
+                for name, item in content["environments"].items()
+            }
         except FileNotFoundError:
             return {}
-        return {
-            name: Environment(
-                digest=str(item["digest"]), python=str(item["python"]), plugins=tuple(item["plugins"])
-            )
-            for name, item in content["environments"].items()
-        }
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise TunefleetError.field(
+                "environments",
+                f"the index {self._file} cannot be read: {type(error).__name__}: {error}",
+                hint=f"rm {self._file}, then tunefleet plugins install NAME for each backend",
+            ) from error
 
     def environments(self) -> list[Environment]:
         """Return each installed environment once."""

@@ -156,7 +156,7 @@ def read_contract(path: Path | str) -> TrainServeContract:
         source = source / CONTRACT_FILE
     try:
         fields = _Fields(json.loads(source.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         _damaged(source, str(error), cause=error)
     version = fields.version()
     if version not in _READ_VERSIONS:
@@ -168,7 +168,7 @@ def read_contract(path: Path | str) -> TrainServeContract:
         )
     try:
         return _contract(fields)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         _damaged(source, f"{type(error).__name__}: {error}", cause=error)
 
 

@@ -14,7 +14,7 @@ from tunefleet.backend.v1.run_pb2 import RunOrder
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet_core.backend.manifest import require_capability
 from tunefleet_core.backend.needs import require_capabilities
-from tunefleet_core.errors import Reason, TunefleetError, error_from_status
+from tunefleet_core.errors import Reason, TunefleetError, error_from_status, from_exception
 from tunefleet_core.rpc import RpcContext
 from tunefleet_core.timestamps import timestamp_now
 from tunefleet_core.worker.host import BackendHost
@@ -57,7 +57,7 @@ class BackendServicer(backend_grpc.BackendServiceServicer):
             async with self._start_lock:
                 run = self._host.runs.get(order.run)
                 if run is None:
-                    Path(order.work_dir).mkdir(parents=True, exist_ok=True)
+                    _make_folder(order.work_dir)
                     ranks = RankGroup(await self._host.take_ranks(self._processes(order)))
                     try:
                         run = HostedRun(order, ranks)
@@ -124,7 +124,7 @@ class BackendServicer(backend_grpc.BackendServiceServicer):
         async with self._start_lock:
             engine = self._host.engines.get(order.engine)
             if engine is None:
-                Path(order.work_dir).mkdir(parents=True, exist_ok=True)
+                _make_folder(order.work_dir)
                 engine = HostedEngine(order, self._host.driver())
                 self._host.engines[order.engine] = engine
                 self._host.start(engine)
@@ -182,3 +182,18 @@ class BackendServicer(backend_grpc.BackendServiceServicer):
 
     def _require_capabilities(self, resolved: ResolvedSpec) -> None:
         require_capabilities(resolved.spec, self._host.manifest)
+
+
+def _make_folder(work_dir: str) -> None:
+    """Make the folder of an order. Raises FIELD_INVALID where none can be; a full disk is told as one."""
+    try:
+        Path(work_dir).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        if from_exception(error).reason is Reason.DISK_FULL:
+            raise
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise TunefleetError.field(
+            "order.work_dir",
+            f"cannot be made at {work_dir[:200]!r}: {why}",
+            hint="Name a folder that this process may write to.",
+        ) from error

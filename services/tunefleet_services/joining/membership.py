@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from tunefleet.fleet.v1.fleet_pb2 import ServiceKind
 from tunefleet_core.artifacts import write_whole_file
@@ -36,6 +37,30 @@ class _Record:
     begin_time: float
     expire_time: float
     hosts: list[str]
+
+
+def _record_of(content: object) -> _Record:
+    if not isinstance(content, dict):
+        raise TypeError("it holds no object")
+    fields = cast("dict[str, object]", content)
+    hosts = fields["hosts"]
+    if not isinstance(hosts, list):
+        raise TypeError("hosts is no list")
+    return _Record(
+        name=str(fields["name"]),
+        kind=str(fields["kind"]),
+        service_address=str(fields["service_address"]),
+        user_address=str(fields["user_address"]),
+        begin_time=_seconds(fields["begin_time"]),
+        expire_time=_seconds(fields["expire_time"]),
+        hosts=[str(host) for host in cast("list[object]", hosts)],
+    )
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e11:
+        raise TypeError(f"{value!r} is no time")
+    return float(value)
 
 
 class Membership:
@@ -167,8 +192,8 @@ class Membership:
 
     def _record(self) -> _Record:
         try:
-            return _Record(**json.loads((self.folder / _RECORD).read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            return _record_of(json.loads((self.folder / _RECORD).read_text()))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise _spoilt(self.folder / _RECORD, error) from error
 
     def _read(self, name: str) -> bytes:
