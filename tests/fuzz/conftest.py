@@ -23,7 +23,14 @@ def fleet() -> Iterator[FuzzedFleet]:
     root = Path(tempfile.mkdtemp(prefix="tf-", dir="/tmp"))
     user, service, blobs, member, inference, relay, openai, member_blobs = free_addresses(8)
     running = FuzzedFleet(
-        root=root, user=user, service=service, blobs=blobs, member=member, inference=inference, relay=relay
+        root=root,
+        user=user,
+        service=service,
+        blobs=blobs,
+        member=member,
+        inference=inference,
+        relay=relay,
+        openai=openai,
     )
     state = ("--state", str(running.state))
     try:
@@ -47,6 +54,7 @@ def fleet() -> Iterator[FuzzedFleet]:
             *("--address", service, "--token-file", str(running.state / "service.token")),
             *("--port", openai.rpartition(":")[2], "--inference-port", inference.rpartition(":")[2]),
             *("--relay-port", relay.rpartition(":")[2], "--relay-certificates", str(folder)),
+            *("--user-address", user, "--user-authority", str(folder / "trust.pem")),
             *("--public-name", "localhost", *shown),
         )
         running.start(

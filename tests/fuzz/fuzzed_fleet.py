@@ -33,6 +33,7 @@ class FuzzedFleet:
     member: str
     inference: str
     relay: str
+    openai: str
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property

@@ -37,6 +37,23 @@ _BODIES = st.one_of(
     st.dictionaries(st.sampled_from(["model", "messages", "stream", "n"]), _JSON).map(
         lambda value: json.dumps(value).encode()
     ),
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "input",
+                "instructions",
+                "tools",
+                "tool_choice",
+                "text",
+                "previous_response_id",
+                "max_output_tokens",
+            ]
+        ),
+        _JSON,
+    ).map(lambda value: json.dumps({"model": "m", "input": "a", **value}).encode()),
+    st.dictionaries(
+        st.sampled_from(["training_file", "hyperparameters", "method", "suffix", "seed"]), _JSON
+    ).map(lambda value: json.dumps({"model": "m", "training_file": "file-a", **value}).encode()),
 )
 
 
@@ -80,7 +97,13 @@ def address() -> Iterator[str]:
 @settings(max_examples=150)
 @given(
     body=_BODIES,
-    path=st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/models", "/", "/v1/models/%00"]),
+    path=st.sampled_from(
+        [
+            *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"),
+            *("/v1/models", "/", "/v1/models/%00", "/v1/files", "/v1/files/file-a/content"),
+            *("/v1/fine_tuning/jobs", "/v1/fine_tuning/jobs/a/cancel", "/v1/fine_tuning/jobs/%00/events"),
+        ]
+    ),
 )
 @example(body=b"[" * 100_000, path="/v1/chat/completions")
 @example(body=b'{"model": "m", "model": "n"}', path="/v1/chat/completions")

@@ -82,9 +82,9 @@ def _method(body: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         return "supervised", {}
     named = _object(method, "method")
     kind = named.get("type", "supervised")
-    if kind not in METHODS:
+    if not isinstance(kind, str) or kind not in METHODS:
         raise TunefleetError.field("method.type", f"must be one of {', '.join(METHODS)}, got '{kind}'")
-    return str(kind), _object(named.get(kind) or {}, f"method.{kind}")
+    return kind, _object(named.get(kind) or {}, f"method.{kind}")
 
 
 def _set_method(spec: JobSpec, method: str, options: Mapping[str, Any]) -> None:
