@@ -72,7 +72,8 @@ class JoinedFleet(ChaosFleet):
             *("--tls-cert", str(folder / "server.pem"), "--tls-key", str(folder / "server.key")),
             *("--relay-certificates", str(folder), "--public-name", "localhost"),
         )
-        await self.until(lambda: self._is_attached("gateway", 0), "the gateway is attached")
+        async with self.client() as client:
+            await self.until(lambda: self._is_attached(client, "gateway", 0), "the gateway is attached")
 
     async def invite(
         self, kind: str, *, service: str = "", seconds: float = 600.0, uses: int = 1
@@ -103,7 +104,8 @@ class JoinedFleet(ChaosFleet):
             words = ("--join-file", str(file), "--name", name)
         before = await self._epoch(name)
         await self.spawn(name, *("-m", "tunefleet_cli", kind, "--state", str(machine)), *words, *options)
-        await self.until(lambda: self._is_attached(name, before), f"{name} is attached")
+        async with self.client() as client:
+            await self.until(lambda: self._is_attached(client, name, before), f"{name} is attached")
 
     async def exit_code(self, name: str) -> int | None:
         """Wait until a process has ended by itself and return its code."""
