@@ -11,6 +11,7 @@ from tunefleet.backend.v1.backend_pb2 import (
     BackendManifest,
     Capability,
     FormatScope,
+    HeadTiles,
     MemoryPlacement,
     MethodLimit,
     OptionScope,
@@ -54,6 +55,7 @@ def backend_manifest(
     choices: Mapping[str, Sequence[str]] | None = None,
     option_scopes: Iterable[OptionScope] = (),
     memory_placements: Iterable[MemoryPlacement] = (),
+    head_tiles: HeadTiles | None = None,
     distributed_methods: Iterable[str] = (),
     engine_settings: Iterable[str] = (),
     trackers: Iterable[str] = (),
@@ -68,11 +70,11 @@ def backend_manifest(
     choices are fields of a training spec that it honours beyond what every backend does
     (`choices.BASICS`), field to values, none for any. The option scopes say what is left of all
     this beside one of its options, the memory placements where options put what a run keeps in
-    memory. The distributed methods are those that it runs on several devices, a process for each;
-    the engine settings fields of `EngineSettings` that its engine honours. The trackers are those that it can
-    tell the numbers of runs to, by the function that `tracker_entry` names. One that forks ranks
-    says that its imports start no thread and open no device, so that they can be done once for all
-    its rank processes.
+    memory, the head tiles how it computes the head of a model in parts. The distributed methods are
+    those that it runs on several devices, a process for each; the engine settings fields of
+    `EngineSettings` that its engine honours. The trackers are those that it can tell the numbers of
+    runs to, by the function that `tracker_entry` names. One that forks ranks says that its imports
+    start no thread and open no device, so that they can be done once for all its rank processes.
 
     Example:
         backend_manifest(
@@ -104,6 +106,7 @@ def backend_manifest(
         choices=train_choices(choices or {}),
         option_scopes=option_scopes,
         memory_placements=memory_placements,
+        head_tiles=head_tiles,
         distributed_methods=sorted(distributed_methods),
         engine_settings=sorted(engine_settings),
         trackers=sorted(trackers),

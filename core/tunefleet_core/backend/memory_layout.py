@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from google.protobuf.struct_pb2 import Struct
 
-from tunefleet.backend.v1.backend_pb2 import BackendManifest, MemoryPart, MemoryPlacement
+from tunefleet.backend.v1.backend_pb2 import BackendManifest, HeadTiles, MemoryPart, MemoryPlacement
 from tunefleet.job.v1.spec_pb2 import JobSpec
 
 __all__ = ["MemoryLayout", "memory_layout", "memory_placement"]
@@ -26,6 +26,8 @@ class MemoryLayout:
         on_disk: Parts that a disk keeps instead.
         gathers_layers: Weights come together a layer at a time, not a matrix.
         copies_values: The optimiser has values of its own beside weights in float32.
+        head_tiles: The head of the model is computed so; None: whole.
+        on_processor: The run is on a processor, whose dropout masks are of the number type of what they mask.
     """
 
     devices: int = 1
@@ -34,6 +36,13 @@ class MemoryLayout:
     on_disk: frozenset[MemoryPart.ValueType] = frozenset()
     gathers_layers: bool = False
     copies_values: bool = False
+    head_tiles: HeadTiles | None = None
+    on_processor: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every device keeps all that its run keeps."""
+        return not (self.divided or self.on_host or self.on_disk)
 
     @property
     def gathers(self) -> bool:
@@ -72,8 +81,9 @@ def memory_placement(
     )
 
 
-def memory_layout(spec: JobSpec, manifest: BackendManifest) -> MemoryLayout:
+def memory_layout(spec: JobSpec, manifest: BackendManifest, *, device_kind: str = "") -> MemoryLayout:
     """Return where a job's run keeps what, by the placements of its backend."""
+    method = spec.train.method.WhichOneof("method") or "sft"
     held = [item for item in manifest.memory_placements if _holds(item, spec.backend_options)]
     return MemoryLayout(
         devices=spec.resources.devices or 1,
@@ -82,6 +92,8 @@ def memory_layout(spec: JobSpec, manifest: BackendManifest) -> MemoryLayout:
         on_disk=frozenset(part for item in held if item.is_on_disk for part in item.moved),
         gathers_layers=any(item.gathers_layers for item in held),
         copies_values=any(item.copies_values for item in held),
+        head_tiles=manifest.head_tiles if method in manifest.head_tiles.methods else None,
+        on_processor=device_kind == "cpu",
     )
 
 

@@ -1,7 +1,6 @@
 """Estimate what a job needs: steps, trainable parameters, bytes of memory.
 
-First form, meant to be right within a factor, and kept with the job so that it can be
-compared with what was measured:
+Kept with the job, so that it can be compared with what was measured:
 
 - weights: parameters in the number type of the computation; of a base that is quantised, or
   will be while it is loaded, the linear layers take the bits per weight of the format.
@@ -11,12 +10,8 @@ compared with what was measured:
   the float32 value and the copy in bfloat16 that the forward pass casts: small steps would
   be lost in the 8 bits of bfloat16. DoRA adds one magnitude per output of every target
   module (Liu et al. 2024, arXiv:2402.09353).
-- activations of a micro batch of b rows of s tokens, hidden size h, L layers,
-  vocabulary V, n bytes per number, with gradient checkpointing: s*b*h*n*L for the kept
-  inputs of the layers, 17*s*b*h*n for the one layer that is computed again (Korthikanti
-  et al. 2022, arXiv:2205.05198, without the attention matrix, which fused attention
-  does not keep), and 8*s*b*V for float32 logits and their gradient.
-  Without checkpointing every layer keeps its 17*s*b*h*n.
+- activations of a micro batch: see `activations`. Where a step is one micro batch on one device, gradients
+  come as activations go: the larger of both counts, not their sum.
 - methods that score the model's own answers take all answers to a prompt through it at once, each
   as long as the longest prompt and the longest answer.
 - methods that compare pairs take two answers per row through the model at once; all that hold
@@ -29,10 +24,8 @@ compared with what was measured:
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from collections.abc import Iterable, Sequence
 
 from tunefleet.backend.v1.backend_pb2 import MemoryPart
 from tunefleet.job.v1.resolved_pb2 import CompanionModel, Estimate
@@ -46,7 +39,9 @@ from tunefleet_core.catalog import (
     linear_modules,
     whole_module_parameters,
 )
+from tunefleet_core.resolve.activations import Batch, activation_bytes, count_of
 from tunefleet_core.resolve.defaults import distill, online
+from tunefleet_core.resolve.recipe import config_of
 
 __all__ = ["estimate_evaluate", "estimate_train", "steps_of"]
 
@@ -69,8 +64,6 @@ _STATE_BYTES = {
 _PAGED = "paged_"
 _MOST = 2**63 - 1
 """What the wire can say; lengths and batches within their own bounds can multiply to more."""
-_LAYER_SHARE = 17
-"""Numbers that a layer keeps for the backward pass, for each of its inputs."""
 
 
 def steps_of(train: TrainSpec, *, rows: int) -> int:
@@ -126,12 +119,23 @@ def estimate_train(
     }
     kept = {part: layout.on_device(part, size) for part, size in parts.items()}
     weights = kept.pop(MemoryPart.MEMORY_PART_WEIGHTS) + gathered + beside
-    activations = _activation_bytes(train, facts, number_bytes)
+    activations = activation_bytes(
+        train,
+        facts,
+        config_of(facts),
+        Batch(rows=_rows(train), tokens=_row_tokens(train) + train.adapter.prompt_tuning.num_virtual_tokens),
+        target_modules,
+        layout,
+        number_bytes=number_bytes,
+    )
+    stepped = sum(kept.values())
+    gradients = kept[MemoryPart.MEMORY_PART_GRADIENTS]
+    saved = min(gradients, activations) if _is_one_pass(train, layout) else 0
     return Estimate(
         weights_bytes=weights,
-        optimizer_bytes=sum(kept.values()),
+        optimizer_bytes=stepped,
         activation_bytes=min(activations, _MOST),
-        peak_bytes=min(weights + sum(kept.values()) + activations, _MOST),
+        peak_bytes=min(weights + stepped + activations - saved, _MOST),
         host_bytes=sum(size for part, size in parts.items() if part in layout.on_host),
         trainable_parameters=trainable,
         total_steps=total_steps,
@@ -151,13 +155,13 @@ def _gathered_bytes(facts: BaseFacts, number_bytes: int, layout: MemoryLayout) -
     """Return the bytes of the weights that a device has together at once, of those that it keeps in part."""
     if not layout.gathers:
         return 0
-    config = _config(facts)
-    embedding = _count(config, "vocab_size") * _count(config, "hidden_size")
+    config = config_of(facts)
+    embedding = count_of(config, "vocab_size") * count_of(config, "hidden_size")
     if not layout.gathers_layers:
         matrices = (outputs * inputs for outputs, inputs in linear_modules(facts).values())
         return max(embedding, *matrices, 0) * number_bytes
     outside = embedding if config.get("tie_word_embeddings") else 2 * embedding
-    layer = max(0, facts.parameter_count - outside) // max(1, _count(config, "num_hidden_layers"))
+    layer = max(0, facts.parameter_count - outside) // max(1, count_of(config, "num_hidden_layers"))
     return max(outside, layer) * number_bytes
 
 
@@ -178,20 +182,36 @@ def _has_reference(train: TrainSpec) -> bool:
     return method in _COMPARED
 
 
+def _rows(train: TrainSpec) -> int:
+    """Return the rows that go through the model at once, as wide as the longest of them."""
+    method = _method(train)
+    each = 2 if method in (*_PAIRED, distill.METHOD) else 1
+    if method in online.METHODS:
+        each = getattr(train.method, method).num_generations
+    if distill.writes_rows(train):
+        each = 1
+    return each * train.optim.micro_batch_size
+
+
 def _row_tokens(train: TrainSpec) -> int:
-    """Return the tokens that one row takes through the model at most."""
+    """Return the tokens of the longest of them."""
     method = _method(train)
     if method in online.METHODS:
-        options = getattr(train.method, method)
-        return options.num_generations * (train.max_length + options.max_completion_length)
+        return train.max_length + getattr(train.method, method).max_completion_length
     if distill.writes_rows(train):
         return train.max_length + train.method.distill.max_completion_length
-    return train.max_length * (2 if method in (*_PAIRED, distill.METHOD) else 1)
+    return train.max_length
+
+
+def _is_one_pass(train: TrainSpec, layout: MemoryLayout) -> bool:
+    """Return whether a step is one backward pass, and each gradient is made in it and kept as it is."""
+    is_alone = layout.is_plain and layout.devices == 1
+    return is_alone and train.optim.batch_size == train.optim.micro_batch_size
 
 
 def _adapter_parameters(train: TrainSpec, facts: BaseFacts, target_modules: Sequence[str]) -> int:
     if train.adapter.HasField("prompt_tuning"):
-        return train.adapter.prompt_tuning.num_virtual_tokens * _count(_config(facts), "hidden_size")
+        return train.adapter.prompt_tuning.num_virtual_tokens * count_of(config_of(facts), "hidden_size")
     count = adapter_parameters(facts, target_modules, train.adapter.lora.rank)
     if train.adapter.lora.dora:
         modules = linear_modules(facts)
@@ -222,33 +242,3 @@ def _weights_bytes(facts: BaseFacts, number_bytes: int, linear_bits: float) -> i
         if is_stored or "experts" not in name.split(".")
     )
     return math.ceil(linear * linear_bits / 8) + (facts.parameter_count - linear) * number_bytes
-
-
-def _activation_bytes(train: TrainSpec, facts: BaseFacts, number_bytes: int) -> int:
-    config = _config(facts)
-    hidden, layers, vocabulary = (
-        _count(config, name) for name in ("hidden_size", "num_hidden_layers", "vocab_size")
-    )
-    length = _row_tokens(train) + train.adapter.prompt_tuning.num_virtual_tokens
-    tokens = length * train.optim.micro_batch_size
-    is_kept = train.HasField("gradient_checkpointing") and not train.gradient_checkpointing
-    of_layers = _LAYER_SHARE * layers if is_kept else layers + _LAYER_SHARE
-    return tokens * (hidden * number_bytes * of_layers + 8 * vocabulary)
-
-
-def _config(facts: BaseFacts) -> Mapping[str, object]:
-    """Return the config of the language model, which some bases keep one level down."""
-    try:
-        config: object = json.loads(facts.config_json)
-    except ValueError:
-        return {}
-    if not isinstance(config, dict):
-        return {}
-    fields = cast("dict[str, object]", config)
-    inner = fields.get("text_config")
-    return cast("dict[str, object]", inner) if isinstance(inner, dict) else fields
-
-
-def _count(config: Mapping[str, object], name: str) -> int:
-    value = config.get(name)
-    return value if isinstance(value, int) and 0 < value < 2**31 else 0

@@ -148,7 +148,7 @@ def finish_train(
     _require_prompts(draft, train, rows)
     fill_warmup(defaults, train, total_steps)
     fill_life(defaults, train, backend.manifest, total_steps=total_steps)
-    layout = memory_layout(spec, backend.manifest)
+    layout = memory_layout(spec, backend.manifest, device_kind=backend.device)
     _fill_quantization(defaults, train, draft, backend, formats=formats, layout=layout)
     fill_optimizer(
         defaults,

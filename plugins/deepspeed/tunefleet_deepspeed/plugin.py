@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
+from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, HeadTiles
 from tunefleet_core.backend import backend_manifest
 from tunefleet_core.plugins.hookspecs import hookimpl
 from tunefleet_deepspeed.options import PLACEMENTS, SCHEMA
@@ -52,5 +52,6 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             forks_ranks=sys.platform == "linux",
             options_schema=SCHEMA,
             memory_placements=PLACEMENTS,
+            head_tiles=HeadTiles(tokens=4096, entries=32768, cpu_copies=7, methods=["sft"]),  # TRL's
         ),
     )

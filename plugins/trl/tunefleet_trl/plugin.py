@@ -10,6 +10,7 @@ from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability, Format
 from tunefleet_core.backend import backend_manifest
 from tunefleet_core.plugins.hookspecs import hookimpl
 from tunefleet_trl import compiling
+from tunefleet_trl.head_tiles import HEAD_TILES
 from tunefleet_trl.heads import NO_HEAD, WITHOUT_HEAD
 from tunefleet_trl.methods import METHODS
 from tunefleet_trl.quantising import FORMATS
@@ -85,6 +86,7 @@ def tunefleet_backends() -> Sequence[BackendManifest]:
             options_schema=_OPTIONS_SCHEMA,
             option_scopes=SCOPES,
             memory_placements=PLACEMENTS,
+            head_tiles=HEAD_TILES,
             keep_warm=True,
             forks_ranks=sys.platform == "linux",
         ),

@@ -142,8 +142,9 @@ def test_learning_by_reward_is_filled_in(
     assert train.optim.micro_batch_size == 1
     assert not [notice for notice in resolution.notices if "loss" in notice.text or "carries" in notice.text]
     estimate = resolution.spec.estimate
-    per_token = resolve_by(spec_of("dpo")).spec.estimate.activation_bytes / (2 * 8 * 192)
-    assert estimate.activation_bytes == pytest.approx(count * (192 + 256) * per_token)
+    as_rows = train_spec(adapter=adapter)
+    as_rows.train.optim.micro_batch_size, as_rows.train.max_length = count, 192 + 256
+    assert estimate.activation_bytes == resolve_by(as_rows).spec.estimate.activation_bytes
 
 
 def test_the_rewards_go_to_the_audit_and_steps_want_enough_prompts() -> None:

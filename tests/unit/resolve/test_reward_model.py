@@ -37,7 +37,8 @@ def test_what_is_left_out_is_filled_in_with_its_reason(adapter: bool, rate: floa
     assert "train.method.reward.center_rewards_coefficient" in reasons(resolution)
     assert not [notice for notice in resolution.notices if notice.field == "train.optim.learning_rate"]
     plain = resolve(train_spec(adapter=adapter)).spec.estimate
-    assert resolution.spec.estimate.activation_bytes == 2 * plain.activation_bytes
+    # Two answers a row; in the place of a head over the vocabulary one number for each.
+    assert plain.activation_bytes < resolution.spec.estimate.activation_bytes <= 2 * plain.activation_bytes
     assert resolution.spec.estimate.weights_bytes == plain.weights_bytes
 
 

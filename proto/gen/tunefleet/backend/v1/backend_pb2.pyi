@@ -225,6 +225,7 @@ class BackendManifest(_message.Message):
     CHOICES_FIELD_NUMBER: _builtins.int
     OPTION_SCOPES_FIELD_NUMBER: _builtins.int
     MEMORY_PLACEMENTS_FIELD_NUMBER: _builtins.int
+    HEAD_TILES_FIELD_NUMBER: _builtins.int
     DISTRIBUTED_METHODS_FIELD_NUMBER: _builtins.int
     ENGINE_SETTINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -324,6 +325,12 @@ class BackendManifest(_message.Message):
         """
 
     @_builtins.property
+    def head_tiles(self) -> Global___HeadTiles:
+        """How it computes the head of a model where it does not keep a number for each
+        token and each entry of the vocabulary. Not set: it keeps them.
+        """
+
+    @_builtins.property
     def distributed_methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Training methods, `sft` among them, that it runs on several devices of one
         host, a rank process for each. Empty: its runs take one device.
@@ -362,12 +369,13 @@ class BackendManifest(_message.Message):
         choices: _abc.Iterable[Global___TrainChoice] | None = ...,
         option_scopes: _abc.Iterable[Global___OptionScope] | None = ...,
         memory_placements: _abc.Iterable[Global___MemoryPlacement] | None = ...,
+        head_tiles: Global___HeadTiles | None = ...,
         distributed_methods: _abc.Iterable[_builtins.str] | None = ...,
         engine_settings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["options_schema", b"options_schema"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head_tiles", b"head_tiles", "options_schema", b"options_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "distributed_methods", b"distributed_methods", "engine_entry", b"engine_entry", "engine_settings", b"engine_settings", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "forks_ranks", b"forks_ranks", "keep_warm", b"keep_warm", "memory_placements", b"memory_placements", "method_limits", b"method_limits", "methods", b"methods", "name", b"name", "option_scopes", b"option_scopes", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "tracker_entry", b"tracker_entry", "trackers", b"trackers", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "choices", b"choices", "contract_version", b"contract_version", "device_kinds", b"device_kinds", "distributed_methods", b"distributed_methods", "engine_entry", b"engine_entry", "engine_settings", b"engine_settings", "exported_formats", b"exported_formats", "exported_scopes", b"exported_scopes", "forks_ranks", b"forks_ranks", "head_tiles", b"head_tiles", "keep_warm", b"keep_warm", "memory_placements", b"memory_placements", "method_limits", b"method_limits", "methods", b"methods", "name", b"name", "option_scopes", b"option_scopes", "options_schema", b"options_schema", "plugin", b"plugin", "rank_entry", b"rank_entry", "served_formats", b"served_formats", "served_scopes", b"served_scopes", "summary", b"summary", "tracker_entry", b"tracker_entry", "trackers", b"trackers", "trained_formats", b"trained_formats", "trained_scopes", b"trained_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -506,6 +514,48 @@ class MemoryPlacement(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MemoryPlacement: _TypeAlias = MemoryPlacement  # noqa: Y015
+
+@_typing.final
+class HeadTiles(_message.Message):
+    """A head that is computed a tile at a time: so many tokens by so many entries
+    of the vocabulary.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    CPU_COPIES_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.int
+    """Tokens of a tile at most."""
+    entries: _builtins.int
+    """Entries of the vocabulary of a tile. Its memory is taken whole, however
+    small the vocabulary is.
+    """
+    cpu_copies: _builtins.int
+    """Copies of a tile in float32 that a processor makes beside it, as wide as
+    the vocabulary needs.
+    """
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Training methods that compute it so."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _builtins.int = ...,
+        entries: _builtins.int = ...,
+        cpu_copies: _builtins.int = ...,
+        methods: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_copies", b"cpu_copies", "entries", b"entries", "methods", b"methods", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeadTiles: _TypeAlias = HeadTiles  # noqa: Y015
 
 @_typing.final
 class MethodLimit(_message.Message):

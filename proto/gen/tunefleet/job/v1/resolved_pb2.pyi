@@ -353,9 +353,11 @@ class Estimate(_message.Message):
     optimizer_bytes: _builtins.int
     """Bytes of trainable parameters, gradients and optimiser state, on one device."""
     activation_bytes: _builtins.int
-    """Bytes of activations of one micro batch, roughly."""
+    """Bytes of activations of one micro batch at their most."""
     peak_bytes: _builtins.int
-    """Sum of the above: what one device needs."""
+    """What one device needs: the sum of the above, less the gradients that are
+    made where activations were.
+    """
     trainable_parameters: _builtins.int
     """Number of trainable parameters."""
     total_steps: _builtins.int
