@@ -36,6 +36,7 @@ __all__ = ["Batch", "activation_bytes", "count_of"]
 
 _FLOAT32 = 4
 _QK_NORMS = ("q_norm.weight", "k_norm.weight")
+_KEPT_ANYWAY = "o_proj"
 _READ_BY_MATRICES = 5
 """Matrices that read a norm's output: queries, keys, values, gate, up."""
 
@@ -112,7 +113,6 @@ def activation_bytes(
     of_layer = _layer_bytes(shape, batch, number_bytes, is_trained=is_trained)
     if not is_trained:
         of_layer += _adapter_input_bytes(train, facts, target_modules, layout, number_bytes) / shape.layers
-        of_layer += _shared_input_bytes(train, shape, target_modules, number_bytes)
     residual = _FLOAT32 if is_trained else number_bytes
     is_kept = train.HasField("gradient_checkpointing") and not train.gradient_checkpointing
     kept = shape.layers * (of_layer if is_kept else shape.hidden * residual)
@@ -155,19 +155,17 @@ def _layer_bytes(shape: _Shape, batch: Batch, number: int, *, is_trained: bool) 
 def _adapter_input_bytes(
     train: TrainSpec, facts: BaseFacts, target_modules: Sequence[str], layout: MemoryLayout, number: int
 ) -> int:
-    """Return what the adapters of all layers keep of a token for themselves alone."""
+    """Return what the adapters of all layers keep of a token: the inputs of their matrices."""
     modules = linear_modules(facts)
-    inputs = sum(modules[name][1] for name in target_modules if name in modules)
+    inputs = {name: modules[name][1] for name in target_modules if name in modules}
     if train.adapter.lora.dropout > 0:
-        return inputs * (_FLOAT32 + (number if layout.on_processor else 1))
-    return 0 if number == _FLOAT32 else inputs * number
-
-
-def _shared_input_bytes(train: TrainSpec, shape: _Shape, target_modules: Sequence[str], number: int) -> int:
-    """Return what adapters keep of a token and a layer, and several of them read: norms' and the MLP's."""
-    if not target_modules or train.adapter.lora.dropout > 0 or number != _FLOAT32:
-        return 0
-    return number * (2 * shape.hidden + shape.intermediate)
+        return sum(inputs.values()) * (_FLOAT32 + (number if layout.on_processor else 1))
+    if number != _FLOAT32:
+        return sum(inputs.values()) * number
+    # Matrices side by side read one tensor; what goes into the last one of attention is kept anyway.
+    own = {name: size for name, size in inputs.items() if not name.endswith(_KEPT_ANYWAY)}
+    read = {(name.rpartition(".")[0], size) for name, size in own.items()}
+    return sum(size for _, size in read) * number
 
 
 def _head_bytes(shape: _Shape, batch: Batch, layout: MemoryLayout, number: int) -> int:

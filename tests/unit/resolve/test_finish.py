@@ -196,7 +196,7 @@ def test_the_estimate_counts_weights_optimiser_and_activations() -> None:
     assert estimate.trainable_parameters == adapter
     assert estimate.weights_bytes == 1120 * 4
     assert estimate.optimizer_bytes == adapter * 16
-    # In float32, a layer by itself: norms, MLP of 4 * 8, attention of 8 and its mask, an adapter's two inputs.
+    # In float32, a layer by itself: norms, MLP of 4 * 8, attention of 8, its mask, an adapter's two inputs.
     layer = 2 * 4 * 8 + 4 * (3 * 32 + 4 * 8) + 4 * tokens + (8 + 8) * (4 + 4) // 2
     # Checkpointed: the inputs of both layers, what stands around them, one layer again (the head takes less).
     assert estimate.activation_bytes == rows * tokens * (2 * 4 * 8 + 3 * 4 * 8 + layer)

@@ -144,6 +144,8 @@ def test_learning_by_reward_is_filled_in(
     estimate = resolution.spec.estimate
     as_rows = train_spec(adapter=adapter)
     as_rows.train.optim.micro_batch_size, as_rows.train.max_length = count, 192 + 256
+    if adapter:
+        as_rows.train.adapter.lora.dropout = train.adapter.lora.dropout
     assert estimate.activation_bytes == resolve_by(as_rows).spec.estimate.activation_bytes
 
 
