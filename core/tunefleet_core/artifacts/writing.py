@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tunefleet_core.errors import Reason, from_exception
+from tunefleet_core.errors import Reason, TunefleetError, from_exception
 
 __all__ = ["naming_full_disk", "sync_folder", "sync_tree", "write_whole_file", "write_whole_folder"]
 
@@ -19,13 +19,15 @@ def naming_full_disk(path: Path) -> Generator[None]:
     """Make whatever says that the disk is full say where.
 
     A write to an open file does not know its path, a copy names its source, and libraries
-    raise errors of their own.
+    raise errors of their own. An error of ours has its figures and stays as it is.
 
     Raises:
         OSError: ENOSPC with `path` as its file name.
     """
     try:
         yield
+    except TunefleetError:
+        raise
     except Exception as error:
         if from_exception(error).reason is Reason.DISK_FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error

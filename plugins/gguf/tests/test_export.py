@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
+from tunefleet.backend.v1.run_pb2 import StopMode
 from tunefleet_core.backend import RunStopped
 from tunefleet_core.catalog.matrix import proof_record
 from tunefleet_core.errors import Reason, TunefleetError
@@ -194,9 +196,25 @@ def test_a_class_that_llama_cpp_does_not_know_is_named(qwen3: Path, tmp_path: Pa
     assert caught.value.reason is Reason.BASE_INVALID
 
 
+def test_a_disk_without_room_is_named_before_anything_is_written(
+    qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(TunefleetError, match=r"as gguf/q4_k_m takes [\d,]+ bytes .* 1,000 free") as caught:
+        GgufRank().run(lab.MemoryContext(lab.order(qwen3, tmp_path)))
+    assert caught.value.reason is Reason.DISK_FULL
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_a_stop_ends_an_export_and_keeps_nothing(qwen3: Path, tmp_path: Path, stage: int) -> None:
-    context = lab.MemoryContext(lab.order(qwen3, tmp_path), stop_when=lambda context: context.step >= stage)
+    context = lab.MemoryContext(
+        lab.order(qwen3, tmp_path),
+        stop_when=lambda context: (
+            StopMode.STOP_MODE_CANCEL if context.step >= stage else StopMode.STOP_MODE_UNSPECIFIED
+        ),
+    )
     with pytest.raises(RunStopped):
         GgufRank().run(context)
     assert not list(tmp_path.iterdir())

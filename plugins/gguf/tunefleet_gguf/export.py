@@ -8,9 +8,7 @@ tokens, what ends an answer, and the log-probabilities, before and after roundin
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,26 +17,17 @@ from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
 from tunefleet.backend.v1.run_pb2 import RunOutput
 from tunefleet_core.backend import RunContext
 from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.parity import (
-    CONTRACT_FILE,
-    TrainServeContract,
-    read_contract,
-    write_contract,
-)
+from tunefleet_core.parity import write_contract
 from tunefleet_core.parity.measured_aside import tops_from_json
 from tunefleet_core.parity.quantized import check_quantized, quantized_contract
-from tunefleet_core.resolve import own_dtype
 from tunefleet_core.worker.aside import run_aside
-from tunefleet_core.worker.merge_first import whole_weights
-from tunefleet_core.worker.stages import stage_teller
+from tunefleet_core.worker.format_export import FormatExport, format_export
 from tunefleet_gguf.variants import Variant, find_variant
 
 __all__ = ["STAGES", "export", "file_name"]
 
 STAGES = ("merge", "convert", "quantize", "check")
 """What an export does, in order."""
-
-_WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
 def file_name(variant: str) -> str:
@@ -48,33 +37,25 @@ def file_name(variant: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """An export under way."""
+    """An export under way, and the form it is to have."""
 
-    context: RunContext
+    run: FormatExport
     variant: Variant
-    source: Path
-    contract: TrainServeContract
-    scratch: Path
 
     @property
     def threads(self) -> int:
-        return self.context.order.threads or os.cpu_count() or 1
-
-    @property
-    def stored_dtype(self) -> str:
-        """Number type of the whole weights: llama.cpp computes in it, whatever training computed in."""
-        return own_dtype(self.context.order.resolved_spec.base)
+        return self.run.context.order.threads or os.cpu_count() or 1
 
     def aside(self, part: str, **task: object) -> dict[str, Any]:
-        return run_aside(self.context, f"tunefleet_gguf.{part}", task, scratch=self.scratch)
+        return run_aside(self.run.context, f"tunefleet_gguf.{part}", task, scratch=self.run.scratch)
 
     def measure(self, path: Path, converted: Mapping[str, Any]) -> dict[str, Any]:
         return self.aside(
             "measuring",
             path=str(path),
-            prompts=[list(record.prompt_token_ids) for record in self.contract.numbers],
+            prompts=[list(record.prompt_token_ids) for record in self.run.contract.numbers],
             texts=converted["texts"],
-            stops=list(self.contract.template.stop_token_ids),
+            stops=list(self.run.contract.template.stop_token_ids),
             threads=self.threads,
         )
 
@@ -87,33 +68,18 @@ def export(context: RunContext) -> RunOutput:
         TunefleetError: BASE_INVALID, DISK_FULL, TEMPLATE_MISMATCH, NUMBERS_MISMATCH, FIELD_INVALID.
     """
     variant = find_variant(context.order.resolved_spec.spec.export.quantize.variant)
-    work_dir = Path(context.order.work_dir)
-    work_dir.mkdir(parents=True, exist_ok=True)
-    told = stage_teller(context, STAGES)
-    told(0)
-    with (
-        whole_weights(context) as source,
-        tempfile.TemporaryDirectory(dir=work_dir, prefix="gguf-") as scratch,
-        context.writing_output() as folder,
-    ):
-        work = _Work(
-            context=context,
-            variant=variant,
-            source=source,
-            contract=read_contract(source),
-            scratch=Path(scratch),
-        )
-        _require_disk(work)
-        _write(work, folder, told)
-    told(len(STAGES))
+    with format_export(context, STAGES) as run:
+        run.require_disk(f"gguf/{variant.name}", _needed_bytes(run, variant))
+        _write(_Work(run=run, variant=variant))
     return RunOutput(kind=ArtifactKind.ARTIFACT_KIND_MODEL)
 
 
-def _write(work: _Work, folder: Path, told: Callable[[int], None]) -> None:
-    whole, written = work.scratch / "whole.gguf", folder / file_name(work.variant.name)
-    told(1)
+def _write(work: _Work) -> None:
+    run = work.run
+    whole, written = run.scratch / "whole.gguf", run.folder / file_name(work.variant.name)
+    run.told(1)
     converted = _convert(work, whole)
-    told(2)
+    run.told(2)
     rounded = work.aside(
         "quantizing",
         source=str(whole),
@@ -121,33 +87,33 @@ def _write(work: _Work, folder: Path, told: Callable[[int], None]) -> None:
         file_type=work.variant.file_type,
         threads=work.threads,
     )
-    told(3)
+    run.told(3)
     before = work.measure(whole, converted)
     whole.unlink()
     after = work.measure(written, converted)
     _require_tokens(converted, after)
     numbers = tops_from_json(after["numbers"])
     verdict = check_quantized(
-        work.contract,
+        run.contract,
         tops_from_json(before["numbers"]),
         numbers,
         form=f"gguf/{work.variant.name}",
         allowed=work.variant.tolerance,
-        dtype=work.stored_dtype,
+        dtype=run.stored_dtype,
     )
-    _copy_beside(work.source, folder)
-    kept = quantized_contract(work.contract, numbers, quantization="gguf", dtype="float16")
-    write_contract(kept, folder)
-    _tell_found(work.context, written, rounded, verdict.summary)
-    _tell_stops(work.context, after["missed_stops"])
+    run.copy_beside()
+    kept = quantized_contract(run.contract, numbers, quantization="gguf", dtype="float16")
+    write_contract(kept, run.folder)
+    _tell_found(run.context, written, rounded, verdict.summary)
+    _tell_stops(run.context, after["missed_stops"])
 
 
 def _convert(work: _Work, target: Path) -> dict[str, Any]:
-    spec = work.context.order.resolved_spec.spec
+    spec = work.run.context.order.resolved_spec.spec
     options = spec.backend_options
     return work.aside(
         "converting",
-        source=str(work.source),
+        source=str(work.run.source),
         target=str(target),
         name=spec.export.model.model.rpartition("/")[2],
         pre_tokenizer=str(options["pre_tokenizer"]) if "pre_tokenizer" in options else "",
@@ -188,24 +154,7 @@ def _require_tokens(converted: Mapping[str, Any], measured: Mapping[str, Any]) -
         )
 
 
-def _copy_beside(source: Path, folder: Path) -> None:
-    """Keep what engines and people look for beside the weights: config, tokenizer, template."""
-    for file in sorted(source.iterdir()):
-        if file.is_file() and not file.name.endswith(_WEIGHTS) and file.name != CONTRACT_FILE:
-            shutil.copyfile(file, folder / file.name)
-
-
-def _require_disk(work: _Work) -> None:
-    """Refuse early: the model is there once more in its own type and once rounded."""
-    stored = sum(file.stat().st_size for file in work.source.glob("*.safetensors"))
-    count = work.context.order.resolved_spec.base.parameter_count
-    need = stored + round(count * work.variant.bits_per_weight / 8)
-    free = shutil.disk_usage(work.scratch).free
-    if free < need:
-        raise TunefleetError(
-            Reason.DISK_FULL,
-            f"Writing this model as gguf/{work.variant.name} takes {need:,} bytes on the way; "
-            f"the disk at {work.scratch.parent} has {free:,} free.",
-            hint="Free space on this disk, then export again.",
-            metadata={"needed_bytes": str(need), "free_bytes": str(free)},
-        )
+def _needed_bytes(run: FormatExport, variant: Variant) -> int:
+    """Return what is on the disk at most: the model once more in its own type, and once rounded."""
+    stored = sum(file.stat().st_size for file in run.source.glob("*.safetensors"))
+    return stored + round(run.context.order.resolved_spec.base.parameter_count * variant.bits_per_weight / 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import mlx_lab as lab
 import pytest
 
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
+from tunefleet.backend.v1.run_pb2 import StopMode
 from tunefleet_core.backend import RunStopped
 from tunefleet_core.catalog.matrix import proof_record
 from tunefleet_core.errors import Reason, TunefleetError
@@ -118,9 +120,25 @@ def test_damage_is_found_and_nothing_is_kept(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_disk_without_room_is_named_before_anything_is_written(
+    qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(TunefleetError, match=r"as mlx/4bit takes [\d,]+ bytes .* 1,000 free") as caught:
+        MlxRank().run(lab.MemoryContext(lab.order(qwen3, tmp_path)))
+    assert caught.value.reason is Reason.DISK_FULL
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_stop_ends_an_export_and_keeps_nothing(qwen3: Path, tmp_path: Path, stage: int) -> None:
-    context = lab.MemoryContext(lab.order(qwen3, tmp_path), stop_when=lambda context: context.step >= stage)
+    context = lab.MemoryContext(
+        lab.order(qwen3, tmp_path),
+        stop_when=lambda context: (
+            StopMode.STOP_MODE_CANCEL if context.step >= stage else StopMode.STOP_MODE_UNSPECIFIED
+        ),
+    )
     with pytest.raises(RunStopped):
         MlxRank().run(context)
     assert not list(tmp_path.iterdir())

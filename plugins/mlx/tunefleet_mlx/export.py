@@ -7,9 +7,6 @@ the model's own, file by file: the library would write it in a newer form.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +14,11 @@ from typing import Any
 from tunefleet.artifact.v1.artifact_pb2 import ArtifactKind
 from tunefleet.backend.v1.run_pb2 import RunOutput
 from tunefleet_core.backend import RunContext
-from tunefleet_core.errors import Reason, TunefleetError
-from tunefleet_core.parity import (
-    CONTRACT_FILE,
-    TopLogprobs,
-    TrainServeContract,
-    read_contract,
-    write_contract,
-)
+from tunefleet_core.parity import TopLogprobs, write_contract
 from tunefleet_core.parity.measured_aside import tops_from_json
 from tunefleet_core.parity.quantized import check_quantized, quantized_contract
-from tunefleet_core.resolve import own_dtype
 from tunefleet_core.worker.aside import run_aside
-from tunefleet_core.worker.merge_first import whole_weights
-from tunefleet_core.worker.stages import stage_teller
+from tunefleet_core.worker.format_export import FormatExport, format_export
 from tunefleet_mlx.variants import Variant, find_variant
 
 __all__ = ["STAGES", "export"]
@@ -45,28 +33,20 @@ _FILE_MODE = 0o644
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """An export under way."""
+    """An export under way, and the form it is to have."""
 
-    context: RunContext
+    run: FormatExport
     variant: Variant
-    source: Path
-    contract: TrainServeContract
-    scratch: Path
-
-    @property
-    def stored_dtype(self) -> str:
-        """Number type of the whole weights: mlx-lm computes in it, whatever training computed in."""
-        return own_dtype(self.context.order.resolved_spec.base)
 
     def aside(self, part: str, **task: object) -> dict[str, Any]:
-        devices = self.context.order.device_ids
+        devices = self.run.context.order.device_ids
         kind = "metal" if any(not name.startswith("cpu") for name in devices) else "cpu"
         return run_aside(
-            self.context, f"tunefleet_mlx.{part}", {**task, "device_kind": kind}, scratch=self.scratch
+            self.run.context, f"tunefleet_mlx.{part}", {**task, "device_kind": kind}, scratch=self.run.scratch
         )
 
     def measure(self, folder: Path) -> list[TopLogprobs]:
-        prompts = [list(record.prompt_token_ids) for record in self.contract.numbers]
+        prompts = [list(record.prompt_token_ids) for record in self.run.contract.numbers]
         return tops_from_json(self.aside("measuring", folder=str(folder), prompts=prompts)["numbers"])
 
 
@@ -77,74 +57,42 @@ def export(context: RunContext) -> RunOutput:
         RunStopped: the run was asked to stop; nothing is kept.
         TunefleetError: BASE_INVALID, DISK_FULL, NUMBERS_MISMATCH, FIELD_INVALID.
     """
-    variant = find_variant(context.order.resolved_spec.spec.export.quantize.variant)
-    work_dir = Path(context.order.work_dir)
-    work_dir.mkdir(parents=True, exist_ok=True)
-    told = stage_teller(context, STAGES)
-    told(0)
-    with (
-        whole_weights(context) as source,
-        tempfile.TemporaryDirectory(dir=work_dir, prefix="mlx-") as scratch,
-        context.writing_output() as folder,
-    ):
-        work = _Work(
-            context=context,
-            variant=variant,
-            source=source,
-            contract=read_contract(source),
-            scratch=Path(scratch),
-        )
-        _require_disk(work)
-        _write(work, folder, told)
-    told(len(STAGES))
+    resolved = context.order.resolved_spec
+    variant = find_variant(resolved.spec.export.quantize.variant)
+    with format_export(context, STAGES) as run:
+        # A scale and a bias of 32 bits at most per group are included.
+        run.require_disk(f"mlx/{variant.name}", resolved.base.parameter_count * (variant.bits + 1) // 8)
+        _write(_Work(run=run, variant=variant))
     return RunOutput(kind=ArtifactKind.ARTIFACT_KIND_MODEL)
 
 
-def _write(work: _Work, folder: Path, told: Callable[[int], None]) -> None:
-    told(1)
-    converted = work.scratch / "converted"
-    work.aside("converting", source=str(work.source), target=str(converted), bits=work.variant.bits)
-    _assemble(work.source, converted, folder)
-    told(2)
-    before, after = work.measure(work.source), work.measure(folder)
+def _write(work: _Work) -> None:
+    run = work.run
+    run.told(1)
+    converted = run.scratch / "converted"
+    work.aside("converting", source=str(run.source), target=str(converted), bits=work.variant.bits)
+    _assemble(run, converted)
+    run.told(2)
+    before, after = work.measure(run.source), work.measure(run.folder)
     verdict = check_quantized(
-        work.contract,
+        run.contract,
         before,
         after,
         form=f"mlx/{work.variant.name}",
         allowed=work.variant.tolerance,
-        dtype=work.stored_dtype,
+        dtype=run.stored_dtype,
     )
-    write_contract(
-        quantized_contract(work.contract, after, quantization="mlx", dtype=work.stored_dtype), folder
-    )
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    work.context.notice(f"The weights take {size:,} bytes. {verdict.summary}", severity="info")
+    kept = quantized_contract(run.contract, after, quantization="mlx", dtype=run.stored_dtype)
+    write_contract(kept, run.folder)
+    size = sum(file.stat().st_size for file in run.folder.glob("*.safetensors"))
+    run.context.notice(f"The weights take {size:,} bytes. {verdict.summary}", severity="info")
 
 
-def _assemble(source: Path, converted: Path, folder: Path) -> None:
+def _assemble(run: FormatExport, converted: Path) -> None:
     """Put together what was written and what the model has beside its weights."""
     for pattern in _WRITTEN:
         for file in converted.glob(pattern):
-            file.rename(folder / file.name)
-    for file in source.iterdir():
-        is_weights = file.name.endswith((".safetensors", ".safetensors.index.json"))
-        if file.is_file() and not is_weights and file.name not in ("config.json", CONTRACT_FILE):
-            shutil.copyfile(file, folder / file.name)
-    for file in folder.iterdir():
+            file.rename(run.folder / file.name)
+    run.copy_beside(but=("config.json",))
+    for file in run.folder.iterdir():
         file.chmod(_FILE_MODE)
-
-
-def _require_disk(work: _Work) -> None:
-    """Refuse early, with figures; a scale and a bias of 32 bits at most per group are included."""
-    count = work.context.order.resolved_spec.base.parameter_count
-    need = count * (work.variant.bits + 1) // 8
-    free = shutil.disk_usage(work.scratch).free
-    if free < need:
-        raise TunefleetError(
-            Reason.DISK_FULL,
-            f"This model takes {need:,} bytes as mlx/{work.variant.name}; "
-            f"the disk at {work.scratch.parent} has {free:,} free.",
-            hint="Free space on this disk, then export again.",
-            metadata={"needed_bytes": str(need), "free_bytes": str(free)},
-        )

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunefleet.backend.v1.run_pb2 import RunOrder, StopMode
-from tunefleet.job.v1.event_pb2 import JobEvent, Metrics, Preflight, RunPhase
+from tunefleet.backend.v1.run_pb2 import RunOrder
 from tunefleet.job.v1.resolved_pb2 import ResolvedAdapter, ResolvedData, ResolvedSpec
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet_core.catalog.base import read_base
@@ -19,6 +16,7 @@ from tunefleet_core.catalog.registry import FamilyRegistry
 from tunefleet_core.catalog.targets import select_target_modules, select_target_parameters
 from tunefleet_core.catalog.template import choose_template
 from tunefleet_core.data import file_digest
+from tunefleet_core.testing.memory_context import MemoryContext
 from tunefleet_families.plugin import FAMILIES
 
 if TYPE_CHECKING:  # scripts that make models for other tests run where there is no pytest
@@ -197,97 +195,6 @@ def order(spec: ResolvedSpec, work_dir: Path, **fields: Any) -> RunOrder:
     return RunOrder(
         run="tiny-1", attempt=1, resolved_spec=spec, work_dir=str(work_dir), device_ids=["cpu-0"], **fields
     )
-
-
-class MemoryContext:
-    """A RunContext that keeps everything told; `stop_when` decides on stops, asked at every step."""
-
-    def __init__(
-        self,
-        order: RunOrder,
-        *,
-        stop_when: Callable[[MemoryContext], int] | None = None,
-        save_when: Callable[[MemoryContext], bool] | None = None,
-    ) -> None:
-        self._order = order
-        self._stop_when = stop_when
-        self._save_when = save_when
-        self.phases: list[int] = []
-        self.told: list[Metrics] = []
-        self.notices: list[str] = []
-        self.preflights: list[Preflight] = []
-        self.checkpoints: list[int] = []
-        self.events: list[JobEvent] = []
-        self.history: list[JobEvent] = []  # numbers and events in their order, as a fleet keeps them
-        self.samples: list[tuple[int, str, str]] = []
-
-    @property
-    def order(self) -> RunOrder:
-        return self._order
-
-    @property
-    def output(self) -> Path:
-        return Path(self._order.work_dir) / "output"
-
-    @property
-    def step(self) -> int:
-        return max((metrics.step for metrics in self.told), default=0)
-
-    def checkpoint_folder(self, step: int) -> Path:
-        return Path(self._order.work_dir) / "checkpoints" / f"step-{step:08d}"
-
-    def enter(self, phase: RunPhase.ValueType) -> None:
-        self.phases.append(phase)
-
-    def metrics(self, metrics: Metrics) -> None:
-        self.told.append(metrics)
-        self.history.append(JobEvent(metrics=metrics))
-
-    def preflight(self, found: Preflight) -> None:
-        self.preflights.append(found)
-
-    def sample(self, step: int, prompt: str, answer: str) -> None:
-        self.samples.append((step, prompt, answer))
-
-    def notice(self, text: str, *, hint: str = "", severity: str = "warning") -> None:
-        self.notices.append(text)
-
-    def tell(self, event: JobEvent) -> None:
-        self.events.append(event)
-        self.history.append(event)
-
-    def events_of(self, kind: str) -> list[Any]:
-        """Return the payloads of one kind of event."""
-        return [getattr(event, kind) for event in self.events if event.HasField(kind)]
-
-    @contextmanager
-    def checkpoint(self, step: int) -> Iterator[Path]:
-        with _whole(self.checkpoint_folder(step)) as folder:
-            yield folder
-        self.checkpoints.append(step)
-
-    @contextmanager
-    def writing_output(self) -> Iterator[Path]:
-        with _whole(self.output) as folder:
-            yield folder
-
-    def save_requested(self) -> bool:
-        return self._save_when is not None and self._save_when(self)
-
-    def stop_requested(self) -> StopMode.ValueType:
-        return self._stop_when(self) if self._stop_when else StopMode.STOP_MODE_UNSPECIFIED
-
-
-@contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    partial = target.with_name(target.name + ".partial")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
-    partial.rename(target)
 
 
 def run_colours(
