@@ -78,8 +78,9 @@ async def serve(options: BlobOptions, tokens: TokenLookup, members: TokenLookup 
         servers: list[grpc.aio.Server] = []
         try:
             for admission, address, tls in listeners:
-                options = [*_OPTIONS, *listener_options(tls)]
-                server = grpc.aio.server(interceptors=[ErrorInterceptor(), admission], options=options)
+                server = grpc.aio.server(
+                    interceptors=[ErrorInterceptor(), admission], options=[*_OPTIONS, *listener_options(tls)]
+                )
                 servers.append(server)
                 server.add_generic_rpc_handlers((blob_handlers(servicer),))
                 listen(server, address, tls, who="The blobs process")
