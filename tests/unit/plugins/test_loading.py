@@ -193,7 +193,7 @@ def describe(site: Path, allow: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_describe_prints_one_line_of_json_whatever_plugins_print(site: Path) -> None:
-    noise = "import atexit, os, subprocess, sys\nprint('noise 1')\nos.write(1, b'noise 2')\n"
+    noise = "import atexit, os, subprocess, sys\nprint('noise 1', flush=True)\nos.write(1, b'noise 2')\n"
     noise += "subprocess.run([sys.executable, '-c', 'print(3)'], check=True)\n"
     noise += "sys.__stdout__.write('noise 4')\natexit.register(print, 'noise 5')\n"
     distribution(site, "noisy", noise + backend("loud"))
