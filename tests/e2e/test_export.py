@@ -130,17 +130,19 @@ async def test_a_run_that_merges_is_served_whole(fleet: LocalFleet, form: str) -
 
 async def test_an_export_that_is_killed_is_tried_again_and_leaves_nothing_half(fleet: LocalFleet) -> None:
     await fleet.warmed("trl")
-    # Looked for before: while all processes are looked through, what writes may have ended.
+    # Looked for before, and watched from before: what writes may have ended while somebody looks around.
     waiting = fleet.processes("tunefleet_core.worker.rank")
-    await fleet.done("train", export_file(fleet.root, "tickets", dtype="float32"), "--id", "killed")
     runs = fleet.state / "services" / "trainer" / "runs"
 
-    async def is_merging() -> bool:
-        return bool(list(runs.glob("*/output.partial")))
+    async def kill_what_writes() -> None:
+        while not any(runs.glob("*/output.partial")):
+            await asyncio.sleep(0.002)
+        for process in waiting:
+            process.kill()
 
-    await fleet.until(is_merging, "the export writes", 60)
-    for process in waiting:
-        process.kill()
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(kill_what_writes())
+        await fleet.done("train", export_file(fleet.root, "tickets", dtype="float32"), "--id", "killed")
     await fleet.done("jobs", "watch", "killed")
     job = await succeeded(fleet, "killed")
     assert job["attempt"] >= 2
