@@ -26,6 +26,7 @@ __all__ = ["Deployments"]
 _POLL_SECONDS = 0.3
 _ON_ITS_WAY = (
     DeploymentState.DEPLOYMENT_STATE_PENDING,
+    DeploymentState.DEPLOYMENT_STATE_PREPARING,
     DeploymentState.DEPLOYMENT_STATE_STARTING,
     DeploymentState.DEPLOYMENT_STATE_DEGRADED,
     DeploymentState.DEPLOYMENT_STATE_WAITING_RETRY,
@@ -243,8 +244,11 @@ class Deployments:
 
 def _is_all_there_is(found: Deployment) -> bool:
     """Whether a deployment takes traffic and no further replica of it is being loaded."""
-    starting = DeploymentState.DEPLOYMENT_STATE_STARTING
-    is_loading = any(replica.state == starting for replica in found.replicas)
+    on_their_way = (
+        DeploymentState.DEPLOYMENT_STATE_PREPARING,
+        DeploymentState.DEPLOYMENT_STATE_STARTING,
+    )
+    is_loading = any(replica.state in on_their_way for replica in found.replicas)
     return found.state == DeploymentState.DEPLOYMENT_STATE_DEGRADED and not is_loading
 
 

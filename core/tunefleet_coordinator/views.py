@@ -163,6 +163,8 @@ def _replica_view(row: ReplicaRow) -> Replica:
     )
     if row.state == DeploymentState.DEPLOYMENT_STATE_WAITING_RETRY and row.due_time is not None:
         replica.next_try_time.CopyFrom(timestamp_of(row.due_time))
+    if row.download:
+        replica.download.ParseFromString(row.download)
     if row.error:
         replica.error.CopyFrom(Status.FromString(row.error))
     if row.contract:

@@ -12,6 +12,7 @@ from tunefleet_cli.invocation import Invocation, command_options
 
 if TYPE_CHECKING:
     from tunefleet.deployment.v1.deployment_pb2 import Deployment
+    from tunefleet_cli.output.output import Output
     from tunefleet_client import Client
 
 __all__ = ["deploy"]
@@ -79,7 +80,7 @@ def deploy(
 
     async def create(client: Client) -> Deployment:
         created = await client.deployments.create(spec, deployment_id=name)
-        return await _settled(client, created, timeout) if wait else created
+        return await _settled(client, created, timeout, invocation.output()) if wait else created
 
     deployment = invocation.ask(create)
     short, state = short_name(deployment.name), deployment_state(deployment)
@@ -107,7 +108,9 @@ def deploy(
     output.result(deployment, name=short, text=text, next_step=next_step)
 
 
-async def _settled(client: Client, deployment: Deployment, timeout_seconds: float) -> Deployment:
+async def _settled(
+    client: Client, deployment: Deployment, timeout_seconds: float, output: Output
+) -> Deployment:
     """Return the deployment once it takes traffic or has failed."""
     import asyncio
 
@@ -120,6 +123,8 @@ async def _settled(client: Client, deployment: Deployment, timeout_seconds: floa
             while is_settling(deployment):
                 await asyncio.sleep(_POLL_SECONDS)
                 deployment = await client.deployments.get(deployment.name)
+                if any(item.HasField("download") for item in deployment.replicas):
+                    deployment = await _fetched(client, deployment, output)
     except TimeoutError:
         short = short_name(deployment.name)
         raise TunefleetError(
@@ -129,4 +134,16 @@ async def _settled(client: Client, deployment: Deployment, timeout_seconds: floa
             hint="It goes on by itself: tunefleet deployments list, tunefleet doctor",
             metadata={"deployment": deployment.name},
         ) from None
+    return deployment
+
+
+async def _fetched(client: Client, deployment: Deployment, output: Output) -> Deployment:
+    """Return the deployment once its servers have what they fetch; show meanwhile how far they are."""
+    import asyncio
+
+    with output.transfer("Fetching what it serves") as show:
+        while coming := [item.download for item in deployment.replicas if item.HasField("download")]:
+            show(sum(item.done_bytes for item in coming), sum(item.total_bytes for item in coming))
+            await asyncio.sleep(_POLL_SECONDS)
+            deployment = await client.deployments.get(deployment.name)
     return deployment

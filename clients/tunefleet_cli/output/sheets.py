@@ -10,11 +10,13 @@ from tunefleet.deployment.v1.deployment_pb2 import Deployment, DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import Service
 from tunefleet.fleet.v1.fleet_service_pb2 import GetFleetResponse
 from tunefleet.model.v1.model_pb2 import Model
+from tunefleet_cli.output.events import download_text
 from tunefleet_cli.output.output import Output
 from tunefleet_cli.output.quantities import age, bytes_text
 from tunefleet_cli.output.states import (
     contract_cell,
     deployment_state,
+    fetches_text,
     ready_replicas,
     service_kind,
     service_state,
@@ -95,6 +97,7 @@ def show_deployment(output: Output, deployment: Deployment) -> None:
             ("replicas", ready_replicas(deployment)),
             ("why", deployment.error.message),
             ("waits", deployment.reason),
+            ("fetches", fetches_text(deployment)),
             ("model", deployment.spec.model),
             ("version", str(deployment.version or "")),
             ("service", short_name(deployment.service)),
@@ -126,7 +129,7 @@ def _replicas(output: Output, deployment: Deployment) -> None:
             ", ".join(item.device_ids),
             contract_cell(output, item.contract.tokens),
             contract_cell(output, item.contract.numbers),
-            item.error.message,
+            item.error.message or (download_text(item.download) if item.HasField("download") else ""),
         ]
         for item in deployment.replicas
     ]

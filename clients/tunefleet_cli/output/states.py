@@ -7,12 +7,14 @@ from rich.text import Text
 from tunefleet.deployment.v1.deployment_pb2 import ContractState, Deployment, DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import Service, ServiceKind, ServiceState
 from tunefleet.fleet.v1.fleet_service_pb2 import JoinToken
+from tunefleet_cli.output.events import download_text
 from tunefleet_cli.output.output import Output
 from tunefleet_cli.output.theme import state_text
 
 __all__ = [
     "contract_cell",
     "deployment_state",
+    "fetches_text",
     "is_settling",
     "ready_replicas",
     "service_kind",
@@ -39,12 +41,21 @@ def ready_replicas(deployment: Deployment) -> str:
     return f"{ready} of {deployment.spec.replicas}"
 
 
+def fetches_text(deployment: Deployment) -> str:
+    """Return how far the replicas are with what they fetch, each once; empty: they fetch nothing."""
+    texts = [download_text(item.download) for item in deployment.replicas if item.HasField("download")]
+    return "; ".join(dict.fromkeys(texts))
+
+
 def is_settling(deployment: Deployment) -> bool:
     """Say whether more of a deployment may take traffic in a moment."""
     state = deployment_state(deployment)
-    starting = DeploymentState.DEPLOYMENT_STATE_STARTING
-    is_loading = any(replica.state == starting for replica in deployment.replicas)
-    return state in ("PENDING", "STARTING") or (state == "DEGRADED" and is_loading)
+    on_their_way = (
+        DeploymentState.DEPLOYMENT_STATE_PREPARING,
+        DeploymentState.DEPLOYMENT_STATE_STARTING,
+    )
+    is_loading = any(replica.state in on_their_way for replica in deployment.replicas)
+    return state in ("PENDING", "PREPARING", "STARTING") or (state == "DEGRADED" and is_loading)
 
 
 def service_kind(service: Service | JoinToken) -> str:

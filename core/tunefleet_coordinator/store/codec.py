@@ -264,6 +264,7 @@ def replica_from(columns: Columns) -> ReplicaRow:
     """Return a replica; what its server and gateways said of it since is not known."""
     values = dict(columns)
     device_ids = tuple(cast("list[str]", json.loads(values.pop("device_ids"))))
+    values["download"] = values["download"] or b""  # rows of before there were any have none
     return ReplicaRow(device_ids=device_ids, **values)
 
 

@@ -14,7 +14,7 @@ from tunefleet_core.errors import TunefleetError
 
 __all__ = ["HEAD_REVISION", "migration_config", "migrate"]
 
-HEAD_REVISION = "0009"
+HEAD_REVISION = "0010"
 """Newest migration. Known here so that a start at the newest schema runs no migration code."""
 
 

@@ -223,6 +223,7 @@ replicas = Table(
     Column("failures", Integer, nullable=False, server_default="0"),
     Column("earlier_tries", Integer, nullable=False, server_default="0"),
     Column("due_time", Float),
+    Column("download", LargeBinary),
     Index("replicas_by_version", "version_uid", "number", unique=True),
     Index("replicas_not_deleted", "uid", sqlite_where=_NOT_DELETED, postgresql_where=_NOT_DELETED),
     sqlite_with_rowid=False,

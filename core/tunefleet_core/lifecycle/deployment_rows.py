@@ -12,6 +12,7 @@ __all__ = ["ANSWERING_STATES", "LIVE_REPLICA_STATES", "DeploymentRow", "ReplicaR
 
 LIVE_REPLICA_STATES = frozenset(
     {
+        DeploymentState.DEPLOYMENT_STATE_PREPARING,
         DeploymentState.DEPLOYMENT_STATE_STARTING,
         DeploymentState.DEPLOYMENT_STATE_READY,
         DeploymentState.DEPLOYMENT_STATE_DRAINING,
@@ -117,6 +118,8 @@ class ReplicaRow:
     """`tunefleet.deployment.v1.ContractResult`."""
     error: bytes = b""
     """`google.rpc.Status`."""
+    download: bytes = b""
+    """PREPARING: `tunefleet.job.v1.Download`, how far its server is with what it fetches."""
     reason: str = ""
     """PENDING: why it could not be placed. WAITING_RETRY and FAILED: how often it was tried."""
     failures: int = 0

@@ -175,14 +175,16 @@ def _update(draft: Draft, row: ReplicaRow, status: DeploymentStatus) -> None:
     address = status.engine_address if is_ready else ""
     contract = status.contract.SerializeToString() if status.HasField("contract") else row.contract
     error = status.error.SerializeToString() if status.HasField("error") else b""
-    before = (row.state, row.engine_address, row.contract, row.error)
-    if before != (state, address, contract, error):
+    is_preparing = state == DeploymentState.DEPLOYMENT_STATE_PREPARING
+    download = status.download.SerializeToString() if is_preparing else b""
+    before = (row.state, row.engine_address, row.contract, row.error, row.download)
+    if before != (state, address, contract, error, download):
         follows = {"state": state, "deadline": None}
         if has_failed:
             follows = failed_fields(draft, row, error)
         elif is_ready:
             follows |= ready_fields(draft, row)
-        draft.write(row, engine_address=address, contract=contract, error=error, **follows)
+        draft.write(row, engine_address=address, contract=contract, error=error, download=download, **follows)
     if has_failed:
         place_replicas(draft, row.version_uid)  # another of its version may have its place
 

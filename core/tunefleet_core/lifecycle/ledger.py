@@ -19,6 +19,7 @@ DeviceKey: TypeAlias = tuple[str, str]
 
 _BOOKING_STATES = frozenset(
     {
+        DeploymentState.DEPLOYMENT_STATE_PREPARING,
         DeploymentState.DEPLOYMENT_STATE_STARTING,
         DeploymentState.DEPLOYMENT_STATE_READY,
         DeploymentState.DEPLOYMENT_STATE_STOPPING,

@@ -20,7 +20,13 @@ from tunefleet_core.lifecycle.rows import CPU, BackendFacts, DeploymentRow, Repl
 
 __all__ = ["free_devices", "place_replica", "place_replicas"]
 
-_PLACED = frozenset({DeploymentState.DEPLOYMENT_STATE_STARTING, DeploymentState.DEPLOYMENT_STATE_READY})
+_PLACED = frozenset(
+    {
+        DeploymentState.DEPLOYMENT_STATE_PREPARING,
+        DeploymentState.DEPLOYMENT_STATE_STARTING,
+        DeploymentState.DEPLOYMENT_STATE_READY,
+    }
+)
 _PENDING = DeploymentState.DEPLOYMENT_STATE_PENDING
 _MOST_NAMED = 4
 

@@ -25,11 +25,13 @@ NOWHERE: Mapping[str, Any] = {
     "device_ids": (),
     "engine_address": "",
     "contract": b"",
+    "download": b"",
     "is_held": False,
 }
 """The fields of a replica that no server has."""
 
 _PENDING = DeploymentState.DEPLOYMENT_STATE_PENDING
+_PREPARING = DeploymentState.DEPLOYMENT_STATE_PREPARING
 _STARTING = DeploymentState.DEPLOYMENT_STATE_STARTING
 _READY = DeploymentState.DEPLOYMENT_STATE_READY
 _STOPPING = DeploymentState.DEPLOYMENT_STATE_STOPPING
@@ -39,7 +41,7 @@ _DRAINING = DeploymentState.DEPLOYMENT_STATE_DRAINING
 _WAITING = DeploymentState.DEPLOYMENT_STATE_WAITING_RETRY
 
 _ON_THEIR_WAY = frozenset({_STOPPING, _DRAINING, _DELETED})
-_LEAST_MISSED = (_FAILED, _WAITING, _PENDING, _STARTING, _READY)
+_LEAST_MISSED = (_FAILED, _WAITING, _PENDING, _PREPARING, _STARTING, _READY)
 """Which replica goes first when there are too many."""
 
 
@@ -130,4 +132,4 @@ def _state(version: DeploymentRow, staying: Sequence[ReplicaRow]) -> DeploymentS
         return _READY
     if _READY in states:
         return DeploymentState.DEPLOYMENT_STATE_DEGRADED
-    return next((state for state in (_STARTING, _PENDING, _WAITING) if state in states), _FAILED)
+    return next((state for state in (_STARTING, _PREPARING, _PENDING, _WAITING) if state in states), _FAILED)

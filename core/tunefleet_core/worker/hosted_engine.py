@@ -10,6 +10,7 @@ from collections import deque
 from pathlib import Path
 
 from tunefleet.backend.v1.server_pb2 import AdapterOrder, Engine, EngineOrder, EngineState
+from tunefleet.job.v1.event_pb2 import Download
 from tunefleet_core.backend.contract import EngineCommand, EngineDriver
 from tunefleet_core.errors import Reason, TunefleetError, from_exception, status_from_error
 from tunefleet_core.ports import free_ports
@@ -35,6 +36,7 @@ class HostedEngine:
         self._driver = driver
         self._state: EngineState.ValueType = EngineState.ENGINE_STATE_STARTING
         self._error: TunefleetError | None = None
+        self._download: Download | None = None
         self._address = ""
         self._adapters: dict[str, str] = {}
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -56,6 +58,8 @@ class HostedEngine:
             address=self._address,
             adapters=sorted(self._adapters),
         )
+        if self._download is not None:
+            engine.download.CopyFrom(self._download)
         if self._error is not None:
             engine.error.CopyFrom(status_from_error(self._error))
         return engine
@@ -122,7 +126,7 @@ class HostedEngine:
         try:
             async with asyncio.TaskGroup() as group:
                 fetching = group.create_task(
-                    fetch_base(order.base_model, order.base_commit, lambda done: None)
+                    fetch_base(order.base_model, order.base_commit, self._note_download)
                 )
                 stopping = group.create_task(self._stopping.wait())
                 await asyncio.wait((fetching, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -131,7 +135,12 @@ class HostedEngine:
                 stopping.cancel()
         except ExceptionGroup as failure:
             raise from_exception(failure) from failure
+        finally:
+            self._download = None
         return is_fetched
+
+    def _note_download(self, done: Download) -> None:
+        self._download = done
 
     def _require_ready(self) -> None:
         if self._state != EngineState.ENGINE_STATE_READY:

@@ -6,14 +6,25 @@ import asyncio
 import shutil
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from tunefleet.artifact.v1.artifact_service_pb2 import GetManifestRequest
+from tunefleet.job.v1.event_pb2 import Download
 from tunefleet_core.artifacts import ArtifactStore, validate_manifest
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_services.control.connection import Connection
 
 __all__ = ["ArtifactFolders"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Coming:
+    """An artifact that is being laid out: where, and how large it will be."""
+
+    folder: Path
+    total_bytes: int
 
 
 class ArtifactFolders:
@@ -33,6 +44,7 @@ class ArtifactFolders:
         self._root = root
         self._users: dict[str, set[str]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._coming: dict[str, _Coming] = {}
 
     def use(self, digest: str, user: str) -> None:
         """Note that somebody needs an artifact."""
@@ -49,6 +61,18 @@ class ArtifactFolders:
             if not await asyncio.to_thread(folder.is_dir):
                 await self._lay_out(digest, folder)
         return folder
+
+    async def progress(self, digest: str) -> Download | None:
+        """Return how far a fetch that goes on is; None: there is none."""
+        coming = self._coming.get(digest)
+        if coming is None:
+            return None
+        done = await asyncio.to_thread(_size_of, coming.folder)
+        return Download(
+            what=f"artifact {digest[:12]}",
+            done_bytes=min(done, coming.total_bytes),
+            total_bytes=coming.total_bytes,
+        )
 
     async def drop(self, digest: str, user: str) -> None:
         """Somebody no longer needs an artifact; the folder goes with the last one."""
@@ -83,8 +107,20 @@ class ArtifactFolders:
             )
         blobs = await self._blobs()
         partial = folder.with_name(f".{digest[:16]}.{uuid.uuid4().hex[:8]}.partial")
+        total = sum(file.size_bytes for file in manifest.files)
+        self._coming[digest] = _Coming(folder=partial, total_bytes=total)
         try:
             await asyncio.to_thread(blobs.materialise, manifest, partial)
             await asyncio.to_thread(partial.rename, folder)
         finally:
+            del self._coming[digest]
             await asyncio.to_thread(shutil.rmtree, partial, True)
+
+
+def _size_of(folder: Path) -> int:
+    """Return the bytes of the files below a folder, some of which may go meanwhile."""
+    total = 0
+    for file in folder.rglob("*"):
+        with suppress(OSError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from tunefleet.backend.v1.server_pb2 import AdapterOrder
 from tunefleet.deployment.v1.deployment_pb2 import ContractResult, DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import DeploymentAssignment, DeploymentStatus
+from tunefleet.job.v1.event_pb2 import Download
 from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.errors import Reason, TunefleetError, from_exception, status_from_error
 from tunefleet_core.parity import CONTRACT_FILE, TrainServeContract, read_contract
@@ -38,6 +41,9 @@ _LOG = logging.getLogger(__name__)
 _MOST_LOSSES = 2
 """Times an engine may die while one adapter is loaded: more, and it is the adapter's doing."""
 _REAP_SECONDS = 1.0
+_PROGRESS_SECONDS = 1.0
+_NOT_YET = (DeploymentState.DEPLOYMENT_STATE_PREPARING, DeploymentState.DEPLOYMENT_STATE_STARTING)
+_T = TypeVar("_T")
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -118,7 +124,7 @@ class DeploymentRunner:
         if self._kept is None:
             self._tell(self._describe(DeploymentState.DEPLOYMENT_STATE_STARTING))
         while True:
-            life = await self._engine.ready()
+            life = await self._while_telling(self._engine.ready(), self._engine.download)
             try:
                 await self._bring_up(life)
             except TunefleetError as error:
@@ -141,6 +147,37 @@ class DeploymentRunner:
             self._kept = None
             self._tell(self._describe(DeploymentState.DEPLOYMENT_STATE_STARTING))
 
+    async def _while_telling(
+        self, work: Coroutine[Any, Any, _T], progress: Callable[[], Awaitable[Download | None]]
+    ) -> _T:
+        """Do some work; tell meanwhile how far a fetch is that it waits for.
+
+        Raises:
+            TunefleetError: what the work raises.
+        """
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(_caught(work))
+            telling = group.create_task(self._tell_progress(progress))
+            outcome = await working
+            telling.cancel()
+        if isinstance(outcome, TunefleetError):
+            raise outcome
+        if self.status.state == DeploymentState.DEPLOYMENT_STATE_PREPARING:
+            self._tell(self._describe(DeploymentState.DEPLOYMENT_STATE_STARTING))
+        return outcome
+
+    async def _tell_progress(self, progress: Callable[[], Awaitable[Download | None]]) -> None:
+        while True:
+            download = await progress()
+            if download is not None:
+                status = self._describe(DeploymentState.DEPLOYMENT_STATE_PREPARING)
+                status.download.CopyFrom(download)
+                if status != self.status:
+                    self._tell(status)
+            elif self.status.state == DeploymentState.DEPLOYMENT_STATE_PREPARING:
+                self._tell(self._describe(DeploymentState.DEPLOYMENT_STATE_STARTING))
+            await asyncio.sleep(_PROGRESS_SECONDS)
+
     async def _bring_up(self, life: EngineLife) -> None:
         """Have the engine answer to the model's name as it was trained.
 
@@ -154,7 +191,9 @@ class DeploymentRunner:
             self._contract = unverified("Tokens and numbers unverified: no adapter to verify.").result
             return
         if self._digest:
-            folder = await self._adapters.fetch(self._digest)
+            folder = await self._while_telling(
+                self._adapters.fetch(self._digest), partial(self._adapters.progress, self._digest)
+            )
             async with self._engine.loading:
                 finding = await self._load(life, folder)
         else:
@@ -220,7 +259,7 @@ class DeploymentRunner:
             engine_address=address,
             earlier_tries=self.assignment.earlier_tries,
         )
-        if self._contract is not None and state != DeploymentState.DEPLOYMENT_STATE_STARTING:
+        if self._contract is not None and state not in _NOT_YET:
             status.contract.CopyFrom(self._contract)
         if error is not None:
             status.error.CopyFrom(status_from_error(error))
@@ -229,6 +268,14 @@ class DeploymentRunner:
     def _tell(self, status: DeploymentStatus) -> None:
         self.status = status
         self._context.report(status)
+
+
+async def _caught(work: Coroutine[Any, Any, _T]) -> _T | TunefleetError:
+    """Return an error of ours as an outcome: out of a group of tasks it would come in a group of errors."""
+    try:
+        return await work
+    except TunefleetError as error:
+        return error
 
 
 def _read_record(folder: Path) -> TrainServeContract | None:

@@ -20,6 +20,7 @@ import grpc.aio
 
 from tunefleet.backend.v1 import backend_service_pb2 as pb
 from tunefleet.backend.v1.server_pb2 import AdapterOrder, Engine, EngineState
+from tunefleet.job.v1.event_pb2 import Download
 from tunefleet_core.errors import Reason, TunefleetError, error_from_status, from_exception
 from tunefleet_core.rpc import error_from_rpc
 from tunefleet_core.worker.marker import end_marked
@@ -69,6 +70,7 @@ class SharedEngine:
         self._life: EngineLife | None = None
         self._ready_at: float | None = None
         self._failure: TunefleetError | None = None
+        self._download: Download | None = None
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -81,6 +83,12 @@ class SharedEngine:
     def address(self) -> str:
         """Where it answers now; empty: nowhere."""
         return self._life.address if self._life is not None else ""
+
+    async def download(self) -> Download | None:
+        """Return how far it is with what it fetches before it starts; None: it fetches nothing."""
+        if self._life is not None:
+            return None
+        return self._download or await self._context.models.progress(self.spec.manifest_digest)
 
     def stop(self) -> None:
         """End the engine; `gone` is set when it has."""
@@ -161,6 +169,7 @@ class SharedEngine:
     async def _live(self) -> TunefleetError:
         """Live once; return why it ended."""
         self._ready_at = None
+        self._download = None
         try:
             host = await self._start()
             engine = await self._await_ready(host)
@@ -209,6 +218,8 @@ class SharedEngine:
     async def _await_ready(self, host: Host) -> Engine:
         while True:
             engine = await self._look(host)
+            if engine is not None:
+                self._download = engine.download if engine.HasField("download") else None
             if engine is not None and engine.state == EngineState.ENGINE_STATE_READY:
                 return engine
             await asyncio.sleep(_READY_POLL_SECONDS)

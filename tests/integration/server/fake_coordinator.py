@@ -31,6 +31,8 @@ class FakeCoordinator(fleet_grpc.FleetServiceServicer, artifact_grpc.ArtifactSer
         self.statuses: dict[str, DeploymentStatus] = {}
         self.history: list[tuple[str, str]] = []
         """(deployment uid, state without its prefix), as they came."""
+        self.told: list[DeploymentStatus] = []
+        """All of it."""
         self.port = 0
         self.server: grpc.aio.Server | None = None
         self._blobs = BlobStore(store)
@@ -123,6 +125,7 @@ class FakeCoordinator(fleet_grpc.FleetServiceServicer, artifact_grpc.ArtifactSer
                 self.hellos.append(hello)
             for status in statuses:
                 self.statuses[status.deployment_uid] = status
+                self.told.append(status)
                 name = DeploymentState.Name(status.state).removeprefix("DEPLOYMENT_STATE_")
                 self.history.append((status.deployment_uid, name))
             self._changed.notify_all()

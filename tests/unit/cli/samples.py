@@ -304,6 +304,23 @@ def deployments() -> list[Deployment]:
     return [ready, failed]
 
 
+def preparing() -> Deployment:
+    """A deployment whose server fetches the weights of its base."""
+    state = DeploymentState.DEPLOYMENT_STATE_PREPARING
+    found = Deployment(
+        name="projects/default/deployments/coder",
+        uid="d-3",
+        spec=DeploymentSpec(model="Qwen/Qwen3-4B", replicas=1),
+        state=state,
+        service="services/laptop-server",
+        create_time=ago(40),
+    )
+    first = found.replicas.add(number=1, uid="d-3", state=state, service=found.service)
+    first.download.what = "Qwen/Qwen3-4B@1cfa9a7208c1"
+    first.download.done_bytes, first.download.total_bytes = 2_010_000_000, 8_044_982_000
+    return found
+
+
 def rollout() -> Rollout:
     served, _ = deployments()
     policy = RolloutPolicy(steps=[5, 25, 100], max_error_rate=0.05, max_latency_ratio=1.5, min_requests=20)

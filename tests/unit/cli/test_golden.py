@@ -75,6 +75,7 @@ VIEWS: dict[str, Callable[[Output], None]] = {
     "models_list": lambda output: lists.MODELS.show(output, samples.models()),
     "models_get": lambda output: sheets.show_model(output, samples.models()[0]),
     "deployments_list": lambda output: lists.DEPLOYMENTS.show(output, samples.deployments()),
+    "deployments_get_preparing": lambda output: sheets.show_deployment(output, samples.preparing()),
     "deployments_get": lambda output: sheets.show_deployment(output, samples.deployments()[0]),
     "deployments_rollout": lambda output: show_rollout(output, "tickets", samples.rollout()),
     "fleet_list": lambda output: lists.SERVICES.show(output, samples.services()),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.job.v1.job_service_pb2 import JobEvents
 from tunefleet.job.v1.state_pb2 import JobState
 from tunefleet_core.lifecycle import (
@@ -38,6 +39,14 @@ from tunefleet_core.testing.simulation.rollout_claims import RolloutClaims
 __all__ = ["Checker", "InvariantError"]
 
 _TERMINAL = (JobState.JOB_STATE_SUCCEEDED, JobState.JOB_STATE_FAILED, JobState.JOB_STATE_CANCELLED)
+_BOOKING = (
+    DeploymentState.DEPLOYMENT_STATE_PREPARING,
+    DeploymentState.DEPLOYMENT_STATE_STARTING,
+    DeploymentState.DEPLOYMENT_STATE_READY,
+    DeploymentState.DEPLOYMENT_STATE_STOPPING,
+    DeploymentState.DEPLOYMENT_STATE_DRAINING,
+)
+"""Of a replica: its engine is there, or is to come or to go."""
 
 
 class Checker:
@@ -107,7 +116,7 @@ class Checker:
             if isinstance(row, AttemptRow) and row.state != AttemptState.ENDED:
                 for device in row.device_ids:
                     expected.setdefault((row.host_id, device), set()).add(key)
-            if isinstance(row, ReplicaRow) and row.service and row.state in (2, 3, 4, 7):
+            if isinstance(row, ReplicaRow) and row.service and row.state in _BOOKING:
                 for device in row.device_ids:
                     expected.setdefault((row.host_id, device), set()).add(key)
         require(dict(world.ledger.booked()) == expected, "The ledger is not what the live rows hold.")

@@ -6,6 +6,7 @@ from google.rpc.status_pb2 import Status
 
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import DeploymentStatus, Service
+from tunefleet.job.v1.event_pb2 import Download
 from tunefleet_core.errors import TunefleetError
 from tunefleet_core.lifecycle import (
     DeploymentReported,
@@ -23,7 +24,13 @@ from tunefleet_core.testing.simulation.settings import LASTING, PASSING
 __all__ = ["SimulatedServer"]
 
 _HEARTBEAT = 1.0
-_AT_WORK = (DeploymentState.DEPLOYMENT_STATE_STARTING, DeploymentState.DEPLOYMENT_STATE_READY)
+_AT_WORK = (
+    DeploymentState.DEPLOYMENT_STATE_PREPARING,
+    DeploymentState.DEPLOYMENT_STATE_STARTING,
+    DeploymentState.DEPLOYMENT_STATE_READY,
+)
+_FETCHES = 0.3
+"""How often a replica that starts has something fetched first, and is asked again while it is."""
 
 
 class SimulatedServer:
@@ -123,6 +130,8 @@ class SimulatedServer:
 
     def _next_state(self, uid: str) -> DeploymentState.ValueType:
         chance = self._loop.chance
+        if self._states[uid] != DeploymentState.DEPLOYMENT_STATE_READY and chance.random() < _FETCHES:
+            return DeploymentState.DEPLOYMENT_STATE_PREPARING
         if self.link.is_calm or chance.random() >= self._failures:
             return DeploymentState.DEPLOYMENT_STATE_READY
         self._errors[uid] = samples.failure(chance.choice((PASSING, PASSING, PASSING, LASTING)))
@@ -143,6 +152,7 @@ class SimulatedServer:
         state = self._states[uid]
         address = f"http://{self.name}" if state == DeploymentState.DEPLOYMENT_STATE_READY else ""
         has_failed = state == DeploymentState.DEPLOYMENT_STATE_FAILED
+        is_preparing = state == DeploymentState.DEPLOYMENT_STATE_PREPARING
         error = self._errors[uid] if has_failed else None
         return DeploymentStatus(
             deployment_uid=uid,
@@ -150,4 +160,5 @@ class SimulatedServer:
             engine_address=address,
             error=error,
             earlier_tries=self._tries[uid],
+            download=Download(done_bytes=self._loop.chance.randrange(9)) if is_preparing else None,
         )

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from tunefleet.job.v1 import event_pb2 as _event_pb2
 from tunefleet.type.v1 import engine_pb2 as _engine_pb2
 import builtins as _builtins
 import sys
@@ -122,6 +123,7 @@ class Engine(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
+    DOWNLOAD_FIELD_NUMBER: _builtins.int
     engine: _builtins.str
     """Its name."""
     state: Global___EngineState.ValueType
@@ -136,6 +138,10 @@ class Engine(_message.Message):
     def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Adapters it holds, by engine-side name."""
 
+    @_builtins.property
+    def download(self) -> _event_pb2.Download:
+        """STARTING: how far the fetch of its base is, while there is one."""
+
     def __init__(
         self,
         *,
@@ -144,10 +150,11 @@ class Engine(_message.Message):
         address: _builtins.str = ...,
         error: _status_pb2.Status | None = ...,
         adapters: _abc.Iterable[_builtins.str] | None = ...,
+        download: _event_pb2.Download | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["download", b"download", "error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "address", b"address", "engine", b"engine", "error", b"error", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "address", b"address", "download", b"download", "engine", b"engine", "error", b"error", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

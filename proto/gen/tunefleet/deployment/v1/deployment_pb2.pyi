@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from tunefleet.job.v1 import event_pb2 as _event_pb2
 from tunefleet.type.v1 import engine_pb2 as _engine_pb2
 import builtins as _builtins
 import sys
@@ -48,6 +49,8 @@ class _DeploymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deplo
     """Takes traffic, with some of its replicas."""
     DEPLOYMENT_STATE_WAITING_RETRY: _DeploymentState.ValueType  # 9
     """Failed for a reason that may pass, and is tried again by itself."""
+    DEPLOYMENT_STATE_PREPARING: _DeploymentState.ValueType  # 10
+    """Its server fetches what it serves: weights of the base, a model, an adapter."""
 
 class DeploymentState(_DeploymentState, metaclass=_DeploymentStateEnumTypeWrapper):
     """Where a deployment stands."""
@@ -72,6 +75,8 @@ DEPLOYMENT_STATE_DEGRADED: DeploymentState.ValueType  # 8
 """Takes traffic, with some of its replicas."""
 DEPLOYMENT_STATE_WAITING_RETRY: DeploymentState.ValueType  # 9
 """Failed for a reason that may pass, and is tried again by itself."""
+DEPLOYMENT_STATE_PREPARING: DeploymentState.ValueType  # 10
+"""Its server fetches what it serves: weights of the base, a model, an adapter."""
 Global___DeploymentState: _TypeAlias = DeploymentState  # noqa: Y015
 
 class _ContractState:
@@ -215,6 +220,7 @@ class Replica(_message.Message):
     DEVICE_IDS_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     NEXT_TRY_TIME_FIELD_NUMBER: _builtins.int
+    DOWNLOAD_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Its number in the version, from 1. One that is taken away takes its number
     with it.
@@ -249,6 +255,10 @@ class Replica(_message.Message):
     def next_try_time(self) -> _timestamp_pb2.Timestamp:
         """WAITING_RETRY: when it is tried again."""
 
+    @_builtins.property
+    def download(self) -> _event_pb2.Download:
+        """PREPARING: how far its server is with what it fetches."""
+
     def __init__(
         self,
         *,
@@ -263,10 +273,11 @@ class Replica(_message.Message):
         device_ids: _abc.Iterable[_builtins.str] | None = ...,
         failures: _builtins.int = ...,
         next_try_time: _timestamp_pb2.Timestamp | None = ...,
+        download: _event_pb2.Download | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "error", b"error", "next_try_time", b"next_try_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "download", b"download", "error", b"error", "next_try_time", b"next_try_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "device_ids", b"device_ids", "engine_address", b"engine_address", "error", b"error", "failures", b"failures", "next_try_time", b"next_try_time", "number", b"number", "reason", b"reason", "service", b"service", "state", b"state", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "device_ids", b"device_ids", "download", b"download", "engine_address", b"engine_address", "error", b"error", "failures", b"failures", "next_try_time", b"next_try_time", "number", b"number", "reason", b"reason", "service", b"service", "state", b"state", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -894,6 +894,7 @@ class DeploymentStatus(_message.Message):
     ENGINE_ADDRESS_FIELD_NUMBER: _builtins.int
     CONTRACT_FIELD_NUMBER: _builtins.int
     EARLIER_TRIES_FIELD_NUMBER: _builtins.int
+    DOWNLOAD_FIELD_NUMBER: _builtins.int
     deployment_uid: _builtins.str
     """Uid of the replica, as it was assigned."""
     state: _deployment_pb2.DeploymentState.ValueType
@@ -910,6 +911,10 @@ class DeploymentStatus(_message.Message):
     def contract(self) -> _deployment_pb2.ContractResult:
         """What the contract found."""
 
+    @_builtins.property
+    def download(self) -> _event_pb2.Download:
+        """PREPARING: how far it is with what it fetches."""
+
     def __init__(
         self,
         *,
@@ -919,10 +924,11 @@ class DeploymentStatus(_message.Message):
         engine_address: _builtins.str = ...,
         contract: _deployment_pb2.ContractResult | None = ...,
         earlier_tries: _builtins.int = ...,
+        download: _event_pb2.Download | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "error", b"error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "download", b"download", "error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "deployment_uid", b"deployment_uid", "earlier_tries", b"earlier_tries", "engine_address", b"engine_address", "error", b"error", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "deployment_uid", b"deployment_uid", "download", b"download", "earlier_tries", b"earlier_tries", "engine_address", b"engine_address", "error", b"error", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

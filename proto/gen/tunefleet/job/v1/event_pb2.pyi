@@ -802,7 +802,7 @@ class Download(_message.Message):
     DONE_BYTES_FIELD_NUMBER: _builtins.int
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     what: _builtins.str
-    """What is fetched: a Hub id and its commit."""
+    """What is fetched: a Hub id and its commit, or an artifact."""
     done_bytes: _builtins.int
     """Bytes that are there."""
     total_bytes: _builtins.int
