@@ -15,6 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import catalog_samples
+import deployment_samples as served
+import sample_names
 import samples
 
 from tunefleet.job.v1.event_pb2 import (
@@ -30,7 +32,7 @@ from tunefleet.job.v1.event_pb2 import (
 from tunefleet.job.v1.state_pb2 import CheckpointRef, JobState
 from tunefleet_client.testing import FakeCoordinator
 
-NAME = f"{samples.JOBS}/tickets-to-json-ab12"
+NAME = f"{sample_names.JOBS}/tickets-to-json-ab12"
 STEPS = 300
 
 
@@ -103,7 +105,7 @@ async def main() -> None:
     async with FakeCoordinator() as fake:
         fake.jobs = {job.name: job for job in samples.jobs()}
         fake.models = {model.name: model for model in samples.models()}
-        fake.deployments = {item.name: item for item in samples.deployments()}
+        fake.deployments = {item.name: item for item in served.deployments()}
         fake.services, fake.plugins, fake.plan = samples.services(), catalog_samples.plugins(), samples.plan()
         job = fake.jobs[NAME]
         job.state, job.attempt, job.service = JobState.JOB_STATE_PENDING, 0, ""

@@ -15,6 +15,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import catalog_samples
+import deployment_samples as served
+import sample_names
 import samples
 
 from tunefleet_cli.output import Mode, Output
@@ -65,7 +67,7 @@ class Printed:
 def printed() -> Callable[..., Printed]:
     def make(mode: Mode = Mode.HUMAN, width: int = 80) -> Printed:
         stdout, stderr = Terminal(), Terminal()
-        output = Output(mode=mode, stdout=stdout, stderr=stderr, width=width, now=lambda: samples.NOW)
+        output = Output(mode=mode, stdout=stdout, stderr=stderr, width=width, now=lambda: sample_names.NOW)
         return Printed(output=output, stdout=stdout, stderr=stderr)
 
     return make
@@ -90,7 +92,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[FakeCoordinator]:
     async with FakeCoordinator() as fake:
         fake.jobs = {job.name: job for job in samples.jobs()}
         fake.models = {model.name: model for model in samples.models()}
-        fake.deployments = {item.name: item for item in samples.deployments()}
+        fake.deployments = {item.name: item for item in served.deployments()}
         fake.services, fake.plugins, fake.plan = samples.services(), catalog_samples.plugins(), samples.plan()
         fake.write_state(tmp_path / "state")
         yield fake

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+import sample_names
 import samples
 from cli_process import in_a_terminal, run
 
@@ -44,19 +45,19 @@ async def test_a_job_is_steered_and_the_next_step_is_told(
     assert (ended.code, ended.stdout) == (0, f"{name}\n")
     assert any(f"tunefleet jobs {word} {name}" in ended.stderr for word in next_verb)
     request = next(item for item in fleet.requests if isinstance(item, request_type))
-    assert request.name == f"{samples.JOBS}/{name}"
+    assert request.name == f"{sample_names.JOBS}/{name}"
     assert request.request_id
 
 
 async def test_a_paused_job_is_resumed(fleet: FakeCoordinator) -> None:
-    fleet.jobs[f"{samples.JOBS}/{RUNNING}"].state = JobState.JOB_STATE_PAUSED
+    fleet.jobs[f"{sample_names.JOBS}/{RUNNING}"].state = JobState.JOB_STATE_PAUSED
     ended = await run("jobs", "resume", RUNNING, "--json")
     assert ended.code == 0, ended.stderr
     assert json.loads(ended.stdout)["kind"] == "tunefleet.job.v1.Job"
 
 
 async def test_labels_that_are_not_named_stay(fleet: FakeCoordinator) -> None:
-    job = fleet.jobs[f"{samples.JOBS}/{RUNNING}"]
+    job = fleet.jobs[f"{sample_names.JOBS}/{RUNNING}"]
     job.labels.update({"team": "a", "old": "yes"})
     ended = await run(
         "jobs", "update", RUNNING, "--label", "site=office", "--label", "old=", "--priority", "5"
@@ -155,7 +156,7 @@ async def test_fleet_top_in_a_pipe_is_one_look(fleet: FakeCoordinator) -> None:
     assert "24/60" in lines[trainer + 1]
     assert "\x1b" not in ended.stdout
     document = json.loads((await run("fleet", "top", "--json")).stdout)
-    assert [job["name"] for job in document["data"]["jobs"]] == [f"{samples.JOBS}/{RUNNING}"]
+    assert [job["name"] for job in document["data"]["jobs"]] == [f"{sample_names.JOBS}/{RUNNING}"]
 
 
 async def test_fleet_top_at_a_terminal_ends_with_q_and_gives_the_screen_back(fleet: FakeCoordinator) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sample_names
 import samples
 from cli_process import Ended, in_a_terminal, run, start
 
@@ -19,7 +20,7 @@ from tunefleet.job.v1.state_pb2 import JobState
 from tunefleet_client.testing import FakeCoordinator
 
 RUNNING = "tickets-to-json-ab12"
-FULL = f"{samples.JOBS}/{RUNNING}"
+FULL = f"{sample_names.JOBS}/{RUNNING}"
 HEAVY = ("torch", "transformers", "mlx", "peft", "trl", "numpy", "grpc", "rich", "google.protobuf", "aiohttp")
 JOB = """\
 name: tickets
@@ -244,7 +245,7 @@ async def test_a_deployment_that_failed_is_an_error(fleet: FakeCoordinator) -> N
 async def test_eval_follows_and_prints_scores(fleet: FakeCoordinator, tmp_path: Path) -> None:
     data = tmp_path / "test.jsonl"
     data.write_text("{}\n")
-    name = f"{samples.JOBS}/eval-tickets-ab12"
+    name = f"{sample_names.JOBS}/eval-tickets-ab12"
     done = samples.jobs()[2]
     done.name = name
     fleet.jobs[name] = done
@@ -296,7 +297,7 @@ async def test_cancel_says_how_to_see_the_end(fleet: FakeCoordinator) -> None:
 
 async def test_a_reader_that_leaves_is_no_error(fleet: FakeCoordinator) -> None:
     for number in range(3000):
-        name = f"{samples.JOBS}/j{number}"
+        name = f"{sample_names.JOBS}/j{number}"
         fleet.jobs[name] = samples.jobs()[0]
     process = await start("jobs", "list", "--limit", "3000")
     assert process.stdout is not None

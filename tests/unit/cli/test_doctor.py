@@ -15,7 +15,7 @@ from pathlib import Path
 
 import catalog_samples
 import pytest
-import samples
+import sample_names
 from cli_process import run
 
 from tunefleet.fleet.v1.fleet_pb2 import ServiceKind, ServiceState
@@ -321,7 +321,7 @@ async def test_the_bundle_holds_what_helps_and_no_secret(
         f'HF_TOKEN an-hf-secret\n{{"password": "hunter2222", "max_tokens": 1234567}}\nthe disk is full\n'
     )
     (state / "logs" / "trainer.log").write_text(planted)
-    job = f"{samples.JOBS}/tickets-to-json-ab12"
+    job = f"{sample_names.JOBS}/tickets-to-json-ab12"
     await sound.append(
         job,
         JobEvent(log_lines=LogLines(lines=[f"token={SECRET}", "step 7"])),

@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 
 import catalog_samples
+import deployment_samples as served
 import pytest
+import sample_names
 import samples
 
 from tunefleet.job.v1.event_pb2 import Sample
@@ -74,10 +76,10 @@ VIEWS: dict[str, Callable[[Output], None]] = {
     "plan_uninspected": lambda output: show_plan(output, samples.uninspected_plan()),
     "models_list": lambda output: lists.MODELS.show(output, samples.models()),
     "models_get": lambda output: sheets.show_model(output, samples.models()[0]),
-    "deployments_list": lambda output: lists.DEPLOYMENTS.show(output, samples.deployments()),
-    "deployments_get_preparing": lambda output: sheets.show_deployment(output, samples.preparing()),
-    "deployments_get": lambda output: sheets.show_deployment(output, samples.deployments()[0]),
-    "deployments_rollout": lambda output: show_rollout(output, "tickets", samples.rollout()),
+    "deployments_list": lambda output: lists.DEPLOYMENTS.show(output, served.deployments()),
+    "deployments_get_preparing": lambda output: sheets.show_deployment(output, served.preparing()),
+    "deployments_get": lambda output: sheets.show_deployment(output, served.deployments()[0]),
+    "deployments_rollout": lambda output: show_rollout(output, "tickets", served.rollout()),
     "fleet_list": lambda output: lists.SERVICES.show(output, samples.services()),
     "plugins_list": lambda output: lists.PLUGINS.show(output, catalog_samples.plugins()),
     "jobs_checkpoints": lambda output: lists.CHECKPOINTS.show(
@@ -128,7 +130,7 @@ def test_a_terminal_shows_it_so(view: str, width: int, printed, golden) -> None:
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_screen_of_fleet_top_fits(width: int, printed, golden) -> None:
     files = printed(Mode.HUMAN, width)
-    files.output.show(top_screen(files.output, samples.look(), note="q leaves", now=samples.NOW))
+    files.output.show(top_screen(files.output, samples.look(), note="q leaves", now=sample_names.NOW))
     text = files.stdout.text()
     golden(f"top_screen.{width}.txt", text)
     assert max(len(line) for line in text.splitlines()) <= width

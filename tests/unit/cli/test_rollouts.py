@@ -6,8 +6,8 @@ import asyncio
 import json
 from pathlib import Path
 
+import deployment_samples as served
 import pytest
-import samples
 from click.testing import CliRunner
 
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
@@ -90,7 +90,7 @@ async def test_a_roll_out_is_shown_promoted_rolled_back_and_followed(fleet: Fake
 
 
 def test_every_event_of_a_deployment_has_a_line() -> None:
-    lines = [line for event in samples.deployment_events() for line in deployment_event_lines(event)]
+    lines = [line for event in served.deployment_events() for line in deployment_event_lines(event)]
     assert lines == [
         "version 2 roll-out of models/tickets-v2: 5 %, 100 %",
         "version 2 READY",
@@ -99,12 +99,12 @@ def test_every_event_of_a_deployment_has_a_line() -> None:
         "version 2 from 1 to 3 replicas",
         "version 2 ROLLED_BACK: 2 of 20 requests failed (10.0%).",
     ]
-    told = {event.WhichOneof("payload") for event in samples.deployment_events()}
+    told = {event.WhichOneof("payload") for event in served.deployment_events()}
     assert told == {field.name for field in DeploymentEvent.DESCRIPTOR.oneofs_by_name["payload"].fields}
 
 
 def test_a_candidate_that_lacks_replicas_says_what_it_waits_for(printed) -> None:
-    rollout = samples.rollout()
+    rollout = served.rollout()
     rollout.state = RolloutState.ROLLOUT_STATE_LOADING
     rollout.candidate.state = DeploymentState.DEPLOYMENT_STATE_DEGRADED
     files = printed(width=300)

@@ -8,7 +8,7 @@ from tunefleet.backend.v1.backend_pb2 import Capability
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.fleet.v1.fleet_pb2 import DeploymentStatus, Service, ServiceKind
 from tunefleet_core.errors import Reason
-from tunefleet_core.lifecycle import DeploymentReported, ReplicaRow, desired_for, events_of
+from tunefleet_core.lifecycle import DeploymentReported, Policy, ReplicaRow, desired_for, events_of
 from tunefleet_core.testing import samples
 
 UID = "uid-of-tuned"
@@ -29,6 +29,14 @@ def server(name: str, host: str = "", devices: dict[str, str] | None = None) -> 
 def attach(desk: Any, now: float, *servers: Service, held: tuple[DeploymentStatus, ...] = ()) -> None:
     for item in servers:
         desk.do(samples.attached(now, item, deployments=held))
+
+
+def begin(desk: Any, policy: Policy) -> None:
+    """Have a gateway, a server `a`, and one replica that starts there."""
+    desk.policy = policy
+    desk.do(samples.attached(0, samples.service("services/g", kind=ServiceKind.SERVICE_KIND_GATEWAY)))
+    attach(desk, 0, server("a"))
+    desk.do(samples.deployment(0))
 
 
 def status(uid: str, state: str, reason: Reason = Reason.NUMBERS_MISMATCH) -> DeploymentStatus:

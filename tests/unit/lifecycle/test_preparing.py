@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from tunefleet.fleet.v1.fleet_pb2 import ServiceKind
 from tunefleet.job.v1.event_pb2 import Download
 from tunefleet_core.lifecycle import DeploymentDeleteRequested, DeploymentReported, Policy, desired_for
 from tunefleet_core.testing import samples
 
 sys.path.append(str(Path(__file__).parent))
-from replica_desk import UID, attach, events, routes, say, server, status, version, word
+from replica_desk import UID, begin, events, routes, say, status, version, word
 
 PATIENT = Policy(lease_term_seconds=10_000)
 
@@ -22,10 +21,7 @@ PATIENT = Policy(lease_term_seconds=10_000)
 @pytest.fixture
 def one(desk: Any) -> Any:
     """A gateway, a server `a`, and one replica that starts there."""
-    desk.policy = PATIENT
-    desk.do(samples.attached(0, samples.service("services/g", kind=ServiceKind.SERVICE_KIND_GATEWAY)))
-    attach(desk, 0, server("a"))
-    desk.do(samples.deployment(0))
+    begin(desk, PATIENT)
     return desk
 
 

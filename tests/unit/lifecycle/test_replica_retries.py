@@ -9,13 +9,25 @@ from typing import Any
 import pytest
 
 from tunefleet.deployment.v1.rollout_pb2 import RolloutPolicy
-from tunefleet.fleet.v1.fleet_pb2 import ServiceKind
 from tunefleet_core.errors import Reason
 from tunefleet_core.lifecycle import DeploymentReported, Policy, desired_for, events_of
 from tunefleet_core.testing import samples
 
 sys.path.append(str(Path(__file__).parent))
-from replica_desk import SECOND, UID, attach, events, places, routes, say, server, status, version, word
+from replica_desk import (
+    SECOND,
+    UID,
+    attach,
+    begin,
+    events,
+    places,
+    routes,
+    say,
+    server,
+    status,
+    version,
+    word,
+)
 
 LOST = Reason.WORKER_LOST
 PATIENT = Policy(lease_term_seconds=10_000, replica_tries=3)
@@ -34,10 +46,7 @@ def give_up(desk: Any, now: float, uid: str = UID, reason: Reason = LOST) -> Non
 @pytest.fixture
 def one(desk: Any) -> Any:
     """A gateway, a server `a`, and one READY replica; a replica gets three tries."""
-    desk.policy = PATIENT
-    desk.do(samples.attached(0, samples.service("services/g", kind=ServiceKind.SERVICE_KIND_GATEWAY)))
-    attach(desk, 0, server("a"))
-    desk.do(samples.deployment(0))
+    begin(desk, PATIENT)
     say(desk, 1, UID, "READY")
     return desk
 
