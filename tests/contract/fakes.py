@@ -28,7 +28,7 @@ from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.plugins import find_backend
 from tunefleet_core.rpc import ErrorInterceptor, RpcContext
 from tunefleet_core.rpc.channels import MESSAGE_OPTIONS
-from tunefleet_core.worker.host import BackendHost
+from tunefleet_core.worker.backend_host import BackendHost
 from tunefleet_core.worker.hosted_run import SPOOL_NAME
 from tunefleet_core.worker.servicer import BackendServicer
 from tunefleet_core.worker.spool import read_spool

@@ -17,7 +17,7 @@ from tunefleet_core.backend.needs import require_capabilities
 from tunefleet_core.errors import Reason, TunefleetError, error_from_status, from_exception
 from tunefleet_core.rpc import RpcContext
 from tunefleet_core.timestamps import timestamp_now
-from tunefleet_core.worker.host import BackendHost
+from tunefleet_core.worker.backend_host import BackendHost
 from tunefleet_core.worker.hosted_engine import HostedEngine
 from tunefleet_core.worker.hosted_run import HostedRun
 from tunefleet_core.worker.rank_group import RankGroup

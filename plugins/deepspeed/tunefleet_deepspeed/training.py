@@ -20,7 +20,7 @@ from tunefleet_trl.life import with_rollbacks
 from tunefleet_trl.loading import Hardware, load_base, prepare_hardware
 from tunefleet_trl.split.preflight import preflight
 from tunefleet_trl.split.to_output import train_to_output
-from tunefleet_trl.training import supervised_arguments, supervised_datasets, supervised_trainer
+from tunefleet_trl.supervised import supervised_arguments, supervised_datasets, supervised_trainer
 
 __all__ = ["train"]
 

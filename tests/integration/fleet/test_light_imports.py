@@ -59,7 +59,7 @@ import sys
 for name in ("yaml", "jsonschema", "sqlalchemy", "alembic", "aiohttp", "click", "rich"):
     sys.modules[name] = None
 import tunefleet_core.backend, tunefleet_core.worker.host, tunefleet_core.worker.rank
-import tunefleet_core.worker.servicer, tunefleet_echo.plugin
+import tunefleet_echo.plugin
 """
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120

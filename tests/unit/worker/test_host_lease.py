@@ -6,7 +6,7 @@ import asyncio
 import os
 
 from tunefleet_core.backend import backend_manifest
-from tunefleet_core.worker.host import BackendHost
+from tunefleet_core.worker.backend_host import BackendHost
 
 _LEASE_SECONDS = 0.1
 

@@ -19,7 +19,7 @@ from tunefleet_core.rpc import open_channel
 from tunefleet_core.testing.conformance.calls import Calls, ObjectCalls, Refused, WireCalls
 from tunefleet_core.testing.conformance.profile import Profile, Transport
 from tunefleet_core.testing.rank_parents import rank_parent_of
-from tunefleet_core.worker.host import BackendHost
+from tunefleet_core.worker.backend_host import BackendHost
 from tunefleet_core.worker.marker import end_marked, marked_environment, marked_processes
 from tunefleet_core.worker.servicer import BackendServicer
 

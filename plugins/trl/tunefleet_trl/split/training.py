@@ -14,7 +14,7 @@ from tunefleet_trl.processes import leave_processes
 from tunefleet_trl.split.fsdp import FSDP_ARGUMENTS, FsdpTrainer, forget_fsdp
 from tunefleet_trl.split.preflight import preflight
 from tunefleet_trl.split.to_output import train_to_output
-from tunefleet_trl.training import supervised_arguments, supervised_datasets, supervised_trainer
+from tunefleet_trl.supervised import supervised_arguments, supervised_datasets, supervised_trainer
 
 __all__ = ["train_split"]
 
