@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import ip_address
 
 from aiohttp import web
@@ -93,6 +94,7 @@ def knows_nobody_yet() -> GatewayError:
     )
 
 
+@lru_cache(maxsize=64)
 def is_loopback(name: str) -> bool:
     """Say whether a host name or address always means this machine."""
     if name == "localhost":

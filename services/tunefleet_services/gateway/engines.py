@@ -8,11 +8,12 @@ away before is made up for by another replica, if there is one; afterwards nothi
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeAlias
 
 import aiohttp
@@ -22,6 +23,7 @@ from tunefleet_services.gateway.errors import GatewayError
 from tunefleet_services.gateway.relays import RELAY_SCHEME, RelayedRequest, RelayedResponse
 from tunefleet_services.gateway.routes import Route, RouteTableHolder
 from tunefleet_services.gateway.settings import GatewaySettings
+from tunefleet_services.gateway.silence import PatientReader
 
 __all__ = ["EngineAnswer", "EngineRequest", "EngineResponse", "Engines"]
 
@@ -59,12 +61,20 @@ EngineResponse: TypeAlias = aiohttp.ClientResponse | RelayedResponse
 class EngineAnswer:
     """An answer whose body has begun, or is empty. Whoever got it closes it."""
 
-    __slots__ = ("_first", "_give_back", "_is_open", "response")
+    __slots__ = ("_first", "_give_back", "_is_open", "_reader", "response")
 
-    def __init__(self, response: EngineResponse, first: bytes, give_back: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        response: EngineResponse,
+        first: bytes,
+        give_back: Callable[[], None],
+        *,
+        reader: PatientReader | None = None,
+    ) -> None:
         self.response = response
         self._first = first
         self._give_back = give_back
+        self._reader = reader
         self._is_open = True
 
     @property
@@ -77,7 +87,8 @@ class EngineAnswer:
         if self._first:
             first, self._first = self._first, b""
             return first
-        return await self.response.content.readany()
+        reader = self._reader
+        return await (self.response.content.readany() if reader is None else reader.read())
 
     def is_at_end(self) -> bool:
         """Say whether `read` has nothing more to return."""
@@ -89,6 +100,8 @@ class EngineAnswer:
             self._is_open = False
             self.response.close()
             self._give_back()
+            if self._reader is not None:
+                self._reader.close()
 
 
 class _Gone(Exception):
@@ -118,7 +131,8 @@ class Engines:
         # No limit of connections: the gateway bounds requests in flight.
         pool = aiohttp.TCPConnector(limit=0, keepalive_timeout=_POOL_IDLE_SECONDS)
         fresh = aiohttp.TCPConnector(limit=0, force_close=True)
-        async with _session(pool) as pooled, _session(fresh) as unpooled:
+        connect = settings.connect_seconds
+        async with _session(pool, connect) as pooled, _session(fresh, connect) as unpooled:
             yield cls(pooled, unpooled, settings, routes)
 
     async def send(self, request: EngineRequest) -> EngineAnswer:
@@ -137,55 +151,62 @@ class Engines:
             self._replicas.take(address, replica)
             give_back = partial(self._replicas.give_back, address, replica)
             try:
-                response = await self._reach(address, request)
-                try:
-                    first = await response.content.readany()
-                except BaseException:
-                    response.close()
-                    raise
-                return EngineAnswer(response, first, give_back)
+                return await self._ask(address, request, give_back)
             except BaseException as caught:
                 give_back()
                 error = _class(caught, request.route)
                 self._replicas.avoid(address)
         raise unavailable(request.route) from error
 
-    async def _reach(self, address: str, request: EngineRequest) -> EngineResponse:
+    async def _ask(
+        self, address: str, request: EngineRequest, give_back: Callable[[], None]
+    ) -> EngineAnswer:
+        patience = self._settings.idle_seconds if request.is_stream else self._settings.answer_seconds
         if address.startswith(f"{RELAY_SCHEME}:"):
             asked = RelayedRequest(
                 address=address, path=request.path, headers=request.headers, body=request.body
             )
             connect = self._settings.connect_seconds
-            return await self._relays.send(
-                asked, connect_seconds=connect, read_seconds=self._longest_silence(request)
-            )
+            relayed = await self._relays.send(asked, connect_seconds=connect, read_seconds=patience)
+            return EngineAnswer(relayed, await _first_bytes(relayed), give_back)
+        async with asyncio.timeout(patience):
+            response = await self._reach(_url(address, request.path), request)
+            first = await _first_bytes(response)
+        content = response.content
+        reader = None if content.at_eof() else PatientReader(content, patience)
+        return EngineAnswer(response, first, give_back, reader=reader)
+
+    async def _reach(self, url: URL, request: EngineRequest) -> aiohttp.ClientResponse:
         try:
-            return await self._post(self._pooled, address, request)
+            return await _post(self._pooled, url, request)
         except aiohttp.ClientConnectionError as error:
             if not _is_unanswered(error):
                 raise
-            return await self._post(self._unpooled, address, request)
+            return await _post(self._unpooled, url, request)
 
-    async def _post(
-        self, session: aiohttp.ClientSession, address: str, request: EngineRequest
-    ) -> aiohttp.ClientResponse:
-        settings = self._settings
-        body = request.body
-        return await session.post(
-            URL(address).with_path(request.path),
-            data=body if len(body) <= _SEND_WHOLE_BYTES else io.BytesIO(body),
-            headers=request.headers,
-            # An engine that redirects would choose where users' prompts go.
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                sock_connect=settings.connect_seconds,
-                sock_read=self._longest_silence(request),
-            ),
-        )
 
-    def _longest_silence(self, request: EngineRequest) -> float:
-        return self._settings.idle_seconds if request.is_stream else self._settings.answer_seconds
+async def _post(session: aiohttp.ClientSession, url: URL, request: EngineRequest) -> aiohttp.ClientResponse:
+    body = request.body
+    return await session.post(
+        url,
+        data=body if len(body) <= _SEND_WHOLE_BYTES else io.BytesIO(body),
+        headers=request.headers,
+        # An engine that redirects would choose where users' prompts go.
+        allow_redirects=False,
+    )
+
+
+async def _first_bytes(response: EngineResponse) -> bytes:
+    try:
+        return await response.content.readany()
+    except BaseException:
+        response.close()
+        raise
+
+
+@lru_cache(maxsize=1024)
+def _url(address: str, path: str) -> URL:
+    return URL(address).with_path(path)
 
 
 def _class(error: BaseException, route: Route) -> _Gone:
@@ -238,9 +259,11 @@ def silent(route: Route) -> GatewayError:
     )
 
 
-def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+def _session(connector: aiohttp.TCPConnector, connect_seconds: float) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=connector,
+        # How long an engine may be silent is bounded outside: here it would be a timer for each piece.
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds, sock_read=None),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,  # the client gets the engine's bytes, not ours
         skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
@@ -250,7 +273,5 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
 
 def _is_unanswered(error: aiohttp.ClientConnectionError) -> bool:
     """Say whether not one byte of an answer came back, so that sending again is harmless."""
-    if isinstance(error, aiohttp.SocketTimeoutError):
-        return False  # the engine works on it: a second copy would only burden it more
     # A disconnect in the middle of the head carries what was parsed of it instead of a text.
     return not isinstance(error, aiohttp.ServerDisconnectedError) or isinstance(error.message, str)

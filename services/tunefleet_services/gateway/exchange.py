@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-import uuid
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -70,7 +70,7 @@ class Exchange:
     def begin(cls, request: web.Request) -> Exchange:
         """Start the record of a request and make it the current one of this context."""
         given = request.headers.get("X-Request-Id", "")
-        request_id = given if _GIVEN_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        request_id = given if _GIVEN_ID.fullmatch(given) else f"req-{os.urandom(16).hex()}"
         exchange = cls(request_id=request_id, method=request.method, path=request.path)
         _CURRENT.set(exchange)
         return exchange

@@ -250,8 +250,9 @@ def _makes_no_embeddings(route: Route) -> GatewayError:
 
 
 def _answer_headers(upstream: EngineResponse, exchange: Exchange) -> Mapping[str, str]:
-    named = upstream.headers.get("Connection", "").lower().split(",")
-    left_out = _NOT_COPIED.union(name.strip() for name in named)
+    left_out = _NOT_COPIED
+    if named := upstream.headers.get("Connection"):
+        left_out = left_out.union(name.strip() for name in named.lower().split(","))
     headers = CIMultiDict(
         (name, value) for name, value in upstream.headers.items() if name.lower() not in left_out
     )

@@ -22,6 +22,8 @@ async def read_body(request: web.Request, settings: GatewaySettings) -> bytes:
     try:
         if (request.content_length or 0) > limit:
             raise web.HTTPRequestEntityTooLarge(max_size=limit)
+        if request.content.is_eof():  # came with the head, as nearly every one: nothing to wait for
+            return await request.read()
         async with asyncio.timeout(settings.idle_seconds):
             return await request.read()
     except web.HTTPRequestEntityTooLarge as error:

@@ -10,6 +10,7 @@ in the field `fake` of a request, which the gateway must pass on like any other 
     cut_event     before it dies, send the first half of one more event
     head_only     send the head of an answer, then SIGKILL itself
     silent        never answer
+    silent_after  say nothing more after that many pieces
     status        answer with this status and an error
     thought       think this before the first piece
     calls         call these tools, each `{"id", "name", "arguments"}`, after the pieces
@@ -158,6 +159,8 @@ class FakeEngine:
             if fake.get("stamp"):
                 piece["sent_ns"] = time.monotonic_ns()
             await send(_event(piece))
+            if fake.get("silent_after") == at + 1:
+                await asyncio.Event().wait()
             if fake.get("die_after") == at + 1:
                 if fake.get("cut_event"):
                     await send(_event(piece)[:20])
