@@ -158,9 +158,7 @@ class Engines:
                 self._replicas.avoid(address)
         raise unavailable(request.route) from error
 
-    async def _ask(
-        self, address: str, request: EngineRequest, give_back: Callable[[], None]
-    ) -> EngineAnswer:
+    async def _ask(self, address: str, request: EngineRequest, give_back: Callable[[], None]) -> EngineAnswer:
         patience = self._settings.idle_seconds if request.is_stream else self._settings.answer_seconds
         if address.startswith(f"{RELAY_SCHEME}:"):
             asked = RelayedRequest(
