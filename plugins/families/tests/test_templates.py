@@ -58,6 +58,23 @@ def test_the_ids_are_those_of_the_published_text(form: Form) -> None:
 
 
 @FORM
+def test_a_template_that_knows_a_developer_takes_the_system_for_one(form: Form) -> None:
+    # The gateway says `system` to engines where a client says `developer`.
+    if "developer" not in form.template:
+        pytest.skip("its template has no role of that name")
+    tokenizer = build_tokenizer(form)
+    asked = {"role": "user", "content": "What is a ticket?"}
+    said = [
+        render(tokenizer, template, [{"role": role, "content": "Be brief."}, asked], tokenize=False)
+        for role in ("developer", "system")
+        for template in (form.template, *([published_text(form)] if form.published else []))
+    ]
+    assert said[0] is not None
+    assert "Be brief." in said[0]
+    assert len(set(said)) == 1
+
+
+@FORM
 def test_the_mask_covers_the_words_and_the_end_of_turn_and_nothing_else(form: Form) -> None:
     tokenizer = build_tokenizer(form)
     for chat in CHATS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import httpx2
 import openai
@@ -47,6 +48,17 @@ async def test_async_client_reads_whole_and_streamed_answers(engine, gateway, ta
         ]
         assert "".join(texts) == TEXT
     assert {request["path"] for request in engine.seen()} == {"/v1/chat/completions", "/v1/completions"}
+
+
+async def test_what_the_developer_says_reaches_the_engine_as_the_systems(engine, gateway, table):
+    asked = {"role": "user", "content": "hello"}
+    async with gateway(table(tickets=engine.address)) as running, async_client(running) as client:
+        for role in ("developer", "system"):
+            messages = [{"role": role, "content": "Be brief."}, asked]
+            await client.chat.completions.create(model="tickets", messages=messages)
+            await client.responses.create(model="tickets", input=messages)
+    sent = [json.loads(request["body"])["messages"] for request in engine.seen()]
+    assert sent == [[{"role": "system", "content": "Be brief."}, asked]] * 4
 
 
 async def test_sync_client_reads_whole_and_streamed_answers(engine, gateway, table):

@@ -1,4 +1,4 @@
-"""The body parser agrees with `json`, and changes nothing but the model's name."""
+"""The body parser agrees with `json`, and changes nothing but the model's name and a developer's."""
 
 from __future__ import annotations
 
@@ -36,6 +36,49 @@ def test_only_the_models_name_changes(before, after, model, engine_model, is_asc
     assert parsed.is_stream == (body.get("stream") is True)
     assert json.loads(parsed.for_engine(engine_model)) == {**body, "model": engine_model}
     assert parsed.for_engine(model) == data or is_ascii is False  # the same name, spelled in ASCII
+
+
+@given(
+    before=st.dictionaries(TEXT, VALUES, max_size=3),
+    messages=st.lists(
+        st.fixed_dictionaries(
+            {"role": st.sampled_from(["developer", "user", "assistant"]), "content": VALUES},
+            optional={"name": TEXT},
+        )
+        | VALUES,
+        max_size=5,
+    ),
+    model_is_last=st.booleans(),
+    indent=st.sampled_from([None, 0, 2]),
+)
+def test_a_developer_becomes_the_system_and_nothing_else_changes(before, messages, model_is_last, indent):
+    assume(not before.keys() & {"model", "messages"})
+    both = {"messages": messages, "model": "m"} if model_is_last else {"model": "m", "messages": messages}
+    data = json.dumps({**before, **both}, indent=indent).encode()
+    parsed = parse_body(data)
+    read = [
+        {**turn, "role": "system"} if isinstance(turn, dict) and turn.get("role") == "developer" else turn
+        for turn in messages
+    ]
+    expected = {**before, **both, "messages": read, "model": "inside"}
+    assert parsed.for_engine("inside") == json.dumps(expected, indent=indent).encode()
+    assert parsed.fields["messages"] == messages  # as the client says it
+
+
+def test_a_developer_is_known_by_its_value_not_by_its_spelling():
+    body = (
+        rb'{"model":"m", "messages":[ {"content":"developer" ,"role" : "dev\u0065loper"}, {"role":"user"}]}'
+    )
+    said = parse_body(body).for_engine("m")
+    assert (
+        said == rb'{"model":"m", "messages":[ {"content":"developer" ,"role" : "system"}, {"role":"user"}]}'
+    )
+
+
+def test_a_developers_message_with_two_roles_is_refused():
+    # Which of them an engine would take is not known here.
+    with pytest.raises(GatewayError, match="'role' twice"):
+        parse_body(b'{"model":"m","messages":[{"role":"user","role":"developer"}]}')
 
 
 @given(st.text(st.sampled_from('{}[]":,\\ \n01e-.tmodelrufs'), max_size=30) | TEXT)
