@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,11 +26,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.fixture(scope="session")
-def engine(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
+def socket_dir() -> Iterator[Path]:
+    """A folder for an engine's sockets; pytest's own have names that are too long for a socket below them."""
+    with tempfile.TemporaryDirectory(prefix="tf-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def engine(
+    trained: Trained, socket_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningEngine]:
     """The base with both adapters."""
     from vllm_lab import running
 
-    with running(trained.order(tmp_path_factory.mktemp("engine"))) as engine:
+    order = trained.order(tmp_path_factory.mktemp("engine"))
+    order.socket_dir = str(socket_dir)
+    with running(order) as engine:
         for name, folder in trained.adapters.items():
             engine.load(name, folder)
         yield engine

@@ -37,6 +37,13 @@ def test_what_was_trained_is_what_is_served(
         )
 
 
+def test_its_sockets_are_where_the_order_says(engine: RunningEngine, socket_dir: Path) -> None:
+    assert engine.models()  # it answers, so its processes talk to each other
+    sockets = [path for path in socket_dir.iterdir() if path.is_socket()]
+    assert sockets, "and they do so there"
+    assert {len(path.name) for path in sockets} == {36}  # what a server leaves room for in a path
+
+
 @pytest.mark.parametrize("wrong", ["base", "numbers"])
 def test_another_model_in_its_place_is_refused(engine: RunningEngine, trained: Trained, wrong: str) -> None:
     found = engine.check(wrong, trained.contract("colours"))

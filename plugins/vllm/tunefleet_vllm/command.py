@@ -79,6 +79,8 @@ def engine_environment(order: EngineOrder) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",  # a base is a folder: nothing is to be fetched
         "VLLM_DO_NOT_TRACK": "1",
     }
+    if order.socket_dir:  # the system's temporary folder would keep those of one that was killed
+        environment["VLLM_RPC_BASE_PATH"] = order.socket_dir
     if devices_of(order.device_ids) == "cuda":
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(order.device_ids)
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -33,6 +34,7 @@ _START_LIMIT_SECONDS = 30.0
 _POLL_SECONDS = 0.02
 _BIND_TO_LISTEN_SECONDS = 0.1  # a host that starts refuses connections for far less than this
 _MAX_SOCKET_PATH = 103  # the shortest limit among our platforms (macOS); Linux has 107
+_LONGEST_SOCKET_NAME = len("/0123456789abcdef.d/") + 36  # of an engine that calls its own by a UUID
 _LOG_TAIL_LINES = 10
 _KEPT_LOGS = 50
 
@@ -61,6 +63,16 @@ class HostRecord:
         except psutil.NoSuchProcess:
             return False
 
+    def make_socket_folder(self) -> Path:
+        """Make a folder beside the host's own socket for those of an engine that it runs."""
+        folder = _beside(Path(self.socket))
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    def remove_sockets(self) -> None:
+        """Remove its socket and those of its engine: what was killed leaves them. Blocks for a moment."""
+        _remove_sockets(Path(self.socket))
+
 
 @dataclass(slots=True, kw_only=True)
 class Host:
@@ -81,7 +93,7 @@ class Host:
 def socket_folder() -> Path:
     """Return a short private folder for sockets; their path length is limited by the system."""
     folder = Path(tempfile.gettempdir()) / f"tunefleet-{os.getuid()}"
-    if len(str(folder)) > _MAX_SOCKET_PATH - 20:
+    if len(str(folder)) > _MAX_SOCKET_PATH - _LONGEST_SOCKET_NAME:
         folder = Path("/tmp") / folder.name
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
@@ -100,7 +112,16 @@ def remove_stale_sockets() -> None:
         time.sleep(_BIND_TO_LISTEN_SECONDS)
     for path in silent:
         if not _listens(path):
-            path.unlink(missing_ok=True)
+            _remove_sockets(path)
+
+
+def _remove_sockets(path: Path) -> None:
+    shutil.rmtree(_beside(path), ignore_errors=True)
+    path.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".d")
 
 
 def _listens(path: Path) -> bool:
@@ -213,7 +234,7 @@ async def _abandon(host: Host) -> None:
         with suppress(ProcessLookupError):
             host.process.kill()  # it may be too young to carry its mark yet
     await asyncio.to_thread(end_marked, host.record.mark, grace_seconds=0.0)
-    await asyncio.to_thread(Path(host.record.socket).unlink, True)
+    await asyncio.to_thread(host.record.remove_sockets)
     await host.close()
 
 

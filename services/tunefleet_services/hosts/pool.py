@@ -176,5 +176,5 @@ class HostPool:
 async def _end(host: Host) -> None:
     """End a host and what it started, whether it lives or has died, and remove its socket."""
     await asyncio.to_thread(end_marked, host.record.mark)
-    await asyncio.to_thread(Path(host.record.socket).unlink, True)
+    await asyncio.to_thread(host.record.remove_sockets)
     await host.close()

@@ -91,7 +91,7 @@ class EngineSpec:
         is_named = bool(assignment.adapter_manifest_digest) or self.served_name == assignment.engine_model
         return same and is_named
 
-    def order(self, work_dir: Path) -> EngineOrder:
+    def order(self, work_dir: Path, *, socket_dir: Path) -> EngineOrder:
         """Return the order that starts the engine."""
         settings = EngineSettings.FromString(bytes.fromhex(self.settings))
         return EngineOrder(
@@ -102,6 +102,7 @@ class EngineSpec:
             served_name=self.served_name,
             max_context_tokens=self.max_context_tokens,
             work_dir=str(work_dir),
+            socket_dir=str(socket_dir),
             device_ids=self.device_ids,
             base_model=self.base_model,
             base_commit=self.base_commit,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import grpc.aio
 
@@ -94,7 +93,7 @@ class Engines:
         await asyncio.to_thread(end_marked, record.mark)
         if host is not None:
             await host.close()
-        await asyncio.to_thread(Path(record.socket).unlink, True)
+        await asyncio.to_thread(record.remove_sockets)
         await asyncio.to_thread(folder.remove)
 
     def _drive(self, engine: SharedEngine, predecessors: Sequence[asyncio.Event]) -> None:

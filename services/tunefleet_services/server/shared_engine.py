@@ -210,7 +210,8 @@ class SharedEngine:
         )
         self._host = host
         await asyncio.to_thread(self._folder.keep, self.spec, host.record)
-        order = self.spec.order(self._folder.path)
+        sockets = await asyncio.to_thread(host.record.make_socket_folder)
+        order = self.spec.order(self._folder.path, socket_dir=sockets)
         request = pb.StartEngineRequest(request_id=str(uuid.uuid4()), order=order)
         await host.stub.StartEngine(request, timeout=60)
         return host
@@ -294,7 +295,7 @@ class SharedEngine:
         )
         await host.close()
         self._host = None
-        await asyncio.to_thread(Path(host.record.socket).unlink, True)
+        await asyncio.to_thread(host.record.remove_sockets)
         await asyncio.to_thread(self._folder.forget_host)
 
 

@@ -71,7 +71,7 @@ class TrainerContext:
         host = self._hosts.pop(record.mark, None)
         if host is not None:
             await host.close()
-        await asyncio.to_thread(Path(record.socket).unlink, True)
+        await asyncio.to_thread(record.remove_sockets)
 
     def first_step_done(self, backend: str) -> None:
         """The run works: the next host may warm now without slowing its start."""

@@ -22,6 +22,8 @@ class EngineOnDisk:
     mark: str
     host_pid: int
     served_name: str
+    socket: Path
+    """Of its contract host."""
 
     @property
     def engine_pid(self) -> int:
@@ -89,7 +91,10 @@ class ServiceProcess:
             host = content["host"]
             found.append(
                 EngineOnDisk(
-                    mark=host["mark"], host_pid=host["pid"], served_name=content["spec"]["served_name"]
+                    mark=host["mark"],
+                    host_pid=host["pid"],
+                    served_name=content["spec"]["served_name"],
+                    socket=Path(host["socket"]),
                 )
             )
             self._marks.add(host["mark"])

@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import os
 import signal
+import socket
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 from engine_questions import ask, models
 from fake_coordinator import FakeCoordinator
-from service_process import ServiceProcess, count_marked
+from service_process import EngineOnDisk, ServiceProcess, count_marked
 
 from tunefleet.deployment.v1.deployment_pb2 import ContractState
 from tunefleet.fleet.v1.fleet_pb2 import DeploymentAssignment, ServiceKind
@@ -54,6 +56,14 @@ def record_for(base: BaseFacts) -> TrainServeContract:
         tokens=(TokensRecord(messages=({"role": "user", "content": "hi"},), prompt_token_ids=(1, 2)),),
         numbers=(NumbersRecord(prompt_token_ids=(1,), base=other, tuned=top),),
     )
+
+
+def leave_a_socket(engine: EngineOnDisk) -> Path:
+    """Leave what an engine leaves that is killed: a socket in its folder. Returns the folder."""
+    folder = engine.socket.with_suffix(".d")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(folder / str(uuid.uuid4())))
+    return folder
 
 
 async def test_server_says_who_it_is(coordinator: FakeCoordinator, server: ServiceProcess) -> None:
@@ -140,12 +150,14 @@ async def test_killed_engine_is_ready_again(
     await coordinator.want(deployments=[tuned])
     await coordinator.until_state("d-tuned", "READY")
     (engine,) = server.engines()
+    left = leave_a_socket(engine)
     os.kill(engine.engine_pid, signal.SIGKILL)
     await coordinator.until_state("d-tuned", "STARTING")
     again = await coordinator.until_state("d-tuned", "READY")
     answer = await asyncio.to_thread(ask, again.engine_address, tuned.engine_model, "ping")
     assert answer == f"{tuned.engine_model}: ping"
     assert count_marked(engine.mark) == 0
+    assert not left.exists()
 
 
 async def test_engine_that_keeps_dying_is_given_up_its_deployment_says_so_and_another_try_begins_anew(
@@ -247,6 +259,7 @@ async def test_engine_that_died_with_its_server_is_started_anew(
     await coordinator.want(deployments=[deploy("d-base", base)])
     await coordinator.until_state("d-base", "READY")
     (engine,) = server.engines()
+    left = leave_a_socket(engine)
     await server.kill()
     os.kill(engine.host_pid, signal.SIGKILL)
     await coordinator.want(deployments=[deploy("d-base", base)])
@@ -254,6 +267,7 @@ async def test_engine_that_died_with_its_server_is_started_anew(
     await server.start("--lease-seconds", "2")
     await coordinator.until_state("d-base", "READY")
     assert count_marked(engine.mark) == 0
+    assert not left.exists()
 
 
 async def test_adapter_of_another_base_is_refused_and_others_serve_on(

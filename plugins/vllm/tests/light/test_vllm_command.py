@@ -54,6 +54,13 @@ def test_settings_become_exact_options(tmp_path: Path) -> None:
     assert engine_environment(wanted)["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
 
 
+def test_sockets_go_where_the_order_says_or_where_vllm_puts_them(tmp_path: Path) -> None:
+    wanted = order(tmp_path)
+    assert "VLLM_RPC_BASE_PATH" not in engine_environment(wanted)
+    wanted.socket_dir = "/tmp/of-this-engine"
+    assert engine_environment(wanted)["VLLM_RPC_BASE_PATH"] == "/tmp/of-this-engine"
+
+
 def test_what_is_left_out_is_left_to_vllm(tmp_path: Path) -> None:
     options = engine_options(order(tmp_path, tool_parser="none", tensor_parallel=1), 1234)
     for part in ("parallel", "lora", "parser", "speculative", "gpu", "kv-cache"):

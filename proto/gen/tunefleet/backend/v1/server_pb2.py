@@ -27,19 +27,19 @@ from tunefleet.job.v1 import event_pb2 as tunefleet_dot_job_dot_v1_dot_event__pb
 from tunefleet.type.v1 import engine_pb2 as tunefleet_dot_type_dot_v1_dot_engine__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tunefleet/backend/v1/server.proto\x12\x14tunefleet.backend.v1\x1a\x17google/rpc/status.proto\x1a\x1ctunefleet/job/v1/event.proto\x1a\x1etunefleet/type/v1/engine.proto\"\xfc\x01\n\x0b\x45ngineOrder\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x11\n\tbase_path\x18\x02 \x01(\t\x12\x13\n\x0bserved_name\x18\x03 \x01(\t\x12\x15\n\rchat_template\x18\x04 \x01(\t\x12\x1a\n\x12max_context_tokens\x18\x05 \x01(\x03\x12\x10\n\x08work_dir\x18\x06 \x01(\t\x12\x12\n\ndevice_ids\x18\x07 \x03(\t\x12\x12\n\nbase_model\x18\x08 \x01(\t\x12\x13\n\x0b\x62\x61se_commit\x18\t \x01(\t\x12\x33\n\x08settings\x18\n \x01(\x0b\x32!.tunefleet.type.v1.EngineSettings\"\xbe\x01\n\x06\x45ngine\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.tunefleet.backend.v1.EngineState\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\x12\x10\n\x08\x61\x64\x61pters\x18\x05 \x03(\t\x12,\n\x08\x64ownload\x18\x06 \x01(\x0b\x32\x1a.tunefleet.job.v1.Download\"l\n\x0c\x41\x64\x61pterOrder\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x15\n\rchat_template\x18\x04 \x01(\t\x12\x16\n\x0estop_token_ids\x18\x05 \x03(\x05*v\n\x0b\x45ngineState\x12\x1c\n\x18\x45NGINE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45NGINE_STATE_STARTING\x10\x01\x12\x16\n\x12\x45NGINE_STATE_READY\x10\x02\x12\x16\n\x12\x45NGINE_STATE_ENDED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tunefleet/backend/v1/server.proto\x12\x14tunefleet.backend.v1\x1a\x17google/rpc/status.proto\x1a\x1ctunefleet/job/v1/event.proto\x1a\x1etunefleet/type/v1/engine.proto\"\x90\x02\n\x0b\x45ngineOrder\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x11\n\tbase_path\x18\x02 \x01(\t\x12\x13\n\x0bserved_name\x18\x03 \x01(\t\x12\x15\n\rchat_template\x18\x04 \x01(\t\x12\x1a\n\x12max_context_tokens\x18\x05 \x01(\x03\x12\x10\n\x08work_dir\x18\x06 \x01(\t\x12\x12\n\ndevice_ids\x18\x07 \x03(\t\x12\x12\n\nbase_model\x18\x08 \x01(\t\x12\x13\n\x0b\x62\x61se_commit\x18\t \x01(\t\x12\x33\n\x08settings\x18\n \x01(\x0b\x32!.tunefleet.type.v1.EngineSettings\x12\x12\n\nsocket_dir\x18\x0b \x01(\t\"\xbe\x01\n\x06\x45ngine\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x30\n\x05state\x18\x02 \x01(\x0e\x32!.tunefleet.backend.v1.EngineState\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\x12\x10\n\x08\x61\x64\x61pters\x18\x05 \x03(\t\x12,\n\x08\x64ownload\x18\x06 \x01(\x0b\x32\x1a.tunefleet.job.v1.Download\"l\n\x0c\x41\x64\x61pterOrder\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x15\n\rchat_template\x18\x04 \x01(\t\x12\x16\n\x0estop_token_ids\x18\x05 \x03(\x05*v\n\x0b\x45ngineState\x12\x1c\n\x18\x45NGINE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45NGINE_STATE_STARTING\x10\x01\x12\x16\n\x12\x45NGINE_STATE_READY\x10\x02\x12\x16\n\x12\x45NGINE_STATE_ENDED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tunefleet.backend.v1.server_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENGINESTATE']._serialized_start=704
-  _globals['_ENGINESTATE']._serialized_end=822
+  _globals['_ENGINESTATE']._serialized_start=724
+  _globals['_ENGINESTATE']._serialized_end=842
   _globals['_ENGINEORDER']._serialized_start=147
-  _globals['_ENGINEORDER']._serialized_end=399
-  _globals['_ENGINE']._serialized_start=402
-  _globals['_ENGINE']._serialized_end=592
-  _globals['_ADAPTERORDER']._serialized_start=594
-  _globals['_ADAPTERORDER']._serialized_end=702
+  _globals['_ENGINEORDER']._serialized_end=419
+  _globals['_ENGINE']._serialized_start=422
+  _globals['_ENGINE']._serialized_end=612
+  _globals['_ADAPTERORDER']._serialized_start=614
+  _globals['_ADAPTERORDER']._serialized_end=722
 # @@protoc_insertion_point(module_scope)

@@ -66,6 +66,7 @@ class EngineOrder(_message.Message):
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     BASE_COMMIT_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
+    SOCKET_DIR_FIELD_NUMBER: _builtins.int
     engine: _builtins.str
     """Name of the engine, unique on its host."""
     base_path: _builtins.str
@@ -82,6 +83,10 @@ class EngineOrder(_message.Message):
     """Hub id of the base, for bases from the Hub: fetched if it is not there."""
     base_commit: _builtins.str
     """Its Hub commit."""
+    socket_dir: _builtins.str
+    """Private folder for the engine's own unix sockets, at most 66 characters long; it is made before the
+    engine starts and removed with all in it when its processes are gone. Empty: the engine chooses.
+    """
     @_builtins.property
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Devices the engine may use."""
@@ -103,10 +108,11 @@ class EngineOrder(_message.Message):
         base_model: _builtins.str = ...,
         base_commit: _builtins.str = ...,
         settings: _engine_pb2.EngineSettings | None = ...,
+        socket_dir: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_commit", b"base_commit", "base_model", b"base_model", "base_path", b"base_path", "chat_template", b"chat_template", "device_ids", b"device_ids", "engine", b"engine", "max_context_tokens", b"max_context_tokens", "served_name", b"served_name", "settings", b"settings", "work_dir", b"work_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_commit", b"base_commit", "base_model", b"base_model", "base_path", b"base_path", "chat_template", b"chat_template", "device_ids", b"device_ids", "engine", b"engine", "max_context_tokens", b"max_context_tokens", "served_name", b"served_name", "settings", b"settings", "socket_dir", b"socket_dir", "work_dir", b"work_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
