@@ -73,6 +73,7 @@ lint: $(DEV_STAMP) $(TOOLS_STAMP)  ## Style, types, layers, protos
 	$(BIN)/lint-imports
 	$(TOOLS)/bin/buf lint
 	$(TOOLS)/bin/buf format --diff --exit-code
+	$(TOOLS)/bin/buf breaking --against proto/baseline.binpb.gz
 	PATH=$(CURDIR)/$(TOOLS)/bin:$$PATH $(TOOLS)/bin/python proto/generate.py --check
 	$(BIN)/python clients/generate_sync.py --check
 
