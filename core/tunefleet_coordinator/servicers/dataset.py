@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 
 from tunefleet.dataset.v1 import dataset_service_pb2 as pb
 from tunefleet.dataset.v1 import dataset_service_pb2_grpc as dataset_grpc
 from tunefleet.dataset.v1.dataset_pb2 import Dataset
 from tunefleet.job.v1.spec_pb2 import BaseModel
 from tunefleet_coordinator.kernel import Kernel
-from tunefleet_coordinator.names import ResourceName, check_id, parse_name, parse_parent
+from tunefleet_coordinator.names import ResourceName, check_id, fresh_uid, parse_name, parse_parent
 from tunefleet_coordinator.requests import InFlight, request_of
 from tunefleet_coordinator.resolver import Resolver, RowQuestion
 from tunefleet_coordinator.row_reading import RowReader
@@ -140,7 +139,7 @@ class DatasetServicer(dataset_grpc.DatasetServiceServicer):
         path = self._blobs.path_of(request.sha256)
         rows = await self._reader.count(path, name.id)
         row = DatasetRow(
-            uid=uuid.uuid4().hex,
+            uid=fresh_uid(),
             name=str(name),
             project=name.project,
             sha256=request.sha256,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator
 
 from tunefleet.deployment.v1 import deployment_service_pb2 as pb
@@ -11,7 +10,7 @@ from tunefleet.deployment.v1.deployment_pb2 import Deployment
 from tunefleet_coordinator.admission import Admission
 from tunefleet_coordinator.deployables import check_replicas, resolve_deployable
 from tunefleet_coordinator.kernel import Kernel
-from tunefleet_coordinator.names import check_id, parse_name, parse_parent
+from tunefleet_coordinator.names import check_id, fresh_uid, parse_name, parse_parent
 from tunefleet_coordinator.requests import request_of
 from tunefleet_coordinator.resolver import Resolver
 from tunefleet_coordinator.security import require_project
@@ -75,7 +74,7 @@ class DeploymentServicer(deployment_grpc.DeploymentServiceServicer):
                 DeploymentSubmitted(
                     at=self._kernel.moment(),
                     request=request_of(request, "CreateDeployment"),
-                    uid=uuid.uuid4().hex,
+                    uid=fresh_uid(),
                     project=project,
                     deployment_id=check_id(request.deployment_id or found.stem, "deployment_id"),
                     spec=found.spec.SerializeToString(deterministic=True),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import AsyncGenerator
 
 from tunefleet.job.v1 import job_service_pb2 as pb
@@ -14,7 +13,7 @@ from tunefleet.job.v1.state_pb2 import CheckpointRef
 from tunefleet_coordinator.admission import Admission
 from tunefleet_coordinator.diagnosing import diagnose_job
 from tunefleet_coordinator.kernel import Kernel
-from tunefleet_coordinator.names import check_id, fresh_id, parse_name, parse_parent
+from tunefleet_coordinator.names import check_id, fresh_id, fresh_uid, parse_name, parse_parent
 from tunefleet_coordinator.requests import InFlight, request_of
 from tunefleet_coordinator.resolver import Resolver
 from tunefleet_coordinator.security import current_principal, require_project
@@ -93,10 +92,10 @@ class JobServicer(job_grpc.JobServiceServicer):
         if request.validate_only:
             return pb.CreateJobResponse(job=await self._would_be(project, request))
 
-        async def create(is_known: bool) -> Job:
+        async def create(is_known: bool) -> pb.CreateJobResponse:
             known = await self._answered_before(idempotency) if is_known else None
             if known is not None:
-                return await self._view(known)
+                return pb.CreateJobResponse(job=await self._view(known))
             try:
                 with await self._admission.new_work():
                     resolution = await self._resolver.resolve(project, request.spec)
@@ -106,9 +105,9 @@ class JobServicer(job_grpc.JobServiceServicer):
                 known = await self._answered_before(idempotency)
                 if known is None:
                     raise
-                return await self._view(known)
+                return pb.CreateJobResponse(job=await self._view(known))
 
-        return pb.CreateJobResponse(job=await self._in_flight.one_at_a_time(idempotency, create))
+        return await self._in_flight.one_at_a_time(idempotency, create)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: RpcContext) -> pb.CancelJobResponse:
         name, asked = _named(request.name), request_of(request, "CancelJob")
@@ -235,13 +234,13 @@ class JobServicer(job_grpc.JobServiceServicer):
         request: pb.CreateJobRequest,
         resolution: Resolution,
         idempotency: Request | None,
-    ) -> Job:
+    ) -> pb.CreateJobResponse:
         spec = resolution.spec.spec
         answer = await self._kernel.submit(
             JobSubmitted(
                 at=self._kernel.moment(),
                 request=idempotency,
-                uid=uuid.uuid4().hex,
+                uid=fresh_uid(),
                 project=project,
                 job_id=request.job_id or fresh_id(_stem(request.spec)),
                 spec=request.spec.SerializeToString(),
@@ -261,11 +260,12 @@ class JobServicer(job_grpc.JobServiceServicer):
         _LOG.info("a job was submitted by %s", current_principal().name, extra=where)
         row = answer.row
         if not isinstance(row, JobRow):  # a repetition: the job may have gone on since
-            return await self._view(await self._row(answer.name))
-        job = job_view(row, None)  # what was just written need not be read
-        job.spec.CopyFrom(request.spec)
-        job.resolved_spec.CopyFrom(resolution.spec)
-        return job
+            return pb.CreateJobResponse(job=await self._view(await self._row(answer.name)))
+        # What was just written need not be read, and each of its specs is copied once.
+        response = pb.CreateJobResponse(job=job_view(row, None))
+        response.job.spec.CopyFrom(request.spec)
+        response.job.resolved_spec.CopyFrom(resolution.spec)
+        return response
 
     async def _carry_out(self, event: Input, verb: str, request_id: str) -> Job:
         """Have something done to a job and return it as it is then."""

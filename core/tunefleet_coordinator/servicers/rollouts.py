@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import AsyncGenerator, Mapping
 
 from tunefleet.deployment.v1 import deployment_service_pb2 as pb
@@ -11,7 +10,7 @@ from tunefleet.deployment.v1.rollout_pb2 import Rollout, RolloutState
 from tunefleet_coordinator.admission import Admission
 from tunefleet_coordinator.deployables import resolve_deployable
 from tunefleet_coordinator.kernel import Kernel
-from tunefleet_coordinator.names import parse_name
+from tunefleet_coordinator.names import fresh_uid, parse_name
 from tunefleet_coordinator.requests import request_of
 from tunefleet_coordinator.resolver import Resolver
 from tunefleet_coordinator.security import current_principal, require_project
@@ -55,7 +54,7 @@ class RolloutDesk:
                     at=self._kernel.moment(),
                     request=request_of(request, "RollOutDeployment"),
                     name=row.name,
-                    uid=uuid.uuid4().hex,
+                    uid=fresh_uid(),
                     spec=found.spec.SerializeToString(deterministic=True),
                     engine=found.engine,
                     base_facts=found.base.SerializeToString(),

@@ -8,7 +8,6 @@ the field, so that a word that one backend knows is never passed over by another
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from typing import cast
 
 from google.protobuf.message import Message
@@ -58,8 +57,9 @@ def undeclared_choices(
     train: TrainSpec, manifest: BackendManifest
 ) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Yield what a spec asks for and a backend does not declare: field, value, values that it takes."""
+    given = _given(train)
     for field, basics in BASICS.items():
-        for value in _values(train, field):
+        for value in given.get(field, ()):
             if value in basics:
                 continue
             declared = next((choice for choice in manifest.choices if choice.field == field), None)
@@ -75,29 +75,39 @@ def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-@cache
-def _below_train(field: str) -> tuple[tuple[str, ...], str]:
-    """Return the names of the messages around a field of a training spec, and its own."""
-    *parents, name = field.split(".")[1:]
-    return tuple(parents), name
+def _given(train: TrainSpec) -> dict[str, Iterable[object]]:
+    """Return those of the fields that a spec gives, with their values.
+
+    A message is asked once for all that it has: nearly every job gives one or two of these fields.
+    """
+    found: dict[str, Iterable[object]] = {}
+    for parents, fields in _BY_MESSAGE.items():
+        message = _below(train, parents)
+        if message is None:
+            continue
+        for descriptor, value in message.ListFields():
+            field = fields.get(descriptor.name)
+            if field is not None:
+                found[field] = (value,) if isinstance(value, (bool, int, float, str)) else value
+    return found
 
 
-@cache
-def _has_presence(kind: type[Message], name: str) -> bool:
-    return kind.DESCRIPTOR.fields_by_name[name].has_presence
-
-
-def _values(train: TrainSpec, field: str) -> Iterable[object]:
-    """Return the values of a field that was given: one, those of a list, or none."""
-    message: Message = cast("Message", train)
-    parents, name = _below_train(field)
+def _below(train: TrainSpec, parents: Sequence[str]) -> Message | None:
+    message = cast("Message", train)
     for parent in parents:
         if not message.HasField(parent):
-            return ()
-        message = getattr(message, parent)
-    value: object = getattr(message, name)
-    if _has_presence(type(message), name):
-        return (value,) if message.HasField(name) else ()
-    if isinstance(value, str):
-        return (value,) if value else ()
-    return cast("Iterable[object]", value)
+            return None
+        message = cast("Message", getattr(message, parent))
+    return message
+
+
+def _by_message() -> dict[tuple[str, ...], dict[str, str]]:
+    """Return the fields by the messages around them below `train`: name to field."""
+    found: dict[tuple[str, ...], dict[str, str]] = {}
+    for field in BASICS:
+        *parents, name = field.split(".")[1:]
+        found.setdefault(tuple(parents), {})[name] = field
+    return found
+
+
+_BY_MESSAGE = _by_message()

@@ -185,8 +185,16 @@ class Draft:
 
         The events are numbered and, if need be, dated here.
         """
-        held = self._events.setdefault(job.uid, JobEvents())
-        sequence, before = job.last_sequence, held.ByteSize()
+        sequence, size = self.record(job.uid, job.last_sequence, *events)
+        return self.write(job, last_sequence=sequence, history_bytes=job.history_bytes + size, **fields)
+
+    def record(self, job_uid: str, after: int, *events: JobEvent) -> tuple[int, int]:
+        """Append copies of events to a history that ends at a sequence; return its new end, and their bytes.
+
+        For a job that is yet to be inserted: its row says how its history stands.
+        """
+        held = self._events.setdefault(job_uid, JobEvents())
+        sequence, before = after, held.ByteSize()
         now = Timestamp()
         now.FromMicroseconds(int(self.at.wall * 1e6))
         for event in events:
@@ -197,8 +205,7 @@ class Draft:
             if not own.HasField("create_time"):
                 own.create_time.CopyFrom(now)
         # What they take in a segment: it is stored as these very bytes.
-        size = job.history_bytes + held.ByteSize() - before
-        return self.write(job, last_sequence=sequence, history_bytes=size, **fields)
+        return sequence, held.ByteSize() - before
 
     def drop_events(self, job: JobRow, through_sequence: int) -> None:
         """Give up the segments of a job's history that end at or before a sequence."""

@@ -106,13 +106,15 @@ def submit_job(draft: Draft, asked: JobSubmitted) -> Accepted:
 
 
 def _new_job(draft: Draft, asked: JobSubmitted) -> JobRow:
+    created = StateChanged(to=JobState.JOB_STATE_PENDING, reason="Submitted.")
+    sequence, size = draft.record(asked.uid, 0, JobEvent(state_changed=created))
     job = JobRow(
         uid=asked.uid,
         name=asked.name,
         project=asked.project,
         job_id=asked.job_id,
         state=JobState.JOB_STATE_PENDING,
-        version=0,
+        version=1,
         priority=asked.priority,
         queue_number=draft.take_queue_number(),
         backend=asked.backend,
@@ -124,9 +126,11 @@ def _new_job(draft: Draft, asked: JobSubmitted) -> JobRow:
         creator=asked.creator,
         create_time=draft.at.wall,
         update_time=draft.at.wall,
+        last_sequence=sequence,
+        history_bytes=size,
     )
-    created = StateChanged(to=JobState.JOB_STATE_PENDING, reason="Submitted.")
-    return draft.append(job, JobEvent(state_changed=created))
+    draft.insert(job)
+    return job
 
 
 def cancel_job(draft: Draft, asked: CancelRequested) -> JobRow:

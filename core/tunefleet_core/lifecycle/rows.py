@@ -56,6 +56,8 @@ CPU = "cpu"
 TERMINAL_JOB_STATES = frozenset(
     {JobState.JOB_STATE_SUCCEEDED, JobState.JOB_STATE_FAILED, JobState.JOB_STATE_CANCELLED}
 )
+# Asked of a job several times in every decision; a value of a proto enum is looked up in Python each time.
+_PENDING, _WAITING_RETRY = JobState.JOB_STATE_PENDING, JobState.JOB_STATE_WAITING_RETRY
 
 
 class AttemptState(IntEnum):
@@ -154,9 +156,7 @@ class JobRow:
     @property
     def is_queued(self) -> bool:
         """Whether the scheduler may place it now (WAITING_RETRY: only away from `avoid`)."""
-        return self.state == JobState.JOB_STATE_PENDING or (
-            self.state == JobState.JOB_STATE_WAITING_RETRY and self.avoid != ""
-        )
+        return self.state == _PENDING or (self.state == _WAITING_RETRY and self.avoid != "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,9 +21,9 @@ def check_backend_options(spec: JobSpec, manifest: BackendManifest) -> None:
     Raises:
         TunefleetError: FIELD_INVALID with every option that does not fit.
     """
-    options = plain_options(spec.backend_options)
-    if not options:
+    if not spec.backend_options.fields:
         return
+    options = plain_options(spec.backend_options)
     schema = plain_options(manifest.options_schema)
     if not schema:
         raise TunefleetError.field(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import cast
 
 from tunefleet.backend.v1.backend_pb2 import BackendManifest, Capability
@@ -66,7 +67,7 @@ def require_servable(spec: JobSpec, manifest: BackendManifest | None = None) -> 
                 raise _refusal(trait, why, engine=engine, instead=instead, merges=merges)
         return
     for trait in spec_traits(spec):
-        if trait.kind not in _ONLY_MERGED and _is_served_by_none(trait):
+        if trait.kind not in _ONLY_MERGED and not _who_serves(trait):
             why = "no engine of the fleet serves it as an adapter"
             raise _refusal(trait, why, engine="", instead="", merges=merges)
 
@@ -143,12 +144,10 @@ def serving_notices(spec: JobSpec) -> Iterator[Notice]:
         )
 
 
-def _is_served_by_none(trait: Trait) -> bool:
-    return not _who_serves(trait)
-
-
-def _who_serves(trait: Trait) -> list[str]:
-    return [engine for engine in ENGINES if judge_adapter(engine, [trait]).works]
+# Engines and their registries never change while a process runs, and jobs ask for few traits.
+@lru_cache(maxsize=1_000)
+def _who_serves(trait: Trait) -> tuple[str, ...]:
+    return tuple(engine for engine in ENGINES if judge_adapter(engine, [trait]).works)
 
 
 def _architectures(facts: BaseFacts) -> tuple[str, ...]:

@@ -105,6 +105,8 @@ def config_traits(config: Mapping[str, object]) -> tuple[Trait, ...]:
 
 
 def _plain(spec: JobSpec) -> Mapping[str, object]:
+    if not spec.backend_options.fields:
+        return {}
     names = ("init_lora_weights", "modules_to_save", "bias")
     given = spec.backend_options
     return {name: given[name] for name in names if name in given}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
+from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet_core.catalog.family import Family
+from tunefleet_core.spec.descriptors import descriptor_of, message_type
 
 __all__ = ["Defaults", "shown"]
 
@@ -29,8 +32,12 @@ class Defaults:
 
     def fill(self, path: str, value: object, reason: str) -> None:
         """Set a dotted field unless it is set; a family's default for it takes precedence."""
-        message, name = self._parent(path)
-        if _is_set(message, name):
+        parents, name, has_presence = _place_of(path)
+        message = cast("Message", self._spec)  # as any message: a name is a value here
+        for parent in parents:
+            message = getattr(message, parent)
+        is_set = message.HasField(name) if has_presence else bool(getattr(message, name))
+        if is_set:
             return
         if self._family is not None:
             value, reason = self._of_family(self._family).get(path, (value, reason))
@@ -48,13 +55,6 @@ class Defaults:
         method = self._spec.train.method.WhichOneof("method") if self._spec.HasField("train") else None
         return {**family.defaults, **family.method_defaults.get(method or "", {})}
 
-    def _parent(self, path: str) -> tuple[Message, str]:
-        message: Message = self._spec
-        parents, name = _split(path)
-        for parent in parents:
-            message = getattr(message, parent)
-        return message, name
-
 
 def shown(value: object) -> str:
     """Return a value as YAML would show it."""
@@ -69,24 +69,15 @@ def shown(value: object) -> str:
     return str(value)
 
 
-def _is_set(message: Message, name: str) -> bool:
-    """Return whether a field holds anything: presence where the field has it, else not empty."""
-    if _has_presence(type(message), name):
-        return message.HasField(name)
-    return bool(getattr(message, name))
-
-
 # Asked of every field of every spec, so the answers are kept: there are as many as fields.
 @cache
-def _has_presence(kind: type[Message], name: str) -> bool:
-    return kind.DESCRIPTOR.fields_by_name[name].has_presence
-
-
-@cache
-def _split(path: str) -> tuple[tuple[str, ...], str]:
-    """Return the names of the messages around a field, and its own."""
+def _place_of(path: str) -> tuple[tuple[str, ...], str, bool]:
+    """Return the names of the messages around a field of a spec, its own, and whether it has presence."""
     *parents, name = path.split(".")
-    return tuple(parents), name
+    around = descriptor_of(JobSpec())
+    for parent in parents:
+        around = cast("Descriptor", message_type(around.fields_by_name[parent]))
+    return tuple(parents), name, around.fields_by_name[name].has_presence
 
 
 def _is_list(value: object) -> TypeGuard[Sequence[object]]:
