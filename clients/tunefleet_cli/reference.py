@@ -30,7 +30,7 @@ _HEAD = """\
 | a person at a terminal | colour, tables that fit, live views; `NO_COLOR` takes the colour, symbols stay |
 | a pipe, or `--plain` | aligned columns or a line per event, no escape codes, nothing cut |
 | a program, `--json` | one JSON document `{"schema", "kind", "data"}`; streams: one per line. `kind` is the \
-full name of a proto message, `data` has its field names |
+full name of a proto message, `data` has its field names; `tokens create` adds the strings to paste |
 
 Data goes to standard output, everything else to standard error. `--quiet` leaves out all but data and errors.
 Names may be short: `tickets-ab12` for `projects/default/jobs/tickets-ab12`. Ctrl-C detaches from what is

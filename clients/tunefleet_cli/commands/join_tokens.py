@@ -59,7 +59,7 @@ def create_token(
 ) -> None:
     """Make a string with which a service of another machine joins, and tell it once.
 
-    The string goes to standard output, alone when it is a pipe.
+    The string goes to standard output, alone when it is a pipe; with --json it is `join_string`.
     """
     from datetime import timedelta
 
@@ -84,7 +84,7 @@ def create_token(
 
     made, invitation = invocation.ask(make)
     if output.is_json:
-        output.message(made)
+        output.message(made, join_string=str(invitation))
         return
     output.line(str(invitation))
     times = "once" if uses == 1 else f"{uses} times"

@@ -44,7 +44,8 @@ def create_token(
 ) -> None:
     """Make a token and tell its secret, once.
 
-    The secret goes to standard output, alone when it is a pipe.
+    The secret goes to standard output, alone when it is a pipe. With --json it is `secret`, and the string
+    for `tunefleet login` is `login_string`.
     """
     from datetime import timedelta
 
@@ -67,7 +68,7 @@ def create_token(
 
     made, login = invocation.ask(make)
     if output.is_json:
-        output.message(made)
+        output.message(made, login_string=login)
         return
     output.line(login if is_login else made.secret)
     short = short_name(made.token.name)

@@ -83,17 +83,21 @@ class Output:
         """Columns of the terminal."""
         return self.console.width
 
-    def message(self, message: Message) -> None:
+    def message(self, message: Message, **more: str) -> None:
         """Print a proto message as one line of JSON, its full name as its kind.
 
         A list of the message is there when it is empty too, so that a program can walk it.
+
+        Args:
+            message: What the fleet said.
+            more: What was made of it here, as further fields.
         """
         fields = json_format.MessageToDict(message, preserving_proto_field_name=True)
         if message.DESCRIPTOR.name.startswith("List"):
             for field in fields_of(descriptor_of(message)):
                 if is_repeated(field):
                     fields.setdefault(field.name, [])
-        self.document(message.DESCRIPTOR.full_name, fields)
+        self.document(message.DESCRIPTOR.full_name, {**fields, **more})
 
     def document(self, kind: str, data: object) -> None:
         """Print one JSON document."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import stat
+import sys
 import uuid
 from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -27,6 +30,7 @@ from tunefleet.inference.v1.relay_service_pb2 import ListenRequest
 from tunefleet.inference.v1.relay_service_pb2_grpc import RelayServiceStub
 from tunefleet_core import CONTRACT_VERSION
 from tunefleet_core.errors import Reason, TunefleetError
+from tunefleet_core.invitations import Invitation, InvitationKind
 from tunefleet_core.rpc import ChannelTls, error_from_rpc, open_channel
 from tunefleet_services.joining import Membership, join_fleet
 
@@ -219,6 +223,34 @@ async def test_a_join_is_refused_that_is_late_spent_foreign_or_of_a_stolen_name(
         )
         assert (await refused(asked)).reason is Reason.PERMISSION_DENIED
     assert secret not in fleet.log("coordinator")
+
+
+async def test_strings_that_programs_read_join_and_log_in(fleet: JoinedFleet, tmp_path: Path) -> None:
+    async def ask(*words: str, **variables: str) -> Any:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "tunefleet_cli", *words, "--json"),
+            env={**fleet.environment, **variables},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        told, _ = await process.communicate()
+        assert process.returncode == 0
+        return json.loads(told)["data"] if told else None  # `login` tells nothing
+
+    own = {
+        "TUNEFLEET_ADDRESS": fleet.user_address,
+        "TUNEFLEET_TOKEN": fleet.token("admin"),
+        "TUNEFLEET_CA": str(fleet.authority),
+    }
+    made = await ask("fleet", "tokens", "create", "--kind", "trainer", "--name", "far", **own)
+    invitation = Invitation.read(made["join_string"], InvitationKind.JOIN)
+    assert (invitation.secret, invitation.service) == (made["secret"], "far")
+    await join_fleet(invitation, tmp_path / "far", kind="trainer", name="far")
+
+    made = await ask("tokens", "create", "reader", "--role", "viewer", **own)
+    elsewhere = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    await ask("login", made["login_string"], **elsewhere)
+    assert (await ask("fleet", "list", **elsewhere))["services"] == []
 
 
 async def test_a_service_speaks_for_itself_alone(fleet: JoinedFleet, tmp_path: Path) -> None:
