@@ -124,9 +124,42 @@ def _train_and_chat(fleet: LocalFleet) -> None:
         with pytest.raises(openai.BadRequestError, match="makes no embeddings"):
             client.embeddings.create(model=job.fine_tuned_model, input="x")
 
+        _delete(fleet, client, job.fine_tuned_model, prompt)
         assert client.files.delete(train.id).deleted
         with pytest.raises(openai.NotFoundError):
             client.files.retrieve(train.id)
+
+
+def _delete(fleet: LocalFleet, client: openai.OpenAI, name: str, prompt: list[Any]) -> None:
+    """Delete a model that is served: by who may, and so that nothing is left of it to ask."""
+    deployment = name.rpartition(":")[2]
+    with pytest.raises(openai.APIStatusError, match=f"tunefleet deployments delete {deployment}") as caught:
+        client.models.delete(deployment)
+    assert caught.value.status_code == 405
+    with pytest.raises(openai.NotFoundError, match="No model 'ft:other:default:"):
+        client.models.delete(f"ft:other:default:{deployment}")
+    with pytest.raises(openai.PermissionDeniedError):
+        client.with_options(api_key=_viewer(fleet)).models.delete(name)
+    assert [model.id for model in client.models.list().data] == [deployment]
+
+    gone = client.models.delete(name)
+    assert (gone.id, gone.object, gone.deleted) == (name, "model", True)
+    assert client.models.list().data == []
+    for ask in (client.models.retrieve, client.models.delete):
+        with pytest.raises(openai.NotFoundError):
+            ask(name)
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model=name, messages=prompt)
+
+
+def _viewer(fleet: LocalFleet) -> str:
+    """Return the token of one who may ask models and change nothing."""
+
+    async def make() -> str:
+        async with fleet.client() as client:
+            return (await client.tokens.create("reader", role="viewer")).secret
+
+    return asyncio.run(make())
 
 
 async def test_the_async_client_pauses_resumes_and_cancels(fleet: LocalFleet) -> None:

@@ -10,14 +10,17 @@ from tunefleet.model.v1.model_pb2 import Model
 from tunefleet_core.rpc import ChannelTls
 from tunefleet_services.gateway.admission import token_of
 from tunefleet_services.gateway.body import parse_object
+from tunefleet_services.gateway.errors import GatewayError
 from tunefleet_services.gateway.exchange import current_exchange
 from tunefleet_services.gateway.fine_tuning.calls import Coordinator, Session
 from tunefleet_services.gateway.fine_tuning.files import FilePages
 from tunefleet_services.gateway.fine_tuning.jobs import JobPages
 from tunefleet_services.gateway.fine_tuning.names import FineTunedName, parse_fine_tuned_name
+from tunefleet_services.gateway.fine_tuning.removal import remove_model
 from tunefleet_services.gateway.fine_tuning.serving import Deployer
 from tunefleet_services.gateway.reading import read_body
 from tunefleet_services.gateway.routes import Route, RouteTableHolder
+from tunefleet_services.gateway.routing import model_not_found
 from tunefleet_services.gateway.settings import GatewaySettings
 
 __all__ = ["FineTuning"]
@@ -44,6 +47,7 @@ class FineTuning:
         *,
         tls: ChannelTls | None = None,
     ) -> None:
+        self._routes = routes
         self._settings = settings
         self._coordinator = Coordinator(user_address, tls)
         self._deployer = Deployer(routes, limit_seconds=settings.answer_seconds)
@@ -53,6 +57,7 @@ class FineTuning:
         files = FilePages(self._session, self._settings)
         jobs = JobPages(self._session, self._read)
         return [
+            web.delete("/v1/models/{model:.+}", self._delete_model),
             web.post("/v1/files", files.create),
             web.get("/v1/files", files.list),
             web.get("/v1/files/{file}", files.get),
@@ -90,6 +95,25 @@ class FineTuning:
     async def close(self) -> None:
         """Close the connections to the coordinator."""
         await self._coordinator.close()
+
+    async def _delete_model(self, request: web.Request) -> web.Response:
+        """Answer `DELETE /v1/models/{model}`: remove a fine-tuned model, and take down what serves it."""
+        exchange = current_exchange()
+        exchange.model = model = request.match_info["model"]
+        asked = self._named(request, model)
+        if asked is None and model in self._routes.table.routes_of(exchange.project):
+            raise GatewayError(
+                405,
+                f"'{model}' is a deployment, and DELETE takes fine-tuned models alone, by their ft: names. "
+                f"Take it down with `tunefleet deployments delete {model}`.",
+                code="method_not_allowed",
+                param="model",
+                headers={"Allow": "GET"},
+            )
+        if asked is None or await self._deployer.model_of(*asked) is None:
+            raise model_not_found(model, self._routes, exchange.project)
+        await remove_model(*asked, limit_seconds=self._settings.answer_seconds)
+        return web.json_response({"id": model, "object": "model", "deleted": True})
 
     def _session(self, request: web.Request) -> Session:
         """Return the calls of who sent a request, in the project of their token, else the one they name."""
