@@ -29,6 +29,7 @@ from tunefleet_core.lifecycle import (
     ServiceAttached,
     ServiceChanged,
     ServiceDetached,
+    ServiceStopping,
     SessionOpened,
     TrafficReported,
 )
@@ -228,6 +229,9 @@ class Sessions:
 
     async def _take(self, session: _Session, report: StatusReport) -> None:
         service, epoch = session.service, session.epoch
+        if report.is_stopping:  # before what it gives back, so that it does not get that again
+            stopping = ServiceStopping(at=self._kernel.moment(), service=service, epoch=epoch)
+            await self._kernel.submit(stopping)
         if report.backends:
             backends = tuple(report.backends)
             changed = ServiceChanged(

@@ -236,6 +236,7 @@ def service_view(row: ServiceRow, attempts: list[AttemptRow], deployments: Itera
     service.state = row.state
     service.session_epoch = row.epoch
     service.is_draining = row.is_draining
+    service.is_stopping = row.is_stopping
     service.last_heard_time.CopyFrom(timestamp_of(row.last_heard_time))
     service.holds.extend(f"{attempt.job_uid}/{attempt.attempt}" for attempt in attempts)
     service.holds.extend(dict.fromkeys(deployments))

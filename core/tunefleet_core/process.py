@@ -10,10 +10,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from tunefleet_core.errors import Reason, from_exception
 
@@ -23,6 +24,7 @@ SUPERVISED = "TUNEFLEET_SUPERVISED"
 """Set for processes that `tunefleet up` started: they end when it does, however it ends."""
 
 Main = Callable[[asyncio.TaskGroup], Awaitable[None]]
+Stop = Callable[[], Coroutine[Any, Any, None]]
 
 
 class _JsonFormatter(logging.Formatter):
@@ -64,12 +66,18 @@ def read_token(file: Path) -> str:
     return file.read_text().strip()
 
 
-def run_process(main: Main) -> None:
-    """Run a process until TERM or INT, then cancel its tasks and wait for them; exits 1 on an error."""
+def run_process(main: Main, stop: Stop | None = None) -> None:
+    """Run a process until TERM or INT, then cancel its tasks and wait for them; exits 1 on an error.
+
+    Args:
+        main: What it does.
+        stop: Called on the first of these signals, beside `main`: what is to be done before tasks are
+            cancelled. It is cut short by the next signal, and by the end of a supervisor.
+    """
     configure_logging()
     faulthandler.register(signal.SIGUSR1)  # a process that hangs says where: kill -USR1
     with ending_clearly():
-        asyncio.run(_run(main))
+        asyncio.run(_run(main, stop))
 
 
 @contextmanager
@@ -86,17 +94,19 @@ def ending_clearly() -> Generator[None]:
         sys.exit(1)
 
 
-async def _run(main: Main) -> None:
-    stopping = asyncio.Event()
+async def _run(main: Main, stop: Stop | None) -> None:
+    asked, at_once = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     if SUPERVISED in os.environ:
         # The supervisor holds the other end of standard input: its end is our end.
-        loop.add_reader(sys.stdin.fileno(), lambda: stopping.set() if not os.read(0, 1) else None)
+        loop.add_reader(sys.stdin.fileno(), lambda: at_once.set() if not os.read(0, 1) else None)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, lambda: (at_once if asked.is_set() else asked).set())
     async with asyncio.TaskGroup() as group:
         work = group.create_task(_forever(main))
-        await _first(stopping, work)
+        await _first(work, asked.wait(), at_once.wait())
+        if stop is not None and not at_once.is_set() and not work.done():
+            await _first(work, stop(), at_once.wait())
         work.cancel()
 
 
@@ -105,8 +115,10 @@ async def _forever(main: Main) -> None:
         await main(group)
 
 
-async def _first(stopping: asyncio.Event, work: asyncio.Task[None]) -> None:
+async def _first(work: asyncio.Task[None], *others: Coroutine[Any, Any, object]) -> None:
+    """Return when the work or one of the others has ended; the others are cancelled then."""
     async with asyncio.TaskGroup() as group:
-        waiter = group.create_task(stopping.wait())
-        await asyncio.wait((waiter, work), return_when=asyncio.FIRST_COMPLETED)
-        waiter.cancel()
+        tasks = [group.create_task(other) for other in others]
+        await asyncio.wait((work, *tasks), return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()

@@ -202,6 +202,8 @@ class ChaosFleet:
             name,
             "--lease-seconds",
             str(self.lease_seconds),
+            "--stop-seconds",
+            "10",  # less than a stop may take here
             *self._trainer_options[name],
         )
         if is_awaited:
@@ -237,11 +239,11 @@ class ChaosFleet:
         self._processes[name].kill()
         await self._processes[name].wait()
 
-    async def stop(self, name: str) -> int:
-        """TERM one process and return its exit code."""
+    async def stop(self, name: str, number: int = signal.SIGTERM) -> int:
+        """TERM one process, or send it another signal, and return its exit code."""
         process = self._processes[name]
         if process.returncode is None:
-            process.terminate()
+            process.send_signal(number)
             try:
                 async with asyncio.timeout(_STOP_SECONDS):
                     await process.wait()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -12,8 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from chaos_fleet import TEST_MARKER, ChaosFleet, echo_job, slack
+from chaos_fleet import TEST_MARKER, ChaosFleet, assert_whole, echo_job, slack
 
+from tunefleet.job.v1.state_pb2 import JobState
 from tunefleet_client import connect
 from tunefleet_client.calls import Backoff
 from tunefleet_core.worker.marker import marked_processes
@@ -27,7 +30,11 @@ from pathlib import Path
 from tunefleet_services.local import UpOptions, run_up
 from tunefleet_core.errors import TunefleetError
 try:
-    run_up(UpOptions(state_folder=Path(sys.argv[1]), port=int(sys.argv[2]), lease_seconds=2.0))
+    stop_seconds = float(sys.argv[3]) if sys.argv[3:] else 60.0
+    options = UpOptions(
+        state_folder=Path(sys.argv[1]), port=int(sys.argv[2]), lease_seconds=2.0, stop_seconds=stop_seconds
+    )
+    run_up(options)
 except TunefleetError as error:
     sys.exit(f"{error.message} {error.hint}")
 """
@@ -84,6 +91,70 @@ async def test_up_stops_on_term_with_a_run_and_leaves_no_process(up: ChaosFleet)
     assert marked_processes(up.mark, variable=TEST_MARKER) == []
     assert "Stopped." in up.log("up")
     assert list((up.root / "tmp").glob("tunefleet-*/*.sock")) == []
+
+
+async def test_ctrl_c_saves_what_runs_and_the_next_up_goes_on_from_there(up: ChaosFleet) -> None:
+    async with connect(state_folder=up.state) as client:
+        # No checkpoint but the one of the stop, and no attempt that may fail.
+        spec = echo_job(steps=60, every_steps=1000, seed=8, step_seconds=0.05, max_attempts=1)
+        job = await client.jobs.create(spec)
+        async with up.watching(client, job.name) as timeline:
+            await timeline.wait_for(lambda event: event.metrics.step > 5)
+            code = await up.stop("up", signal.SIGINT)
+    assert code == 0
+    assert marked_processes(up.mark, variable=TEST_MARKER) == []
+    said = up.log("up")
+    name = job.name.rpartition("/")[2]
+    assert f"1 job runs ({name}): saving its state, for up to 60 s. Ctrl-C again stops at once." in said
+    (saved,) = re.findall(rf"Saved: {name} at step (\d+)\.", said)
+    await _next_up(up)
+    async with connect(state_folder=up.state) as client:
+        ended, events = await up.finish(client, job.name)
+    up.user_address = json.loads((up.state / "endpoints.json").read_text())["user"]
+    await up.assert_succeeded(ended, events)
+    assert [event.metrics.step for event in events if event.HasField("metrics")] == list(range(1, 61))
+    starts = [event.attempt_started for event in events if event.HasField("attempt_started")]
+    assert [item.resume_from.step for item in starts] == [0, int(saved)]
+
+
+async def test_a_second_ctrl_c_stops_at_once_and_counts_no_failure(up: ChaosFleet) -> None:
+    async with connect(state_folder=up.state) as client:
+        spec = echo_job(steps=60, every_steps=8, step_seconds=0.05, save_seconds=0.2, max_attempts=1)
+        spec.backend_options.update({"stubborn": True})
+        job = await client.jobs.create(spec)
+        async with up.watching(client, job.name) as timeline:
+            await timeline.wait_for(lambda event: event.HasField("checkpoint_committed"))
+            run = up.run_of(job)
+            assert run is not None
+            os.kill(run.pids()["rank"], signal.SIGSTOP)  # it would save for ever
+            os.kill(up.pid("up"), signal.SIGINT)
+            await up.until(lambda: "1 job runs" in up.log("up"), "the first was taken")
+            assert await up.stop("up", signal.SIGINT) == 0
+    assert "Stopping at once." in up.log("up")
+    assert marked_processes(up.mark, variable=TEST_MARKER) == []
+    await _next_up(up)
+    async with connect(state_folder=up.state) as client:
+        ended, events = await up.finish(client, job.name)
+    assert ended.state == JobState.JOB_STATE_SUCCEEDED, ended
+    assert_whole(events)
+    assert ended.attempt == 2
+
+
+@pytest.mark.slow  # starts all of `up` once more
+async def test_a_run_that_hangs_holds_up_for_no_longer_than_its_bound(bare_fleet: ChaosFleet) -> None:
+    up = bare_fleet
+    await up.spawn("up", "-u", "-c", _UP, str(up.state), "0", "1")
+    await up.until(lambda: "Fleet ready" in up.log("up"), "the fleet is ready")
+    async with connect(state_folder=up.state) as client:
+        job = await client.jobs.create(echo_job(steps=1000, every_steps=10, step_seconds=0.02))
+        async with up.watching(client, job.name) as timeline:
+            await timeline.wait_for(lambda event: event.HasField("checkpoint_committed"))
+            run = up.run_of(job)
+            assert run is not None
+            os.kill(run.pids()["rank"], signal.SIGSTOP)
+            assert await up.stop("up") == 0
+    assert f"Not saved: {job.name.rpartition('/')[2]} goes on from step " in up.log("up")
+    assert marked_processes(up.mark, variable=TEST_MARKER) == []
 
 
 @pytest.mark.slow  # starts all of `up` once more
@@ -145,6 +216,11 @@ async def test_up_that_cannot_start_says_why_and_ends(bare_fleet: ChaosFleet) ->
     await bare_fleet.until(
         lambda: not marked_processes(bare_fleet.mark, variable=TEST_MARKER), "nothing is left", 10
     )
+
+
+async def _next_up(up: ChaosFleet) -> None:
+    await up.spawn("up", "-u", "-c", _UP, str(up.state), "0")
+    await up.until(lambda: up.log("up").count("Fleet ready") == 2, "the fleet is ready again")
 
 
 def _child(up: ChaosFleet, name: str) -> int:

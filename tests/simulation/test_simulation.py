@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from google.rpc.status_pb2 import Status
 
 from tunefleet.deployment.v1.deployment_pb2 import DeploymentState
 from tunefleet.job.v1.state_pb2 import JobState
 from tunefleet_core.errors import Reason
 from tunefleet_core.lifecycle import (
+    AttemptRow,
     Decision,
     DeploymentRow,
     EventsReported,
@@ -60,6 +62,7 @@ def test_a_larger_fleet_holds_every_invariant() -> None:
     assert outcome.attempts > 200, "some work was done again"
     assert outcome.boots > 1
     assert outcome.paused > 20
+    assert outcome.interrupted > 2
     assert outcome.deleted > 5
 
 
@@ -208,6 +211,22 @@ def test_a_trainer_that_pauses_without_saving_is_found(monkeypatch: pytest.Monke
 def test_work_for_a_draining_service_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ServiceRow, "takes_work", ServiceRow.is_attached)
     assert "Draining" in _found(decide)
+
+
+def test_work_for_a_service_that_stops_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf = property(lambda row: row.is_attached and not row.is_draining)
+    monkeypatch.setattr(ServiceRow, "takes_work", deaf)
+    assert "which stops, was given an attempt" in _found(decide)
+
+
+def test_an_attempt_that_is_counted_though_its_service_was_stopped_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def counting(draft: Draft, job: JobRow, attempt: AttemptRow, error: Status | None) -> JobRow:
+        return pausing.give_back(draft, draft.write(job, failures=job.failures + 1), attempt, error)
+
+    monkeypatch.setattr(attempt_rules, "give_back", counting)
+    assert "counts 1 failures and had 0" in _found(decide)
 
 
 def test_a_seed_fails_the_same_way_again_and_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

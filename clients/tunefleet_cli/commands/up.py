@@ -45,6 +45,13 @@ _GatewayValue: TypeAlias = int | tuple[str, ...] | None
     "--trainers", type=click.IntRange(0, 64), default=1, show_default=True, help="Trainers to start."
 )
 @click.option("--servers", type=click.IntRange(1, 64), default=1, show_default=True, help="Servers to start.")
+@click.option(
+    "--stop-seconds",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="How long a stop waits for jobs to save their state; 0: not at all.",
+)
 @click.option("--requests-per-minute", type=_COUNT, help="Of one API token at the gateway; 0: no bound.")
 @click.option("--requests-at-once", type=_COUNT, help="Of one API token at the gateway; 0: no bound.")
 @click.option("--max-in-flight", type=_COUNT, help="Requests that the gateway passes on at one time.")
@@ -65,6 +72,7 @@ def up(
     port: int,
     trainers: int,
     servers: int,
+    stop_seconds: float,
     public_names: tuple[str, ...],
     tls: bool,
     tls_cert: str | None,
@@ -74,7 +82,8 @@ def up(
 ) -> None:
     """Start coordinator, trainer, server and gateway here; Ctrl-C stops them all.
 
-    Bounds that are left out are the gateway's own, such as 16 MiB for a body.
+    Jobs that run save their state first, and go on from there with the next `up`; a second Ctrl-C
+    stops at once. Bounds that are left out are the gateway's own, such as 16 MiB for a body.
     """
     from tunefleet_services.local import UpOptions, run_up
 
@@ -87,6 +96,7 @@ def up(
             port=port,
             trainers=trainers,
             servers=servers,
+            stop_seconds=stop_seconds,
             tls=tls,
             public_names=public_names,
             tls_cert=_path(tls_cert),

@@ -64,9 +64,11 @@ def service_kind(service: Service | JoinToken) -> str:
 
 
 def service_state(service: Service) -> str:
-    """Return a service's state without its prefix; DRAINING if it is there but gets no new work."""
+    """Return a service's state without its prefix; DRAINING or STOPPING if it is there for old work alone."""
     name = ServiceState.Name(service.state).removeprefix("SERVICE_STATE_")
-    return "DRAINING" if name == "ATTACHED" and service.is_draining else name
+    if name != "ATTACHED":
+        return name
+    return "STOPPING" if service.is_stopping else "DRAINING" if service.is_draining else name
 
 
 def contract_cell(output: Output, state: ContractState.ValueType) -> Text | str:

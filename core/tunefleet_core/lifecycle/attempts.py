@@ -19,7 +19,7 @@ from tunefleet_core.lifecycle.draft import Draft
 from tunefleet_core.lifecycle.events import attempt_ended, checkpoint_committed, device_released
 from tunefleet_core.lifecycle.inputs import EventsAcknowledged, EventsReported, ManifestCommitted
 from tunefleet_core.lifecycle.jobs import end_job
-from tunefleet_core.lifecycle.pausing import become_paused
+from tunefleet_core.lifecycle.pausing import become_paused, give_back
 from tunefleet_core.lifecycle.rows import (
     AttemptRow,
     AttemptState,
@@ -195,12 +195,14 @@ def _end_attempt(draft: Draft, job: JobRow, attempt: AttemptRow, status: Attempt
     output = _committed_output(draft, job, status)
     is_asked = job.cancel_requested or job.state == JobState.JOB_STATE_PAUSING
     outcome, error = status.outcome, status.error if status.HasField("error") else None
-    if outcome == AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED and output is None:
+    is_succeeded = outcome == AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED
+    is_interrupted = outcome == AttemptOutcome.ATTEMPT_OUTCOME_INTERRUPTED
+    if is_succeeded and output is None:
         # Whoever says so has lost its output; believing it would leave a job without a result.
         outcome, error = AttemptOutcome.ATTEMPT_OUTCOME_FAILED, _no_output(attempt)
-    elif outcome != AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED and not is_asked and error is None:
+    elif not is_interrupted and not is_succeeded and not is_asked and error is None:
         error = _stopped(attempt)
-    if job.cancel_requested and outcome != AttemptOutcome.ATTEMPT_OUTCOME_SUCCEEDED:
+    if job.cancel_requested and not is_succeeded:
         outcome = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
     released = status.device_released if status.HasField("device_released") else None
     job = _close(draft, job, attempt, outcome, error, released)
@@ -208,10 +210,12 @@ def _end_attempt(draft: Draft, job: JobRow, attempt: AttemptRow, status: Attempt
         _succeed(draft, job, output, status)
     elif job.cancel_requested:
         end_job(draft, job, JobState.JOB_STATE_CANCELLED, "Every process of it is gone.")
-    elif error is not None and error_from_status(error).reason in PERMANENT_REASONS:
+    elif not is_interrupted and error is not None and error_from_status(error).reason in PERMANENT_REASONS:
         end_job(draft, job, JobState.JOB_STATE_FAILED, error.message, error, failures=job.failures + 1)
     elif job.state == JobState.JOB_STATE_PAUSING:
         become_paused(draft, job, _how_it_paused(outcome, error))
+    elif is_interrupted:
+        give_back(draft, job, attempt, error)
     else:
         _try_again(draft, job, error or _stopped(attempt))
 
@@ -219,6 +223,8 @@ def _end_attempt(draft: Draft, job: JobRow, attempt: AttemptRow, status: Attempt
 def _how_it_paused(outcome: AttemptOutcome.ValueType, error: status_pb2.Status | None) -> str:
     if outcome == AttemptOutcome.ATTEMPT_OUTCOME_PAUSED:
         return "Every process of it is gone"
+    if outcome == AttemptOutcome.ATTEMPT_OUTCOME_INTERRUPTED:
+        return "Its service was stopped meanwhile"
     why = "it was stopped" if error is None else error.message.rstrip(".")
     return f"Its attempt ended while it saved ({why})"
 

@@ -48,6 +48,7 @@ from tunefleet_core.lifecycle.inputs import (
     ServiceChanged,
     ServiceDetached,
     ServiceRemoveRequested,
+    ServiceStopping,
     Tick,
     TrafficReported,
 )
@@ -66,6 +67,7 @@ from tunefleet_core.lifecycle.services import (
     detach_service,
     drain_service,
     hear,
+    note_stopping,
     pass_time,
     remove_service,
 )
@@ -186,6 +188,7 @@ def _take_in(
     draft: Draft,
     event: ServiceDetached
     | ServiceChanged
+    | ServiceStopping
     | HeartbeatReceived
     | AttemptReported
     | DeploymentReported
@@ -208,6 +211,8 @@ def _take_in(
             take_traffic(draft, event)
         case ServiceChanged():
             change_backends(draft, event)
+        case ServiceStopping():
+            note_stopping(draft, event.service, event.epoch)
         case ServiceDetached():
             detach_service(draft, event.service, event.epoch)
         case HistoryTrimmed():

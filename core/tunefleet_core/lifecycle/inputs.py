@@ -77,6 +77,7 @@ __all__ = [
     "ServiceChanged",
     "ServiceDetached",
     "ServiceRemoveRequested",
+    "ServiceStopping",
     "SessionOpened",
     "Tick",
     "TrafficReported",
@@ -115,6 +116,18 @@ class ServiceChanged:
     service: str
     epoch: int
     backends: tuple[InstalledBackend, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStopping:
+    """A service is being stopped and gives back what it holds. Answer: Acknowledged.
+
+    Repeating it is harmless. Errors: SESSION_SUPERSEDED.
+    """
+
+    at: Moment
+    service: str
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +250,7 @@ Input: TypeAlias = (
     | ServiceAttached
     | ServiceDetached
     | ServiceChanged
+    | ServiceStopping
     | HeartbeatReceived
     | AttemptReported
     | EventsReported

@@ -5,11 +5,16 @@ saves, it dies, its service is lost), the job is PAUSED afterwards, from its new
 committed checkpoint: whoever asked for the device gets it. Only an end that would have
 been final without the pause stays one: success, and an error that would come again.
 
+A service that is stopped ends its attempts in the same way by itself: INTERRUPTED counts as no
+failure and has no wait, and the job is taken up by whichever trainer is free next.
+
 A checkpoint on request is a number of the attempt that rises: repeating it anywhere on its way
 changes nothing. It ends with the attempt, for then nothing is left that was not saved.
 """
 
 from __future__ import annotations
+
+from google.rpc import status_pb2
 
 from tunefleet.job.v1.state_pb2 import JobState
 from tunefleet_core.errors import Reason, TunefleetError
@@ -23,7 +28,15 @@ from tunefleet_core.lifecycle.draft import Draft
 from tunefleet_core.lifecycle.jobs import answered_name, asked_job, check_etag, remember, state_conflict
 from tunefleet_core.lifecycle.rows import AttemptRow, AttemptState, JobRow
 
-__all__ = ["become_paused", "checkpoint_job", "going_on", "pause_job", "resume_job", "retry_job"]
+__all__ = [
+    "become_paused",
+    "checkpoint_job",
+    "give_back",
+    "going_on",
+    "pause_job",
+    "resume_job",
+    "retry_job",
+]
 
 _QUEUED = frozenset({JobState.JOB_STATE_PENDING, JobState.JOB_STATE_WAITING_RETRY})
 _ENDED_BADLY = frozenset({JobState.JOB_STATE_FAILED, JobState.JOB_STATE_CANCELLED})
@@ -91,6 +104,18 @@ def become_paused(draft: Draft, job: JobRow, reason: str) -> JobRow:
     if is_wanted_again:
         job = draft.move(job, JobState.JOB_STATE_PENDING, "Resume was requested while it was pausing.")
     return job
+
+
+def give_back(
+    draft: Draft, job: JobRow, attempt: AttemptRow, error: status_pb2.Status | None = None
+) -> JobRow:
+    """Put a job back into the queue, with the turn that it had: its service was stopped, nothing failed.
+
+    `error` says why its state could not be saved.
+    """
+    why = "" if error is None else f" ({error.message.rstrip('.')})"
+    reason = f"{attempt.service} was stopped{why}; {going_on(job)}"
+    return draft.move(job, JobState.JOB_STATE_PENDING, reason, error=b"")
 
 
 def going_on(job: JobRow) -> str:

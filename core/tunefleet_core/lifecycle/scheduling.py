@@ -21,7 +21,7 @@ from tunefleet_core.lifecycle.capacity import active_backend, active_backends
 from tunefleet_core.lifecycle.draft import Draft
 from tunefleet_core.lifecycle.events import attempt_started
 from tunefleet_core.lifecycle.placement import free_devices, place_replica
-from tunefleet_core.lifecycle.queue import Shape, Turn, shape_of
+from tunefleet_core.lifecycle.queue import Shape, Turn, shape_of, turn_of
 from tunefleet_core.lifecycle.rows import AttemptRow, AttemptState, JobRow, ServiceRow
 
 __all__ = ["schedule"]
@@ -82,6 +82,11 @@ def _best_turn(draft: Draft, service: ServiceRow) -> tuple[str, tuple[str, ...]]
             turn = next(_still_waiting(draft, turns, shape), None)
             if turn is not None and (best is None or turn < best[0]):
                 best = turn, devices
+    for uid in draft.queued_jobs:  # what began to wait in this decision has its turn as well
+        job = draft.job(uid)
+        if job is not None and job.is_queued and (best is None or turn_of(job) < best[0]):
+            devices = _fitting_devices(draft, service, shape_of(job))
+            best = best if devices is None else (turn_of(job), devices)
     return None if best is None else (best[0][2], best[1])
 
 

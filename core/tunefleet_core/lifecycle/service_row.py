@@ -45,6 +45,7 @@ class ServiceRow:
             "backends",
             "labels",
             "description",
+            "is_stopping",
         }
     )
 
@@ -67,6 +68,8 @@ class ServiceRow:
     labels: Labels = ()
     description: bytes = b""
     """`tunefleet.fleet.v1.Service` as it last described itself; empty since a restart."""
+    is_stopping: bool = False
+    """Its process ends, by its own word; so for this session."""
 
     @property
     def key(self) -> Key:
@@ -79,4 +82,4 @@ class ServiceRow:
     @property
     def takes_work(self) -> bool:
         """Whether something new may be given to it."""
-        return self.is_attached and not self.is_draining
+        return self.is_attached and not self.is_draining and not self.is_stopping

@@ -41,6 +41,7 @@ __all__ = [
     "detach_service",
     "drain_service",
     "hear",
+    "note_stopping",
     "pass_time",
     "remove_service",
 ]
@@ -126,6 +127,13 @@ def change_backends(draft: Draft, changed: ServiceChanged) -> None:
         backends=tuple(_backend_facts(item) for item in changed.backends),
         description=described.SerializeToString(),
     )
+
+
+def note_stopping(draft: Draft, name: str, epoch: int) -> None:
+    """Give nothing new to a service whose process ends; what it holds it gives back itself."""
+    service = current_session(draft, name, epoch)
+    if not service.is_stopping:
+        draft.touch(service, is_stopping=True)
 
 
 def hear(draft: Draft, name: str, epoch: int) -> None:
@@ -258,6 +266,7 @@ def _description(draft: Draft, described: Service) -> dict[str, Any]:
         "backends": tuple(_backend_facts(item) for item in described.backends),
         "labels": tuple(sorted(described.labels.items())),
         "description": described.SerializeToString(deterministic=True),
+        "is_stopping": described.is_stopping,
     }
 
 

@@ -52,6 +52,7 @@ from tunefleet_core.lifecycle import (
     RollbackRequested,
     RolloutRequested,
     ServiceAttached,
+    ServiceStopping,
     TrafficReported,
     settle_policy,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "roll_out",
     "scale",
     "service",
+    "stopping",
     "submit",
     "traffic",
 ]
@@ -226,6 +228,11 @@ def delete(now: float, job_id: str = "job", *, request_id: str = "", etag: str =
 def drain(now: float, name: str = "services/a", *, is_draining: bool = True) -> DrainRequested:
     """Return a drain of a service, or the end of one."""
     return DrainRequested(at=moment(now), request=None, name=name, is_draining=is_draining)
+
+
+def stopping(now: float, name: str = "services/a", epoch: int = 1) -> ServiceStopping:
+    """Return the word of a service that its process is being stopped."""
+    return ServiceStopping(at=moment(now), service=name, epoch=epoch)
 
 
 def heartbeat(now: float, name: str = "services/a", epoch: int = 1) -> HeartbeatReceived:

@@ -57,8 +57,8 @@ def _line(outcome: Outcome) -> str:
     states = " ".join(f"{word.lower()}={count}" for word, count in outcome.states.items())
     return (
         f"seed {outcome.seed}: {states} deleted={outcome.deleted} attempts={outcome.attempts} "
-        f"paused={outcome.paused} rolled_out={outcome.rolled_out} rolled_back={outcome.rolled_back} "
-        f"faults={outcome.faults} "
+        f"paused={outcome.paused} interrupted={outcome.interrupted} "
+        f"rolled_out={outcome.rolled_out} rolled_back={outcome.rolled_back} faults={outcome.faults} "
         f"boots={outcome.boots} steps={outcome.steps} virtual={outcome.virtual_seconds:.0f}s "
         f"digest={outcome.digest[:12]}"
     )

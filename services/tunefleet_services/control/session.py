@@ -80,6 +80,7 @@ class ServiceSession:
         self._wait = _FIRST_WAIT_SECONDS
         self._longest_wait = _LONGEST_WAIT_SECONDS
         self._is_to_end = False
+        self._is_stopping_untold = False
 
     def attach_anew(self) -> None:
         """End the stream soon and attach again, on the connection as it is then."""
@@ -99,6 +100,11 @@ class ServiceSession:
     def report_backends(self, backends: list[InstalledBackend]) -> None:
         """Tell which backends there are now."""
         self._backends = backends
+        self._wake.set()
+
+    def report_stopping(self) -> None:
+        """Tell that this process is being stopped; from now on the handler's hello says so too."""
+        self._is_stopping_untold = True
         self._wake.set()
 
     def report_traffic(
@@ -145,6 +151,7 @@ class ServiceSession:
         try:
             self._attempts.clear()  # the hello tells them all
             self._deployments.clear()
+            self._is_stopping_untold = False
             await call.write(AttachRequest(hello=self._handler.hello()))
             welcome = await self._welcome(call)
             term = welcome.lease_term.ToTimedelta().total_seconds()
@@ -222,12 +229,15 @@ class ServiceSession:
     def _take_report(self) -> StatusReport | None:
         self._wake.clear()
         drained = self._drained or self._drained_replicas
-        if not (self._attempts or self._deployments or self._backends or self._traffic or drained):
+        is_stopping, self._is_stopping_untold = self._is_stopping_untold, False
+        statuses = self._attempts or self._deployments
+        if not (statuses or self._backends or self._traffic or drained or is_stopping):
             return None
         report = StatusReport(
             attempts=self._attempts.values(),
             deployments=self._deployments.values(),
             backends=self._backends,
+            is_stopping=is_stopping,
             traffic=[VersionTraffic(deployment_uid=uid, counts=item) for uid, item in self._traffic.items()],
             drained=self._drained,
             drained_replicas=self._drained_replicas,

@@ -17,6 +17,7 @@ from pathlib import Path
 import grpc.aio
 
 from tunefleet.backend.v1 import backend_service_pb2 as pb
+from tunefleet.backend.v1.backend_pb2 import Capability
 from tunefleet.backend.v1.run_pb2 import RankProgram, TrackerProgram
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet_core.errors import TunefleetError
@@ -78,6 +79,14 @@ class HostPool:
         """
         installed, environment = self._directory.find(backend)
         return RankProgram(python=environment.python, rank_entry=installed.manifest.rank_entry)
+
+    def can_save(self, backend: str) -> bool:
+        """Return whether runs of a backend can save their exact state."""
+        try:
+            installed, _ = self._directory.find(backend)
+        except TunefleetError:
+            return True  # it was removed while it runs: ask it
+        return Capability.CAPABILITY_CHECKPOINT_RESUME in installed.manifest.capabilities
 
     def trackers_of(self, spec: JobSpec, folder: Path) -> list[TrackerProgram]:
         """Return how the trackers of a job are started on this machine; who is not there has no program.

@@ -28,6 +28,8 @@ class ChildSpec:
     name: str
     argv: tuple[str, ...]
     log: Path
+    grace_seconds: float
+    """How long it may take to end after TERM; then it is killed."""
 
 
 class Child:
@@ -39,6 +41,7 @@ class Child:
         self._environment = {**environment, SUPERVISED: "1"}
         self._changed = changed
         self._stopping = asyncio.Event()
+        self._hurrying = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -79,6 +82,10 @@ class Child:
         """Stop the process and let `run` return."""
         self._stopping.set()
 
+    def hurry(self) -> None:
+        """Have a process that is being stopped do so at once, by a second signal."""
+        self._hurrying.set()
+
     async def _run_once(self) -> int:
         self.spec.log.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.spec.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -102,12 +109,21 @@ class Child:
             await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             if not ended.done():
-                process.terminate()
-                try:
-                    async with asyncio.timeout(_TERM_GRACE_SECONDS):
-                        await asyncio.shield(ended)
-                except TimeoutError:
-                    process.kill()
+                await self._terminate(process, ended)
             code = await ended
         self._changed()
         return code
+
+    async def _terminate(self, process: asyncio.subprocess.Process, ended: asyncio.Task[int]) -> None:
+        """Ask a process to end, again when it is to hurry, then kill it."""
+        process.terminate()
+        async with asyncio.TaskGroup() as group:
+            hurrying = group.create_task(self._hurrying.wait())
+            grace = self.spec.grace_seconds
+            await asyncio.wait((ended, hurrying), timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+            hurrying.cancel()
+        if not ended.done() and self._hurrying.is_set():
+            process.terminate()
+            await asyncio.wait((ended,), timeout=_TERM_GRACE_SECONDS)
+        if not ended.done():
+            process.kill()

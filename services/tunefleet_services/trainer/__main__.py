@@ -19,6 +19,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for runs; default STATE/services/NAME")
     parser.add_argument("--lease-seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of a rank process; 0: its choice")
+    parser.add_argument(
+        "--stop-seconds",
+        type=float,
+        default=60.0,
+        help="how long a stop waits for runs to save their state; 0: they go on, for the next start to adopt",
+    )
     parser.add_argument("--no-warm", action="store_true", help="keep no process with its imports done")
     arguments = parser.parse_args()
     with ending_clearly():
@@ -32,13 +38,21 @@ def main() -> None:
         work_folder=(arguments.work or arguments.state / "services" / way.name).absolute(),
         lease_seconds=arguments.lease_seconds,
         threads=arguments.threads,
+        stop_seconds=max(0.0, arguments.stop_seconds),
         warm=not arguments.no_warm,
     )
 
-    async def work(group: asyncio.TaskGroup) -> None:
-        await Trainer(options, group).run()
+    started: list[Trainer] = []
 
-    run_process(work)
+    async def work(group: asyncio.TaskGroup) -> None:
+        started.append(Trainer(options, group))
+        await started[0].run()
+
+    async def stop() -> None:
+        for trainer in started:
+            await trainer.stop()
+
+    run_process(work, stop)
 
 
 if __name__ == "__main__":

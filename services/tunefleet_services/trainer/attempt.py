@@ -35,6 +35,7 @@ from tunefleet_core.worker.marker import EndReport, end_marked
 from tunefleet_services.hosts import Host, HostRecord
 from tunefleet_services.trainer.context import TrainerContext
 from tunefleet_services.trainer.event_forwarder import EventForwarder, HostGoneError
+from tunefleet_services.trainer.run_order import run_order
 from tunefleet_services.trainer.run_record import RunFolder
 from tunefleet_services.trainer.uploads import ArtifactUploader
 
@@ -48,6 +49,7 @@ _ASK_AGAIN = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,
 )
+_STOPPED = (AttemptOutcome.ATTEMPT_OUTCOME_PAUSED, AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED)
 _KEPT_CHECKPOINTS = 3  # the default of train.checkpoint.keep
 
 
@@ -72,9 +74,15 @@ class AttemptRunner:
         self._name = f"{assignment.job_uid}-{assignment.attempt}"
         self._stop = asyncio.Event()
         self._stopped_as = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
+        self._stop_error: TunefleetError | None = None
         self._pause = asyncio.Event()
+        self._is_pause_wanted = False
         self._saves_asked = 0
         self._save_asked = asyncio.Event()
+        # An earlier life was stopped in order, or this one is.
+        self._is_interrupted = record is not None and self._folder.is_interrupted()
+        self.settled = asyncio.Event()
+        """Set when nothing more is to be done for the attempt in this life of the trainer."""
         self._is_told = record is not None  # whether a host may have begun with it
         self._dismissed = asyncio.Event()
         self._checkpoint_saved = asyncio.Event()
@@ -87,6 +95,11 @@ class AttemptRunner:
             state=RunState.RUN_STATE_RUNNING,
         )
 
+    @property
+    def backend(self) -> str:
+        """Name of the backend that it runs on."""
+        return self._assignment.backend
+
     def steer(self, goal: AssignmentGoal.ValueType, *, checkpoint_requests: int = 0) -> None:
         """Follow the desired set: the goal, and how often a checkpoint was asked for."""
         if checkpoint_requests > self._saves_asked:
@@ -95,11 +108,41 @@ class AttemptRunner:
         if goal == AssignmentGoal.ASSIGNMENT_GOAL_CANCEL:
             self._stopped_as = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
             self._stop.set()
-        elif goal == AssignmentGoal.ASSIGNMENT_GOAL_PAUSE and not self._pause.is_set():
-            self._pause.set()
-            if not self._is_told:  # there is nothing to save yet
-                self._stopped_as = AttemptOutcome.ATTEMPT_OUTCOME_PAUSED
-                self._stop.set()
+        elif goal == AssignmentGoal.ASSIGNMENT_GOAL_PAUSE and not self._is_pause_wanted:
+            self._is_pause_wanted = True
+            self._save_and_end(AttemptOutcome.ATTEMPT_OUTCOME_PAUSED)
+
+    def note_stop(self) -> None:
+        """Keep that the service is being stopped, so that its next life takes no end for a failure."""
+        self._folder.note_interrupted()
+
+    def interrupt(self, *, can_save: bool) -> None:
+        """The service is being stopped: save the exact state, end, and give the attempt back.
+
+        What cannot save goes on for now: the next life of the service may adopt it.
+        """
+        self._is_interrupted = True
+        if can_save or not self._is_told:
+            self._save_and_end(AttemptOutcome.ATTEMPT_OUTCOME_INTERRUPTED)
+        else:
+            self.settled.set()
+
+    def cut(self, seconds: float) -> None:
+        """Its time to save is over: end it as it is. What it has saved stays for the next life."""
+        if not self.settled.is_set():
+            self._stopped_as = AttemptOutcome.ATTEMPT_OUTCOME_INTERRUPTED
+            self._stop_error = TunefleetError(
+                Reason.TIME_LIMIT,
+                f"Its state was not saved within {seconds:.0f} s.",
+                hint="It goes on from its newest checkpoint; give a stop more time with --stop-seconds.",
+            )
+            self._stop.set()
+
+    def _save_and_end(self, outcome: AttemptOutcome.ValueType) -> None:
+        self._pause.set()
+        if not self._is_told:  # there is nothing to save yet
+            self._stopped_as = outcome
+            self._stop.set()
 
     def dismiss(self) -> None:
         """The desired set no longer names this attempt: stop if it works, then forget it."""
@@ -108,11 +151,17 @@ class AttemptRunner:
 
     async def run(self) -> None:
         """Work, prove the end, report it until dismissed, clean up."""
-        end = await self._work_until_stopped()
-        release = await self._release()
-        self._report(end, release)
-        await self._dismissed.wait()
-        await asyncio.to_thread(self._folder.remove)
+        try:
+            end = await self._work_until_stopped()
+            release = await self._release()
+            if self._stop_error is not None and await asyncio.to_thread(self._has_uncommitted):
+                self.settled.set()  # it was saved: the next life commits that, under the same fence
+            else:
+                self._report(end, release)
+            await self._dismissed.wait()
+            await asyncio.to_thread(self._folder.remove)
+        finally:
+            self.settled.set()
 
     async def _work_until_stopped(self) -> _End:
         async with asyncio.TaskGroup() as group:
@@ -122,13 +171,18 @@ class AttemptRunner:
             stop.cancel()
             if not work.done():
                 work.cancel()
-        return _End(outcome=self._stopped_as) if work.cancelled() else work.result()
+        if work.cancelled():
+            return _End(outcome=self._stopped_as, error=self._stop_error)
+        return work.result()
 
     async def _work_and_class(self) -> _End:
         try:
             return await self._work()
         except TunefleetError as error:
-            return _End(outcome=AttemptOutcome.ATTEMPT_OUTCOME_FAILED, error=error)
+            outcome = AttemptOutcome.ATTEMPT_OUTCOME_FAILED
+            if self._is_interrupted and error.reason is Reason.WORKER_LOST:
+                outcome = AttemptOutcome.ATTEMPT_OUTCOME_INTERRUPTED  # it was ended with its service
+            return _End(outcome=outcome, error=error)
         except grpc.aio.AioRpcError as error:
             typed = error_from_rpc(error, "The contract host")
             return _End(outcome=AttemptOutcome.ATTEMPT_OUTCOME_FAILED, error=typed)
@@ -206,54 +260,11 @@ class AttemptRunner:
                 raise
             # The earlier life ended between writing the host down and telling it what to do.
             await self._tell(host, await self._order())
+        await asyncio.to_thread(self._folder.note_adopted)
         return host
 
     async def _order(self) -> RunOrder:
-        assignment = self._assignment
-        order = RunOrder(
-            run=self._name,
-            job=assignment.job,
-            attempt=assignment.attempt,
-            resolved_spec=assignment.resolved_spec,
-            resolved_spec_digest=assignment.resolved_spec_digest,
-            work_dir=str(self._folder.path),
-            device_ids=assignment.device_ids,
-            threads=self._context.threads,
-        )
-        if assignment.HasField("resume_from"):
-            folder = self._folder.path / "resume"
-            await (await self._uploads()).fetch(assignment.resume_from.manifest_digest, folder)
-            order.resume_from = str(folder)
-            order.resume_step = assignment.resume_from.step
-        if assignment.resolved_spec.adapter.manifest_digest:
-            folder = self._folder.path / "adapter"
-            await (await self._uploads()).fetch(assignment.resolved_spec.adapter.manifest_digest, folder)
-            order.adapter_dir = str(folder)
-        if assignment.resolved_spec.HasField("merge_backend"):
-            program = self._context.pool.program_of(assignment.resolved_spec.merge_backend.name)
-            order.merge_program.CopyFrom(program)
-        if assignment.resolved_spec.base.manifest_digest:
-            # The path is where another host, or an earlier life of this one, laid the base out.
-            digest = assignment.resolved_spec.base.manifest_digest
-            order.resolved_spec.base.path = str(await self._context.models.fetch(digest))
-        for item in order.resolved_spec.data:
-            item.path = await self._context.data.bring(item.path, item.sha256)
-        trackers = self._context.pool.trackers_of(assignment.resolved_spec.spec, self._context.tracking)
-        order.trackers.extend(trackers)
-        await self._bring_companions(order)
-        return order
-
-    async def _bring_companions(self, order: RunOrder) -> None:
-        """Lay out what the models beside the base are read from, and tell where."""
-        for index, companion in enumerate(order.resolved_spec.companions):
-            if companion.base.manifest_digest:
-                companion.base.path = str(await self._context.models.fetch(companion.base.manifest_digest))
-            folder = ""
-            if companion.adapter.manifest_digest:
-                path = self._folder.path / f"companion-{index}"
-                await (await self._uploads()).fetch(companion.adapter.manifest_digest, path)
-                folder = str(path)
-            order.companion_adapter_dirs.append(folder)
+        return await run_order(self._context, self._assignment, self._folder.path, await self._uploads())
 
     async def _save_when_asked(self, host: Host) -> None:
         """Have the run save its exact state and end, once a pause is wanted; its events tell how it went."""
@@ -321,7 +332,14 @@ class AttemptRunner:
             manifest = await (await self._uploads()).commit(output, run.output.kind, run.output.step)
             digest = manifest.digest
         error = error_from_status(run.error) if run.HasField("error") else None
-        return _End(outcome=run.outcome, error=error, run=run, manifest_digest=digest)
+        outcome = run.outcome
+        if self._is_interrupted and not self._is_pause_wanted and outcome in _STOPPED:
+            outcome = AttemptOutcome.ATTEMPT_OUTCOME_INTERRUPTED
+        return _End(outcome=outcome, error=error, run=run, manifest_digest=digest)
+
+    def _has_uncommitted(self) -> bool:
+        saved = saved_checkpoints(self._folder.path)
+        return any(item.step not in self._committed_steps for item in saved)
 
     async def _uploads(self) -> ArtifactUploader:
         context = self._context

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunefleet.fleet.v1.fleet_pb2 import Assignment
 from tunefleet_core.artifacts import write_whole_file
+from tunefleet_core.errors import TunefleetError
 from tunefleet_core.worker.hosted_run import saved_checkpoints
 from tunefleet_services.hosts import HostRecord
 
-__all__ = ["RunFolder", "find_runs"]
+__all__ = ["RunFolder", "find_runs", "kept_assignments"]
 
 _RECORD = "run.json"
 _ASSIGNMENT = "assignment.pb"
+_INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,21 @@ class RunFolder:
         """Make the folder and keep the assignment."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_whole_file(self.path / _ASSIGNMENT, assignment.SerializeToString())
+        self.note_adopted()
+
+    def note_interrupted(self) -> None:
+        """Keep that the service was stopped in order while the attempt was at work."""
+        # There is no folder yet, or no space: its next life then takes the end for a failure.
+        with suppress(OSError, TunefleetError):
+            write_whole_file(self.path / _INTERRUPTED, b"")
+
+    def note_adopted(self) -> None:
+        """Forget that: the attempt goes on with a service that works."""
+        (self.path / _INTERRUPTED).unlink(missing_ok=True)
+
+    def is_interrupted(self) -> bool:
+        """Return whether that was kept, by an earlier life."""
+        return (self.path / _INTERRUPTED).exists()
 
     def keep_host(self, record: HostRecord) -> None:
         """Keep which host works here, before it is told to."""
@@ -74,4 +92,13 @@ def find_runs(runs: Path) -> list[RunFolder]:
             found.append(RunFolder(path=path))
         else:
             shutil.rmtree(path, ignore_errors=True)
+    return found
+
+
+def kept_assignments(runs: Path) -> list[Assignment]:
+    """Return what a trainer holds, seen from another process: nothing is changed."""
+    found: list[Assignment] = []
+    for path in sorted(runs.glob(f"*/{_ASSIGNMENT}")):
+        with suppress(FileNotFoundError):  # removed meanwhile
+            found.append(Assignment.FromString(path.read_bytes()))
     return found

@@ -32,6 +32,7 @@ __all__ = ["Trainer", "TrainerOptions"]
 _LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 2.0
 _AUDIT_SECONDS = 95.0  # a little less than the coordinator waits for an answer
+_END_SECONDS = 5.0  # to end what did not save in time, and to tell so
 _Key = tuple[str, int]
 
 
@@ -47,6 +48,8 @@ class TrainerOptions:
     lease_seconds: float = 10.0
     threads: int = 0
     warm: bool = True
+    stop_seconds: float = 60.0
+    """How long a stop waits for runs to save their state; 0: runs go on, for the next life to adopt."""
     membership: Membership | None = None
     """Of a fleet on another machine; then there is no token."""
 
@@ -91,6 +94,7 @@ class Trainer:
         )
         self._runners: dict[_Key, AttemptRunner] = {}
         self._refilling: set[str] = set()
+        self._is_stopping = False
 
     async def run(self) -> None:
         """Work until cancelled. Runs go on without this process: the next one adopts them."""
@@ -112,6 +116,47 @@ class Trainer:
             await self._pool.close()
             await self._connection.close()
 
+    async def stop(self) -> None:
+        """Have every attempt save its exact state, end and be given back; returns when that is so.
+
+        It takes `stop_seconds` at most, and a little more to end what has not saved by then.
+        `run` goes on meanwhile; cancel it afterwards.
+        """
+        seconds = self._options.stop_seconds
+        runners = list(self._runners.values())
+        for runner in runners:
+            await asyncio.to_thread(runner.note_stop)
+        if not seconds:
+            return
+        self._is_stopping = True
+        self._session.report_stopping()
+        if runners:
+            _LOG.warning(
+                "stopping: %d attempts save their state, for up to %.0f s; the next signal stops at once",
+                len(runners),
+                seconds,
+            )
+        for runner in runners:
+            self._interrupt(runner)
+        if not await self._is_settled_within(seconds):
+            late = [runner for runner in self._runners.values() if not runner.settled.is_set()]
+            _LOG.warning("%d attempts did not save their state within %.0f s", len(late), seconds)
+            for runner in late:
+                runner.cut(seconds)
+            await self._is_settled_within(_END_SECONDS)
+
+    def _interrupt(self, runner: AttemptRunner) -> None:
+        runner.interrupt(can_save=self._pool.can_save(runner.backend))
+
+    async def _is_settled_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                while working := [item for item in self._runners.values() if not item.settled.is_set()]:
+                    await working[0].settled.wait()
+        except TimeoutError:
+            return False
+        return True
+
     def hello(self) -> Hello:
         """Return who attaches and which attempts it holds."""
         service = Service(
@@ -120,6 +165,7 @@ class Trainer:
             host=self._host,
             backends=self._directory.backends(),
             version=__version__,
+            is_stopping=self._is_stopping,
         )
         statuses: list[AttemptStatus] = [runner.status for runner in self._runners.values()]
         return Hello(service=service, contract_versions=[CONTRACT_VERSION], attempts=statuses)
@@ -148,6 +194,8 @@ class Trainer:
         key = (assignment.job_uid, assignment.attempt)
         self._runners[key] = runner
         self._group.create_task(self._drive(key, runner))
+        if self._is_stopping:  # it was on its way here
+            self._interrupt(runner)
         return runner
 
     async def _drive(self, key: _Key, runner: AttemptRunner) -> None:
@@ -169,7 +217,7 @@ class Trainer:
         return result
 
     def _refill(self, backend: str) -> None:
-        if backend not in self._refilling:
+        if backend not in self._refilling and not self._is_stopping:
             self._refilling.add(backend)
             self._group.create_task(self._refill_once(backend))
 

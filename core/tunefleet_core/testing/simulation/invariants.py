@@ -71,6 +71,11 @@ class Checker:
         """How many attempts were paused."""
         return self._pauses.paused
 
+    @property
+    def interrupted(self) -> int:
+        """How many attempts ended because their service was stopped in order."""
+        return self._pauses.interrupted
+
     def before_commit(self, durable: DurableRows, event: Input, changes: Sequence[Change]) -> None:
         """Check a decision against what is durable, before it is."""
         if isinstance(event, ManifestCommitted | EventsReported):

@@ -1,7 +1,8 @@
-"""Claims about pausing, retrying and draining, on books of their own.
+"""Claims about pausing, retrying, draining and stopping, on books of their own.
 
 Kept from the durable changes alone, like those of the checker: which attempts failed, how
-far every job was saved, how far every attempt came, which services drain.
+far every job was saved, how far every attempt came, which services drain. Which services
+stop is not durable: that is kept from what they said in their newest session.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from tunefleet_core.lifecycle import (
     ReplicaRow,
     RetryRequested,
     RowChange,
+    ServiceAttached,
     ServiceRow,
+    ServiceStopping,
     is_durable,
 )
 from tunefleet_core.testing.simulation.claim import require
@@ -57,10 +60,14 @@ class PauseClaims:
 
     def __init__(self) -> None:
         self.paused = 0
+        self.interrupted = 0
         self._failures: dict[str, int] = {}
         self._saved: dict[str, int] = {}
         self._reached: dict[tuple[str, int], int] = {}
         self._draining: set[str] = set()
+        self._epochs: dict[str, int] = {}
+        self._stopping: set[str] = set()
+        self._cut: set[tuple[str, int]] = set()
 
     def check(self, event: Input, changes: Sequence[Change]) -> None:
         """Check what one input changed, and note it."""
@@ -69,6 +76,12 @@ class PauseClaims:
                 self._note_steps(change)
         for _, service in _changed(changes, ServiceRow):
             (self._draining.add if service.is_draining else self._draining.discard)(service.name)
+            self._epochs[service.name] = service.epoch
+        if isinstance(event, ServiceAttached):
+            stops = event.service.is_stopping
+            (self._stopping.add if stops else self._stopping.discard)(event.service.name)
+        elif isinstance(event, ServiceStopping) and event.epoch == self._epochs.get(event.service):
+            self._stopping.add(event.service)
         for _, manifest in _changed(changes, ManifestRow):
             if manifest.kind == ArtifactKind.ARTIFACT_KIND_CHECKPOINT:
                 uid = manifest.job_uid
@@ -78,6 +91,8 @@ class PauseClaims:
             if old is None:
                 idle = attempt.service not in self._draining
                 require(idle, f"Draining {attempt.service} was given an attempt of {attempt.job_uid}.")
+                stays = attempt.service not in self._stopping
+                require(stays, f"{attempt.service}, which stops, was given an attempt of {attempt.job_uid}.")
             elif attempt.state == AttemptState.ENDED:
                 self._check_end(attempt, *jobs[attempt.job_uid])
         for old, row in _changed(changes, ReplicaRow):
@@ -91,21 +106,26 @@ class PauseClaims:
         for event in JobEvents.FromString(appended.payload).events:
             if event.HasField("metrics"):
                 self._reached[(appended.job_uid, event.attempt)] = event.metrics.step
+            elif event.HasField("attempt_ended") and event.attempt_ended.HasField("error"):
+                self._cut.add((appended.job_uid, event.attempt))
 
     def _check_end(self, attempt: AttemptRow, before: JobRow | None, after: JobRow) -> None:
-        """Count an attempt that failed, and hold one that was paused to what it reached."""
+        """Count an attempt that failed, and hold one that was to save to what it reached."""
         uid = attempt.job_uid
         was_pausing = before is not None and before.state == JobState.JOB_STATE_PAUSING
-        if not was_pausing and after.state in _TRIED_AGAIN:
+        is_interrupted = attempt.outcome == AttemptOutcome.ATTEMPT_OUTCOME_INTERRUPTED
+        self.interrupted += is_interrupted
+        if not was_pausing and not is_interrupted and after.state in _TRIED_AGAIN:
             self._failures[uid] = self._failures.get(uid, 0) + 1
         if was_pausing and after.state == JobState.JOB_STATE_FAILED:
             self._failures[uid] = self._failures.get(uid, 0) + 1
-        if attempt.outcome != AttemptOutcome.ATTEMPT_OUTCOME_PAUSED:
-            return
-        self.paused += 1
+        is_paused = attempt.outcome == AttemptOutcome.ATTEMPT_OUTCOME_PAUSED
+        self.paused += is_paused
+        has_saved = is_paused or (is_interrupted and (uid, attempt.attempt) not in self._cut)
         step = 0 if after.checkpoint is None else after.checkpoint.step
         reached = self._reached.get((uid, attempt.attempt), 0)
-        require(step >= reached, f"Job {uid} was paused at step {reached} and saved at step {step}.")
+        if has_saved:
+            require(step >= reached, f"Job {uid} was paused at step {reached} and saved at step {step}.")
 
     def _check_job(self, event: Input, old: JobRow | None, new: JobRow) -> None:
         uid = new.uid

@@ -53,6 +53,8 @@ class Outcome:
     """Jobs that were deleted after their end."""
     paused: int
     """Attempts that were paused."""
+    interrupted: int
+    """Attempts whose service was stopped in order."""
     rolled_out: int
     """Roll-outs that succeeded."""
     rolled_back: int
@@ -283,11 +285,13 @@ class _Simulation:
         self._faults += 1
         peer = self._peers[chance.choice(list(self._peers))]
         kind = chance.choices(
-            ("service", "host", "freeze", "cut", "coordinator", "decision"), (3, 2, 3, 3, 1, 1)
+            ("service", "host", "freeze", "cut", "coordinator", "decision", "stop"), (3, 2, 3, 3, 1, 1, 3)
         )[0]
         term = self._settings.lease_term_seconds
         if kind in ("service", "host") and peer.is_up:
             peer.crash(host=kind == "host")
+        elif kind == "stop" and isinstance(peer, SimulatedTrainer):
+            peer.stop(chance.uniform(0.5, 6.0))
         elif kind == "freeze":
             peer.freeze(chance.uniform(0.5, 3 * term))
         elif kind == "cut":
@@ -362,6 +366,7 @@ class _Simulation:
             states=dict(sorted(states.items())),
             deleted=self._checker.deleted,
             paused=self._checker.paused,
+            interrupted=self._checker.interrupted,
             rolled_out=self._checker.rollouts.ended[RolloutState.ROLLOUT_STATE_SUCCEEDED],
             rolled_back=self._checker.rollouts.ended[RolloutState.ROLLOUT_STATE_ROLLED_BACK],
             replicas_lost=self._checker.replicas.lost,

@@ -28,6 +28,7 @@ from tunefleet_core.lifecycle import (
     ManifestRow,
     ServiceAttached,
     ServiceDetached,
+    ServiceStopping,
     SessionOpened,
 )
 from tunefleet_core.testing.samples import failure
@@ -81,6 +82,7 @@ class _Run:
     reason: Reason | None = None
     is_stopping: bool = False
     is_pausing: bool = False
+    is_interrupted: bool = False
     is_gone: bool = False
 
     @property
@@ -125,6 +127,7 @@ class SimulatedTrainer:
         self._missed = 0
         self._early: tuple[int, int, DesiredView] | None = None
         self._frozen_until = 0.0
+        self._is_stopping = False
 
     # --- faults ------------------------------------------------------------------------
 
@@ -133,6 +136,7 @@ class SimulatedTrainer:
         if self.is_up:
             return
         self.is_up = True
+        self._is_stopping = False
         self._life += 1
         self._attach(self._life)
         self._pump(self._life)
@@ -149,6 +153,26 @@ class SimulatedTrainer:
                 run.is_gone = True
             self._runs.clear()
         self._loop.after(self._loop.chance.uniform(0.1, 8.0), self.start)
+
+    def stop(self, patience_seconds: float) -> None:
+        """Stop the service process in order: its runs save and end first, within a bound. It comes back."""
+        if not self.is_up or self._is_stopping:
+            return
+        self._is_stopping = True
+        life, epoch = self._life, self._epoch
+        self.link.call(lambda at: ServiceStopping(at=at, service=self.name, epoch=epoch), lambda _: None)
+        for run in self._runs.values():
+            run.is_interrupted = True
+        self._loop.after(patience_seconds, lambda: self._leave(life))
+
+    def _leave(self, life: int) -> None:
+        if life != self._life or not self.is_up:
+            return
+        for run in self._runs.values():
+            if not run.is_over:  # what is not saved by now is ended as it is
+                run.outcome = AttemptOutcome.ATTEMPT_OUTCOME_INTERRUPTED
+                run.reason = Reason.TIME_LIMIT
+        self.crash(host=False)
 
     def freeze(self, seconds: float) -> None:
         """Stop the clock of everything here, as SIGSTOP or a closed laptop does."""
@@ -168,6 +192,9 @@ class SimulatedTrainer:
             return
         self._epoch, self._missed = 0, 0
         held = tuple(run.status() for run in self._runs.values())
+        described = Service()
+        described.CopyFrom(self._described)
+        described.is_stopping = self._is_stopping
 
         def answered(answer: Answer | None) -> None:
             if life != self._life or not self.is_up:
@@ -180,7 +207,7 @@ class SimulatedTrainer:
                 self.desired(*self._early)
             self._beat(life, answer.epoch)
 
-        self.link.call(lambda at: ServiceAttached(at=at, service=self._described, attempts=held), answered)
+        self.link.call(lambda at: ServiceAttached(at=at, service=described, attempts=held), answered)
 
     def _beat(self, life: int, epoch: int) -> None:
         if life != self._life or epoch != self._epoch or not self.is_up:
@@ -233,8 +260,11 @@ class SimulatedTrainer:
                 saved_step=0 if resume is None else resume.step,
             )
             self._runs[key] = run
+            run.is_interrupted = self._is_stopping
             if cancel:
                 run.outcome = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
+            elif self._is_stopping:
+                run.outcome = AttemptOutcome.ATTEMPT_OUTCOME_INTERRUPTED
             elif pause:
                 run.outcome = AttemptOutcome.ATTEMPT_OUTCOME_PAUSED
             else:
@@ -255,6 +285,10 @@ class SimulatedTrainer:
         if run.is_pausing:
             self._save(run)
             run.outcome = AttemptOutcome.ATTEMPT_OUTCOME_PAUSED
+            return
+        if run.is_interrupted:
+            self._save(run)
+            run.outcome = AttemptOutcome.ATTEMPT_OUTCOME_INTERRUPTED
             return
         run.step += 1
         self._emit(run, JobEvent(metrics=Metrics(step=run.step, loss=1 / run.step)))

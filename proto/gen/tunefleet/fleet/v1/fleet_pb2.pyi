@@ -174,6 +174,7 @@ class Service(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     IS_DRAINING_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
+    IS_STOPPING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`services/{service}`."""
     kind: Global___ServiceKind.ValueType
@@ -186,6 +187,10 @@ class Service(_message.Message):
     """Version of tunefleet it runs."""
     is_draining: _builtins.bool
     """Whether it gets no new work. Set by DrainService."""
+    is_stopping: _builtins.bool
+    """Whether its process is being stopped: it gets no new work, and saves and
+    gives back what it holds. It says so itself; its next session begins anew.
+    """
     @_builtins.property
     def host(self) -> _device_pb2.Host:
         """The machine it runs on."""
@@ -227,10 +232,11 @@ class Service(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         is_draining: _builtins.bool = ...,
         endpoints: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        is_stopping: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "last_heard_time", b"last_heard_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "endpoints", b"endpoints", "holds", b"holds", "host", b"host", "is_draining", b"is_draining", "kind", b"kind", "labels", b"labels", "last_heard_time", b"last_heard_time", "name", b"name", "session_epoch", b"session_epoch", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "endpoints", b"endpoints", "holds", b"holds", "host", b"host", "is_draining", b"is_draining", "is_stopping", b"is_stopping", "kind", b"kind", "labels", b"labels", "last_heard_time", b"last_heard_time", "name", b"name", "session_epoch", b"session_epoch", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1054,11 +1054,14 @@ class StatusReport(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     DEPLOYMENTS_FIELD_NUMBER: _builtins.int
     BACKENDS_FIELD_NUMBER: _builtins.int
+    IS_STOPPING_FIELD_NUMBER: _builtins.int
     TRAFFIC_FIELD_NUMBER: _builtins.int
     DRAINED_FIELD_NUMBER: _builtins.int
     DRAINED_REPLICAS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number of this report in the session, from 1."""
+    is_stopping: _builtins.bool
+    """Its process is being stopped, as in `Service`. Stays so for the session."""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_fleet_pb2.AttemptStatus]:
         """Attempts."""
@@ -1092,13 +1095,14 @@ class StatusReport(_message.Message):
         attempts: _abc.Iterable[_fleet_pb2.AttemptStatus] | None = ...,
         deployments: _abc.Iterable[_fleet_pb2.DeploymentStatus] | None = ...,
         backends: _abc.Iterable[_fleet_pb2.InstalledBackend] | None = ...,
+        is_stopping: _builtins.bool = ...,
         traffic: _abc.Iterable[_fleet_pb2.VersionTraffic] | None = ...,
         drained: _abc.Iterable[_builtins.str] | None = ...,
         drained_replicas: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "backends", b"backends", "deployments", b"deployments", "drained", b"drained", "drained_replicas", b"drained_replicas", "sequence", b"sequence", "traffic", b"traffic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "backends", b"backends", "deployments", b"deployments", "drained", b"drained", "drained_replicas", b"drained_replicas", "is_stopping", b"is_stopping", "sequence", b"sequence", "traffic", b"traffic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -112,6 +112,10 @@ class _AttemptOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Attemp
     """Its service was silent for longer than the lease."""
     ATTEMPT_OUTCOME_PAUSED: _AttemptOutcome.ValueType  # 5
     """It saved its state and gave the device back."""
+    ATTEMPT_OUTCOME_INTERRUPTED: _AttemptOutcome.ValueType  # 6
+    """Its service was stopped. What could be saved was, and no attempt is counted:
+    the job goes on as soon as a trainer is free.
+    """
 
 class AttemptOutcome(_AttemptOutcome, metaclass=_AttemptOutcomeEnumTypeWrapper):
     """How an attempt ended."""
@@ -128,6 +132,10 @@ ATTEMPT_OUTCOME_LOST: AttemptOutcome.ValueType  # 4
 """Its service was silent for longer than the lease."""
 ATTEMPT_OUTCOME_PAUSED: AttemptOutcome.ValueType  # 5
 """It saved its state and gave the device back."""
+ATTEMPT_OUTCOME_INTERRUPTED: AttemptOutcome.ValueType  # 6
+"""Its service was stopped. What could be saved was, and no attempt is counted:
+the job goes on as soon as a trainer is free.
+"""
 Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
 
 @_typing.final
