@@ -6,26 +6,29 @@ cut goes on from what the other side has, for as long as the service runs.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 
 from tunefleet.artifact.v1 import blob_service_pb2 as pb
 from tunefleet.artifact.v1.artifact_pb2 import Manifest
-from tunefleet.artifact.v1.blob_service_pb2_grpc import BlobServiceStub
 from tunefleet_core.artifacts import (
     PIECE_BYTES,
     GrowingFile,
+    Piece,
     keep_freed_memory,
     lost_file,
     naming_full_disk,
+    piece_reader,
     sha256_of_file,
     sync_folder,
+    write_message,
 )
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rpc import LIVENESS_OPTIONS, ChannelTls, error_from_rpc
@@ -33,6 +36,7 @@ from tunefleet_core.rpc import LIVENESS_OPTIONS, ChannelTls, error_from_rpc
 __all__ = ["RemoteBlobs"]
 
 _LOG = logging.getLogger(__name__)
+_SERVICE = f"/{pb.DESCRIPTOR.services_by_name['BlobService'].full_name}"
 _OPTIONS = [
     ("grpc.max_receive_message_length", 2 * PIECE_BYTES),
     ("grpc.max_send_message_length", 2 * PIECE_BYTES),
@@ -70,18 +74,29 @@ class RemoteBlobs:
         keep_freed_memory()
 
     def put_file(self, source: Path) -> tuple[str, int]:
-        """Send a file that will not change any more; return its digest and size in bytes."""
-        sha256, size_bytes = sha256_of_file(source), source.stat().st_size
+        """Send a file that will not change any more; return its digest and size in bytes.
 
-        def send(stub: Any) -> None:
-            there = stub.GetBlob(pb.GetBlobRequest(sha256=sha256), timeout=_CALL_SECONDS)
-            if not there.is_complete:
-                offset = there.size_bytes if there.size_bytes <= size_bytes else 0
-                start = pb.UploadStart(sha256=sha256, size_bytes=size_bytes, offset=offset)
-                stub.UploadBlob(_pieces(source, start), timeout=_limit(size_bytes - offset))
+        Its digest is made here only if it has something to tell: that the store may have the file, or that
+        what came of it before a cut is right. Else it is the one that the store makes of what it writes.
+        """
+        size_bytes = source.stat().st_size
+        upload_id = _upload_id(source)
+        sha256 = ""
 
-        self._patiently(send)
-        return sha256, size_bytes
+        def send(calls: _Calls) -> str:
+            nonlocal sha256
+            asked = pb.GetBlobRequest(sha256=sha256, upload_id=upload_id, upload_size_bytes=size_bytes)
+            there = calls.get(asked)
+            if not sha256 and (there.size_bytes or not there.is_size_new):
+                asked.sha256 = sha256 = sha256_of_file(source)
+                there = calls.get(asked)
+            if there.is_complete:
+                return sha256
+            offset = there.size_bytes if there.size_bytes <= size_bytes else 0
+            start = pb.UploadStart(sha256=sha256, upload_id=upload_id, size_bytes=size_bytes, offset=offset)
+            return calls.upload(_pieces(source, start), _limit(size_bytes - offset)).sha256
+
+        return self._patiently(send), size_bytes
 
     def fetch(self, sha256: str, target: Path) -> Path:
         """Bring a blob into a file, whole and checked by its digest, or not at all.
@@ -91,12 +106,12 @@ class RemoteBlobs:
         """
         partial = target.with_name(f".{target.name}.partial")
 
-        def receive(stub: Any) -> None:
+        def receive(calls: _Calls) -> None:
             with naming_full_disk(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 file = GrowingFile(partial, mode=0o644)
                 try:
-                    _receive(stub, sha256, file)
+                    calls.download(sha256, file)
                     whole = file.hexdigest() == sha256
                     file.sync()
                 finally:
@@ -133,7 +148,7 @@ class RemoteBlobs:
                 raise lost_file(manifest, file.path) from error
         return folder
 
-    def _patiently(self, work: Callable[[Any], _Result]) -> _Result:
+    def _patiently(self, work: Callable[[_Calls], _Result]) -> _Result:
         wait = _FIRST_WAIT_SECONDS
         spoilt = 0
         while True:
@@ -141,7 +156,7 @@ class RemoteBlobs:
                 with grpc.secure_channel(
                     self._address, self._tls().credentials(), options=_OPTIONS
                 ) as channel:
-                    return work(BlobServiceStub(channel))
+                    return work(_Calls(channel))
             except grpc.RpcError as error:
                 typed = error_from_rpc(error, f"The blobs process at {self._address}")  # pyright: ignore[reportArgumentType]  # it has the same face
                 if typed.reason is Reason.DIGEST_MISMATCH and spoilt < _SPOILT_TRIES:
@@ -163,20 +178,56 @@ class RemoteBlobs:
             wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
 
 
-def _pieces(source: Path, start: pb.UploadStart) -> Iterator[pb.UploadBlobRequest]:
+class _Calls:
+    """The methods of BlobService that are used here, past the protobuf runtime where pieces travel."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._get: grpc.UnaryUnaryMultiCallable[pb.GetBlobRequest, pb.GetBlobResponse] = channel.unary_unary(
+            f"{_SERVICE}/GetBlob", pb.GetBlobRequest.SerializeToString, pb.GetBlobResponse.FromString
+        )
+        self._upload: grpc.StreamUnaryMultiCallable[pb.UploadBlobRequest | Piece, pb.UploadBlobResponse] = (
+            channel.stream_unary(f"{_SERVICE}/UploadBlob", write_message, pb.UploadBlobResponse.FromString)
+        )
+        self._download: grpc.UnaryStreamMultiCallable[
+            pb.DownloadBlobRequest, pb.DownloadBlobResponse | memoryview
+        ] = channel.unary_stream(
+            f"{_SERVICE}/DownloadBlob",
+            pb.DownloadBlobRequest.SerializeToString,
+            piece_reader(pb.DownloadBlobResponse),
+        )
+
+    def get(self, request: pb.GetBlobRequest) -> pb.GetBlobResponse:
+        """Ask what is there."""
+        return self._get(request, timeout=_CALL_SECONDS)
+
+    def upload(
+        self, content: Iterator[pb.UploadBlobRequest | Piece], limit_seconds: float
+    ) -> pb.UploadBlobResponse:
+        """Send a start and the pieces after it."""
+        return self._upload(content, timeout=limit_seconds)
+
+    def download(self, sha256: str, file: GrowingFile) -> None:
+        """Add to a file what it lacks of a blob."""
+        request = pb.DownloadBlobRequest(sha256=sha256, offset=file.size_bytes)
+        for response in self._download(request, timeout=_DOWNLOAD_SECONDS):
+            piece = response.chunk if isinstance(response, pb.DownloadBlobResponse) else response
+            if piece:
+                file.write((piece,))
+
+
+def _upload_id(source: Path) -> str:
+    """Return what an upload of a file is called: the same as long as it is the same file, unchanged."""
+    status = source.stat()
+    facts = (source.resolve(), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _pieces(source: Path, start: pb.UploadStart) -> Iterator[pb.UploadBlobRequest | Piece]:
     yield pb.UploadBlobRequest(start=start)
-    with source.open("rb") as stream:
+    with source.open("rb", buffering=0) as stream:
         stream.seek(start.offset)
         while piece := stream.read(PIECE_BYTES):
-            yield pb.UploadBlobRequest(chunk=piece)
-
-
-def _receive(stub: Any, sha256: str, file: GrowingFile) -> None:
-    request = pb.DownloadBlobRequest(sha256=sha256, offset=file.size_bytes)
-    call = stub.DownloadBlob(request, timeout=_DOWNLOAD_SECONDS)
-    for response in call:
-        if response.chunk:
-            file.write((response.chunk,))
+            yield piece
 
 
 def _limit(size_bytes: int) -> float:
