@@ -142,6 +142,13 @@ def _delete(fleet: LocalFleet, client: openai.OpenAI, name: str, prompt: list[An
         client.with_options(api_key=_viewer(fleet)).models.delete(name)
     assert [model.id for model in client.models.list().data] == [deployment]
 
+    asyncio.run(_serve_beside(fleet, deployment))
+    with pytest.raises(openai.BadRequestError, match="a deployment serves it"):
+        client.models.delete(name)
+    assert [model.id for model in client.models.list().data] == ["beside"]  # the name's own is down
+    assert client.chat.completions.create(model=name, messages=prompt, max_tokens=4).choices  # and made anew
+    asyncio.run(_take_down(fleet, "beside"))
+
     gone = client.models.delete(name)
     assert (gone.id, gone.object, gone.deleted) == (name, "model", True)
     assert client.models.list().data == []
@@ -150,6 +157,24 @@ def _delete(fleet: LocalFleet, client: openai.OpenAI, name: str, prompt: list[An
             ask(name)
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model=name, messages=prompt)
+
+
+async def _serve_beside(fleet: LocalFleet, model: str) -> None:
+    async with fleet.client() as client:
+        await client.deployments.create(f"models/{model}", deployment_id="beside")
+        await client.deployments.wait("beside")
+
+
+async def _take_down(fleet: LocalFleet, deployment: str) -> None:
+    async with fleet.client() as client:
+        await client.deployments.delete(deployment)
+
+        async def is_gone() -> bool:
+            return deployment not in [
+                item.name.rpartition("/")[2] for item in await client.deployments.list()
+            ]
+
+        await fleet.until(is_gone, f"{deployment} is gone", 60.0)
 
 
 def _viewer(fleet: LocalFleet) -> str:

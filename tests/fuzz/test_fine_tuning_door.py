@@ -44,6 +44,7 @@ _PATHS = st.sampled_from(
         *("/v1/fine_tuning/jobs", "/v1/fine_tuning/jobs", "/v1/fine_tuning/jobs/a/cancel"),
         *("/v1/fine_tuning/jobs/%00/pause", "/v1/fine_tuning/jobs/ftjob-a/events?limit=x&after=%ff"),
         *("/v1/files", "/v1/files/file-a/content"),
+        *("/v1/models/ft:a:default:b", "/v1/models/ft:%00:default:%ff", "/v1/models/ft:a/b:c:d"),
     ]
 )
 _TYPES = st.sampled_from(["application/json", "multipart/form-data; boundary=b", "multipart/form-data", ""])
