@@ -14,6 +14,7 @@ from tunefleet.model.v1.base_pb2 import BaseFacts
 from tunefleet_core.backend import memory_layout
 from tunefleet_core.resolve.estimate import estimate_train
 from tunefleet_deepspeed.plugin import tunefleet_backends
+from tunefleet_trl.head_tiles import HEAD_TILES
 
 PARAMETERS, HIDDEN, VOCABULARY = 7_000_000_000, 4096, 32_000
 LARGEST = HIDDEN * VOCABULARY
@@ -75,3 +76,16 @@ def test_stage_1_divides_the_optimiser_alone() -> None:
     plan = planned(4, zero_stage=1)
     assert plan.weights_bytes == 2 * PARAMETERS
     assert plan.optimizer_bytes == 4 * PARAMETERS + 12 * PARAMETERS // 4
+
+
+def test_the_head_is_cut_as_the_library_cuts_it() -> None:
+    from trl.kernels import chunked_logprob
+    from trl.trainer import utils
+
+    tiles = tunefleet_backends()[0].head_tiles
+    assert tiles.tokens == chunked_logprob.TOKEN_CHUNK_SIZE
+    assert tiles.entries == utils._CHUNKED_LOGPROB_CHUNK_SIZE
+    assert tiles.cpu_copies == HEAD_TILES.cpu_copies, (
+        "it is the loop of the same library, held to a step there"
+    )
+    assert set(tiles.methods) <= set(HEAD_TILES.methods)
