@@ -135,6 +135,28 @@ async def test_a_second_signal_stops_at_once_and_the_next_life_goes_on(bare_flee
     assert _outcomes(events)[0] == _INTERRUPTED
 
 
+@pytest.mark.slow  # a stop in which nothing can be saved
+async def test_a_signal_to_every_process_at_once_loses_steps_but_counts_no_failure(fleet: ChaosFleet) -> None:
+    """As systemd does by default; a terminal's Ctrl-C reaches none of those that work."""
+    async with fleet.client() as client:
+        job = await client.jobs.create(
+            echo_job(steps=80, every_steps=10, step_seconds=0.03, save_seconds=0.2, max_attempts=1)
+        )
+        async with fleet.watching(client, job.name) as timeline:
+            await timeline.wait_for(lambda event: event.HasField("checkpoint_committed"))
+            run = fleet.run_of(job)
+            assert run is not None
+            for pid in (fleet.pid("trainer"), *run.pids().values()):
+                os.kill(pid, signal.SIGTERM)
+            async with asyncio.timeout(60):
+                await timeline.wait_for(lambda event: event.HasField("attempt_ended"))
+        await fleet.until(lambda: fleet.assignments() == [], "it was given back")
+        await fleet.start_trainer()
+        ended, events = await fleet.finish(client, job.name)
+    await fleet.assert_succeeded(ended, events)
+    assert _outcomes(events)[0] == _INTERRUPTED
+
+
 @pytest.mark.slow  # another fault in the same moment
 async def test_a_stop_without_its_coordinator_is_told_by_the_next_life(bare_fleet: ChaosFleet) -> None:
     fleet = bare_fleet

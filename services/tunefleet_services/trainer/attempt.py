@@ -179,9 +179,7 @@ class AttemptRunner:
         try:
             return await self._work()
         except TunefleetError as error:
-            outcome = AttemptOutcome.ATTEMPT_OUTCOME_FAILED
-            if self._is_interrupted and error.reason is Reason.WORKER_LOST:
-                outcome = AttemptOutcome.ATTEMPT_OUTCOME_INTERRUPTED  # it was ended with its service
+            outcome = self._as_interrupted(AttemptOutcome.ATTEMPT_OUTCOME_FAILED, error)
             return _End(outcome=outcome, error=error)
         except grpc.aio.AioRpcError as error:
             typed = error_from_rpc(error, "The contract host")
@@ -332,10 +330,18 @@ class AttemptRunner:
             manifest = await (await self._uploads()).commit(output, run.output.kind, run.output.step)
             digest = manifest.digest
         error = error_from_status(run.error) if run.HasField("error") else None
-        outcome = run.outcome
-        if self._is_interrupted and not self._is_pause_wanted and outcome in _STOPPED:
-            outcome = AttemptOutcome.ATTEMPT_OUTCOME_INTERRUPTED
+        outcome = self._as_interrupted(run.outcome, error)
         return _End(outcome=outcome, error=error, run=run, manifest_digest=digest)
+
+    def _as_interrupted(
+        self, outcome: AttemptOutcome.ValueType, error: TunefleetError | None
+    ) -> AttemptOutcome.ValueType:
+        """Return INTERRUPTED for an end that the stop of the service has brought about."""
+        if not self._is_interrupted:
+            return outcome
+        is_lost = error is not None and error.reason is Reason.WORKER_LOST  # ended together with its service
+        is_saved = outcome in _STOPPED and not self._is_pause_wanted
+        return AttemptOutcome.ATTEMPT_OUTCOME_INTERRUPTED if is_lost or is_saved else outcome
 
     def _has_uncommitted(self) -> bool:
         saved = saved_checkpoints(self._folder.path)

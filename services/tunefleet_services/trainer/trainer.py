@@ -132,7 +132,8 @@ class Trainer:
         self._session.report_stopping()
         if runners:
             _LOG.warning(
-                "stopping: %d attempts save their state, for up to %.0f s; the next signal stops at once",
+                "stopping: what runs saves its state first (attempts: %d), for up to %.0f s; "
+                "the next signal stops at once",
                 len(runners),
                 seconds,
             )
@@ -140,7 +141,7 @@ class Trainer:
             self._interrupt(runner)
         if not await self._is_settled_within(seconds):
             late = [runner for runner in self._runners.values() if not runner.settled.is_set()]
-            _LOG.warning("%d attempts did not save their state within %.0f s", len(late), seconds)
+            _LOG.warning("not saved within %.0f s (attempts: %d)", seconds, len(late))
             for runner in late:
                 runner.cut(seconds)
             await self._is_settled_within(_END_SECONDS)
