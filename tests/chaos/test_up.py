@@ -100,8 +100,7 @@ async def test_ctrl_c_saves_what_runs_and_the_next_up_goes_on_from_there(up: Cha
         job = await client.jobs.create(spec)
         async with up.watching(client, job.name) as timeline:
             await timeline.wait_for(lambda event: event.metrics.step > 5)
-            code = await up.stop("up", signal.SIGINT)
-    assert code == 0
+    assert await up.stop("up", signal.SIGINT) == 0
     assert marked_processes(up.mark, variable=TEST_MARKER) == []
     said = up.log("up")
     name = job.name.rpartition("/")[2]
@@ -127,9 +126,9 @@ async def test_a_second_ctrl_c_stops_at_once_and_counts_no_failure(up: ChaosFlee
             run = up.run_of(job)
             assert run is not None
             os.kill(run.pids()["rank"], signal.SIGSTOP)  # it would save for ever
-            os.kill(up.pid("up"), signal.SIGINT)
-            await up.until(lambda: "1 job runs" in up.log("up"), "the first was taken")
-            assert await up.stop("up", signal.SIGINT) == 0
+    os.kill(up.pid("up"), signal.SIGINT)
+    await up.until(lambda: "1 job runs" in up.log("up"), "the first was taken")
+    assert await up.stop("up", signal.SIGINT) == 0
     assert "Stopping at once." in up.log("up")
     assert marked_processes(up.mark, variable=TEST_MARKER) == []
     await _next_up(up)
@@ -152,7 +151,7 @@ async def test_a_run_that_hangs_holds_up_for_no_longer_than_its_bound(bare_fleet
             run = up.run_of(job)
             assert run is not None
             os.kill(run.pids()["rank"], signal.SIGSTOP)
-            assert await up.stop("up") == 0
+    assert await up.stop("up") == 0
     assert f"Not saved: {job.name.rpartition('/')[2]} goes on from step " in up.log("up")
     assert marked_processes(up.mark, variable=TEST_MARKER) == []
 

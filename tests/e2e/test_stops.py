@@ -49,7 +49,7 @@ async def test_a_run_that_ctrl_c_interrupts_makes_the_adapter_of_an_undisturbed_
         job = await client.jobs.create(spec)
         async with fleet.watching(client, job.name) as timeline:
             await timeline.wait_for(lambda event: event.metrics.step > 5)
-            assert await fleet.stop("up", signal.SIGINT) == 0
+        assert await fleet.stop("up", signal.SIGINT) == 0
         assert marked_processes(fleet.mark, variable=TEST_MARKER) == []
         (step,) = re.findall(rf"Saved: {job.name.rpartition('/')[2]} at step (\d+)\.", fleet.log("up"))
         assert 5 < int(step) < _STEPS
