@@ -128,7 +128,13 @@ class Kernel:
         *args: _Parameters.args,
         **kwargs: _Parameters.kwargs,
     ) -> _Result:
-        """Read in the reader thread: `await kernel.read(kernel.store.get_job, name)`."""
+        """Read in the reader thread: `await kernel.read(kernel.store.get_job, name)`.
+
+        Raises:
+            TunefleetError: UNAVAILABLE when stopping, and what the function raises.
+        """
+        if self._is_stopped:
+            raise _stopping()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reader, partial(function, *args, **kwargs))
 

@@ -307,3 +307,16 @@ async def test_a_history_beyond_its_bound_loses_its_oldest_events(path: Path, cl
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     store.close()
+
+
+async def test_a_read_of_a_stream_that_outlives_the_kernel_says_that_it_stops(path: Path) -> None:
+    store = Store.open(path)
+    kernel = Kernel(store, Policy())
+    task = asyncio.ensure_future(kernel.run())
+    await kernel.ready()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    with pytest.raises(TunefleetError) as raised:
+        await kernel.read(store.get_job, "projects/default/jobs/job")
+    assert raised.value.reason is Reason.UNAVAILABLE
+    store.close()
