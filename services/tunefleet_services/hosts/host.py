@@ -13,7 +13,6 @@ import socket
 import tempfile
 import time
 import uuid
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from tunefleet_core.environments import Environment
 from tunefleet_core.errors import Reason, TunefleetError
 from tunefleet_core.rpc import open_channel
 from tunefleet_core.worker.marker import end_marked, marked_environment
+from tunefleet_services.hosts.lasting_process import LastingProcess
 
 __all__ = ["Host", "HostRecord", "adopt_host", "remove_stale_sockets", "socket_folder", "start_host"]
 
@@ -81,7 +81,7 @@ class Host:
     record: HostRecord
     channel: grpc.aio.Channel
     stub: backend_grpc.BackendServiceAsyncStub
-    process: asyncio.subprocess.Process | None
+    process: LastingProcess | None
 
     async def close(self) -> None:
         """Close the channel and reap the process if it is ours and has ended."""
@@ -163,26 +163,12 @@ async def start_host(
     await asyncio.to_thread(_make_room_for_log, log_folder)
     log = log_folder / f"{backend}-{mark[:8]}.log"
     with log.open("wb") as stream:
-        process = await asyncio.create_subprocess_exec(
-            environment.python,
-            "-m",
-            "tunefleet_core.worker.host",
-            "--backend",
-            backend,
-            "--socket",
-            str(socket_path),
-            "--lease-seconds",
-            str(lease_seconds),
-            "--owner-pid",
-            str(os.getpid()),
-            *(["--warm"] if warm else []),
-            *(["--rank-parent", rank_parent] if rank_parent else []),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            env=marked_environment(mark),
-            start_new_session=True,
-        )
+        words = [environment.python, "-m", "tunefleet_core.worker.host"]
+        words += ["--backend", backend, "--socket", str(socket_path)]
+        words += ["--lease-seconds", str(lease_seconds), "--owner-pid", str(os.getpid())]
+        words += ["--warm"] if warm else []
+        words += ["--rank-parent", rank_parent] if rank_parent else []
+        process = LastingProcess(words, environment=marked_environment(mark), output=stream)
     try:
         create_time = psutil.Process(process.pid).create_time()
     except psutil.NoSuchProcess:
@@ -223,7 +209,7 @@ async def adopt_host(record: HostRecord) -> Host | None:
     return host
 
 
-def _open(record: HostRecord, process: asyncio.subprocess.Process | None) -> Host:
+def _open(record: HostRecord, process: LastingProcess | None) -> Host:
     channel = open_channel(f"unix:{record.socket}")
     stub: backend_grpc.BackendServiceAsyncStub = backend_grpc.BackendServiceStub(channel)  # pyright: ignore[reportAssignmentType]  # one class, two faces
     return Host(record=record, channel=channel, stub=stub, process=process)
@@ -231,8 +217,7 @@ def _open(record: HostRecord, process: asyncio.subprocess.Process | None) -> Hos
 
 async def _abandon(host: Host) -> None:
     if host.process is not None:
-        with suppress(ProcessLookupError):
-            host.process.kill()  # it may be too young to carry its mark yet
+        host.process.kill()  # it may be too young to carry its mark yet
     await asyncio.to_thread(end_marked, host.record.mark, grace_seconds=0.0)
     await asyncio.to_thread(host.record.remove_sockets)
     await host.close()

@@ -15,6 +15,7 @@ from tunefleet_core.environments import Environment
 from tunefleet_core.worker.marker import marked_environment
 from tunefleet_core.worker.rank_request import UNFORKABLE, listen, parent_command
 from tunefleet_services.hosts.host import socket_folder
+from tunefleet_services.hosts.lasting_process import LastingProcess
 
 __all__ = ["RankParents"]
 
@@ -24,7 +25,7 @@ _LAST_SECONDS = 1.0
 
 @dataclass(slots=True, kw_only=True)
 class _Parent:
-    process: asyncio.subprocess.Process
+    process: LastingProcess
     socket: Path
     python: str
     log: Path
@@ -74,13 +75,11 @@ class RankParents:
         await asyncio.to_thread(self._log_folder.mkdir, parents=True, exist_ok=True)
         log = self._log_folder / f"{backend}-ranks.log"
         with log.open("ab") as stream, listen(socket) as listener:
-            process = await asyncio.create_subprocess_exec(
-                *parent_command(environment.python, entry, listener.fileno()),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=stream,
-                stderr=stream,
-                env=marked_environment(mark),
-                start_new_session=True,
+            process = LastingProcess(
+                parent_command(environment.python, entry, listener.fileno()),
+                environment=marked_environment(mark),
+                output=stream,
+                holds_input=True,
                 pass_fds=(listener.fileno(),),
             )
         return _Parent(process=process, socket=socket, python=environment.python, log=log)
@@ -89,8 +88,7 @@ class RankParents:
         if parent.process.returncode == UNFORKABLE:
             self._unforkable.add((backend, parent.python))
             _LOG.warning("rank processes of %s are started one by one, see %s", backend, parent.log)
-        if parent.process.stdin is not None:
-            parent.process.stdin.close()
+        parent.process.end_input()
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_SECONDS):
                 await parent.process.wait()
