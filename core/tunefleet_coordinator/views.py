@@ -22,7 +22,6 @@ from tunefleet.job.v1.resolved_pb2 import ResolvedSpec
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet.model.v1.model_pb2 import Model
 from tunefleet_core.lifecycle import (
-    AttemptRow,
     DeploymentRow,
     JobRow,
     ManifestRow,
@@ -225,10 +224,10 @@ def _version_view(
     return version
 
 
-def service_view(row: ServiceRow, attempts: list[AttemptRow], deployments: Iterable[str]) -> Service:
+def service_view(row: ServiceRow, held: Iterable[str]) -> Service:
     """Return a service as it described itself, with what the coordinator knows of it.
 
-    `deployments` are the names of those that it holds.
+    `held` are the names of the jobs and deployments that it works on.
     """
     service = Service.FromString(row.description) if row.description else Service()
     service.name = row.name
@@ -238,6 +237,5 @@ def service_view(row: ServiceRow, attempts: list[AttemptRow], deployments: Itera
     service.is_draining = row.is_draining
     service.is_stopping = row.is_stopping
     service.last_heard_time.CopyFrom(timestamp_of(row.last_heard_time))
-    service.holds.extend(f"{attempt.job_uid}/{attempt.attempt}" for attempt in attempts)
-    service.holds.extend(dict.fromkeys(deployments))
+    service.holds.extend(dict.fromkeys(held))
     return service

@@ -185,10 +185,10 @@ def _service(world: World, name: str) -> Service | None:
     row = world.service(name)
     if row is None:
         return None
+    jobs = (world.job(attempt.job_uid) for attempt in world.attempts_of_service(name))
     versions = (
         world.deployment(replica.version_uid)
         for replica in world.replicas_of_service(name)
         if replica.is_live
     )
-    held = [version.name for version in versions if version is not None]
-    return service_view(row, world.attempts_of_service(name), held)
+    return service_view(row, [held.name for held in (*jobs, *versions) if held is not None])

@@ -61,6 +61,7 @@ async def test_the_life_of_a_job_with_every_verb(fleet: ChaosFleet, client: Clie
     taken = await _refused(lambda: client.jobs.create(spec, job_id="one", validate_only=True))
     assert taken.reason is Reason.JOB_EXISTS
     await _state(fleet, client, job.name, JobState.JOB_STATE_RUNNING)
+    assert [list(service.holds) for service in await client.fleet.list()] == [[job.name]]
     assert (await client.jobs.pause(job.name)).state in (
         JobState.JOB_STATE_PAUSING,
         JobState.JOB_STATE_PAUSED,

@@ -205,7 +205,7 @@ class Service(_message.Message):
 
     @_builtins.property
     def holds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Runs and engines it holds."""
+        """Names of the jobs and deployments that it works on."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
