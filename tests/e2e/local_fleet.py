@@ -21,12 +21,23 @@ from chaos_fleet import TEST_MARKER, ChaosFleet
 
 from tunefleet.backend.v1.backend_service_pb2 import GetBackendRequest
 from tunefleet.backend.v1.backend_service_pb2_grpc import BackendServiceStub
+from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.spec_pb2 import JobSpec
 from tunefleet_cli.overrides import read_job
+from tunefleet_client import Client
 from tunefleet_core.rpc import open_channel
 from tunefleet_core.worker.marker import marked_processes
 
-__all__ = ["BASE", "ENVIRONMENTS", "TICKETS", "Ended", "LocalFleet", "missing_backend", "tickets_job"]
+__all__ = [
+    "BASE",
+    "ENVIRONMENTS",
+    "TICKETS",
+    "Ended",
+    "LocalFleet",
+    "adapter_sha256",
+    "missing_backend",
+    "tickets_job",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 TICKETS = ROOT / "examples" / "tickets"
@@ -58,6 +69,13 @@ def missing_backend(*names: str) -> str:
 def tickets_job(*overrides: str, max_steps: int = 30) -> JobSpec:
     """Return the tickets job of the examples, cut short; overrides as after `--set`."""
     return read_job(str(TICKETS / "job.yaml"), [f"train.optim.max_steps={max_steps}", *overrides])
+
+
+async def adapter_sha256(client: Client, job: Job) -> str:
+    """Return the digest of the weights that a job made."""
+    model = await client.models.get(job.result.model)
+    (sha256,) = (item.sha256 for item in model.manifest.files if item.path == "adapter_model.safetensors")
+    return sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 from chaos_fleet import assert_whole
-from local_fleet import LocalFleet, tickets_job
+from local_fleet import LocalFleet, adapter_sha256, tickets_job
 
 from tunefleet.job.v1.event_pb2 import AttemptOutcome, JobEvent
-from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.state_pb2 import JobState
-from tunefleet_client import Client
 
 pytestmark = [
     pytest.mark.backend,
@@ -21,12 +19,6 @@ pytestmark = [
 ]
 
 _STEPS = 24
-
-
-async def _adapter_sha256(client: Client, job: Job) -> str:
-    model = await client.models.get(job.result.model)
-    (sha256,) = (item.sha256 for item in model.manifest.files if item.path == "adapter_model.safetensors")
-    return sha256
 
 
 def _steps(events: Sequence[JobEvent]) -> list[int]:
@@ -58,4 +50,4 @@ async def test_a_paused_and_resumed_run_makes_the_adapter_of_an_undisturbed_one(
         outcomes = [event.attempt_ended.outcome for event in events if event.HasField("attempt_ended")]
         assert outcomes[0] == AttemptOutcome.ATTEMPT_OUTCOME_PAUSED
         assert _steps(events) == _steps(calm), "not a step was lost or trained twice"
-        assert await _adapter_sha256(client, ended) == await _adapter_sha256(client, undisturbed)
+        assert await adapter_sha256(client, ended) == await adapter_sha256(client, undisturbed)

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 
 import pytest
 from chaos_fleet import TEST_MARKER, assert_whole
-from local_fleet import LocalFleet, tickets_job
+from local_fleet import LocalFleet, adapter_sha256, tickets_job
 
 from tunefleet.job.v1.event_pb2 import AttemptOutcome, JobEvent
-from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.state_pb2 import JobState
-from tunefleet_client import Client
 from tunefleet_core.worker.marker import marked_processes
 
 pytestmark = [
@@ -24,12 +22,6 @@ pytestmark = [
 ]
 
 _STEPS = 24
-
-
-async def _adapter_sha256(client: Client, job: Job) -> str:
-    model = await client.models.get(job.result.model)
-    (sha256,) = (item.sha256 for item in model.manifest.files if item.path == "adapter_model.safetensors")
-    return sha256
 
 
 def _losses(events: Sequence[JobEvent]) -> list[tuple[int, float]]:
@@ -65,4 +57,4 @@ async def test_a_run_that_ctrl_c_interrupts_makes_the_adapter_of_an_undisturbed_
         outcomes = [event.attempt_ended.outcome for event in events if event.HasField("attempt_ended")]
         assert outcomes[0] == AttemptOutcome.ATTEMPT_OUTCOME_INTERRUPTED
         assert _losses(events) == _losses(calm), "not a step was lost, trained twice or trained otherwise"
-        assert await _adapter_sha256(client, ended) == await _adapter_sha256(client, undisturbed)
+        assert await adapter_sha256(client, ended) == await adapter_sha256(client, undisturbed)

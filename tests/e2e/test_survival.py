@@ -9,12 +9,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from chaos_fleet import assert_whole
-from local_fleet import LocalFleet, tickets_job
+from local_fleet import LocalFleet, adapter_sha256, tickets_job
 
 from tunefleet.job.v1.event_pb2 import JobEvent
-from tunefleet.job.v1.job_pb2 import Job
 from tunefleet.job.v1.state_pb2 import JobState
-from tunefleet_client import Client
 from tunefleet_core.worker.marker import marked_processes
 
 pytestmark = [
@@ -38,12 +36,6 @@ def _steps(events: Sequence[JobEvent], attempt: int) -> list[int]:
     return [
         event.metrics.step for event in events if event.attempt == attempt and event.metrics.HasField("loss")
     ]
-
-
-async def _adapter_sha256(client: Client, job: Job) -> str:
-    model = await client.models.get(job.result.model)
-    (sha256,) = (item.sha256 for item in model.manifest.files if item.path == "adapter_model.safetensors")
-    return sha256
 
 
 def _losses(events: Sequence[JobEvent]) -> dict[int, float]:
@@ -75,7 +67,7 @@ async def test_killed_rank_resumes_and_ends_bitwise_equal_to_an_undisturbed_run(
         assert resumed >= _EVERY
         assert _steps(events, 2) == list(range(resumed + 1, _STEPS + 1))
         assert _losses(events) == _losses(calm)
-        assert await _adapter_sha256(client, ended) == await _adapter_sha256(client, undisturbed)
+        assert await adapter_sha256(client, ended) == await adapter_sha256(client, undisturbed)
 
 
 async def test_other_seed_gives_another_adapter(fleet: LocalFleet) -> None:
@@ -83,7 +75,7 @@ async def test_other_seed_gives_another_adapter(fleet: LocalFleet) -> None:
     async with fleet.client() as client:
         jobs = [await client.jobs.create(tickets_job(f"train.seed={seed}", max_steps=2)) for seed in (1, 2)]
         ended = [(await fleet.finish(client, job.name))[0] for job in jobs]
-        first, second = [await _adapter_sha256(client, job) for job in ended]
+        first, second = [await adapter_sha256(client, job) for job in ended]
     assert first != second
 
 
