@@ -116,6 +116,7 @@ async def test_ctrl_c_saves_what_runs_and_the_next_up_goes_on_from_there(up: Cha
     assert [item.resume_from.step for item in starts] == [0, int(saved)]
 
 
+@pytest.mark.slow  # a trainer's second signal shows it
 async def test_a_second_ctrl_c_stops_at_once_and_counts_no_failure(up: ChaosFleet) -> None:
     async with connect(state_folder=up.state) as client:
         spec = echo_job(steps=60, every_steps=8, step_seconds=0.05, save_seconds=0.2, max_attempts=1)
