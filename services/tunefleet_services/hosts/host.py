@@ -106,13 +106,17 @@ def socket_folder() -> Path:
 
 
 def remove_stale_sockets() -> None:
-    """Remove the sockets of hosts that were killed. Blocks for a moment: run it in a thread."""
-    silent = [path for path in socket_folder().glob("*.sock") if not _listens(path)]
+    """Remove the sockets of hosts that are gone. Blocks for a moment: run it in a thread."""
+    folder = socket_folder()
+    silent = [path for path in folder.glob("*.sock") if not _listens(path)]
     if silent:
         time.sleep(_BIND_TO_LISTEN_SECONDS)
     for path in silent:
         if not _listens(path):
             _remove_sockets(path)
+    for beside in folder.glob("*.d"):
+        if not beside.with_suffix(".sock").exists():  # its host ended in order, and no service was there
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def _remove_sockets(path: Path) -> None:

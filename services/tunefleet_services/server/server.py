@@ -19,7 +19,7 @@ from tunefleet.fleet.v1.fleet_pb2 import (
 from tunefleet.fleet.v1.fleet_service_pb2 import Hello, Welcome
 from tunefleet_core import CONTRACT_VERSION, __version__
 from tunefleet_services.control import ArtifactFolders, Connection, InspectionDesk, ServiceSession, no_audit
-from tunefleet_services.hosts import BackendDirectory
+from tunefleet_services.hosts import BackendDirectory, remove_stale_sockets
 from tunefleet_services.joining import Membership, keep_renewed
 from tunefleet_services.machine import describe_machine
 from tunefleet_services.server.context import ServerContext
@@ -81,6 +81,7 @@ class Server:
 
     async def run(self) -> None:
         """Work until cancelled. Engines go on without this process: the next one adopts them."""
+        await asyncio.to_thread(remove_stale_sockets)
         await self._context.directory.refresh()
         await self._adopt()
         try:

@@ -36,7 +36,7 @@ def test_a_socket_of_an_engine_has_a_path_that_fits(monkeypatch: pytest.MonkeyPa
         assert not path.parent.exists()
 
 
-def test_a_killed_hosts_sockets_go_and_a_live_ones_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sockets_of_hosts_that_are_gone_go_and_a_live_ones_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as temporary:
         monkeypatch.setattr(tempfile, "tempdir", temporary)
         kept: dict[str, Path] = {}
@@ -49,6 +49,8 @@ def test_a_killed_hosts_sockets_go_and_a_live_ones_stay(monkeypatch: pytest.Monk
                     engine.bind(str(kept[name]))
             live.listen()
             killed.close()
+            ended = record_of(socket_folder() / "ended.sock").make_socket_folder()
             remove_stale_sockets()
             assert not kept["killed"].parent.exists()
+            assert not ended.exists()
             assert kept["live"].is_socket()
