@@ -16,7 +16,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from tunefleet_client.errors import failure
-from tunefleet_core.artifacts import PIECE_BYTES, read_ahead
+from tunefleet_core.artifacts import PIECE_BYTES, read_ahead, upload_id_of
 from tunefleet_core.errors import Reason
 
 __all__ = ["Source", "open_source"]
@@ -36,9 +36,7 @@ class Source:
         self.descriptor = descriptor
         self.size_bytes = status.st_size
         self._modified_ns = status.st_mtime_ns
-        facts = (path.resolve(), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        self.upload_id = hashlib.sha256(repr(facts).encode()).hexdigest()
-        """The same whenever the same file, unchanged, is sent: so an upload goes on in another process."""
+        self.upload_id = upload_id_of(path, status)
         self._hashed_bytes = 0
         self._is_over = threading.Event()
         self._digest: asyncio.Future[str] | None = None

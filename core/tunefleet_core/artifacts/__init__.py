@@ -20,7 +20,7 @@ from tunefleet_core.artifacts.pieces import (
     write_message,
 )
 from tunefleet_core.artifacts.sizes import BlobSizes
-from tunefleet_core.artifacts.uploads import Upload, Uploads
+from tunefleet_core.artifacts.uploads import Upload, Uploads, upload_id_of
 from tunefleet_core.artifacts.writing import (
     naming_full_disk,
     sync_folder,
@@ -53,6 +53,7 @@ __all__ = [
     "sha256_of_file",
     "sync_folder",
     "sync_tree",
+    "upload_id_of",
     "validate_manifest",
     "write_message",
     "write_whole_file",

@@ -21,7 +21,7 @@ from tunefleet_core.artifacts.pieces import Piece
 from tunefleet_core.artifacts.writing import naming_full_disk, sync_folder
 from tunefleet_core.errors import Reason, TunefleetError
 
-__all__ = ["Upload", "Uploads"]
+__all__ = ["Upload", "Uploads", "upload_id_of"]
 
 
 @dataclass(slots=True, eq=False)
@@ -222,6 +222,15 @@ class Upload:
         self._slot.holder = None
         self._path.unlink(missing_ok=True)
         sync_folder(self._path.parent)
+
+
+def upload_id_of(path: Path, status: os.stat_result) -> str:
+    """Return what an upload of a file is called: the same whenever the same file, unchanged, is sent.
+
+    So an upload goes on in another process, and needs no digest to be found again.
+    """
+    facts = (path.resolve(), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def _moved(key: str, there: int) -> TunefleetError:

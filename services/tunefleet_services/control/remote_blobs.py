@@ -6,7 +6,6 @@ cut goes on from what the other side has, for as long as the service runs.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 import threading
@@ -28,6 +27,7 @@ from tunefleet_core.artifacts import (
     piece_reader,
     sha256_of_file,
     sync_folder,
+    upload_id_of,
     write_message,
 )
 from tunefleet_core.errors import Reason, TunefleetError
@@ -79,8 +79,8 @@ class RemoteBlobs:
         Its digest is made here only if it has something to tell: that the store may have the file, or that
         what came of it before a cut is right. Else it is the one that the store makes of what it writes.
         """
-        size_bytes = source.stat().st_size
-        upload_id = _upload_id(source)
+        status = source.stat()
+        size_bytes, upload_id = status.st_size, upload_id_of(source, status)
         sha256 = ""
 
         def send(calls: _Calls) -> str:
@@ -213,13 +213,6 @@ class _Calls:
             piece = response.chunk if isinstance(response, pb.DownloadBlobResponse) else response
             if piece:
                 file.write((piece,))
-
-
-def _upload_id(source: Path) -> str:
-    """Return what an upload of a file is called: the same as long as it is the same file, unchanged."""
-    status = source.stat()
-    facts = (source.resolve(), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def _pieces(source: Path, start: pb.UploadStart) -> Iterator[pb.UploadBlobRequest | Piece]:
